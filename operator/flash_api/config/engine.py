@@ -1,0 +1,37 @@
+"""What the operator hands to an engine pod: the content of `engine.json`. Knows no Kubernetes and no tritonserver."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from flash_api.v1alpha1.flashdeployment import Variant
+
+
+class EngineConfig(BaseModel):
+    """One engine process: which packed model it serves and how much it may hold at once."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    served_model_name: str
+    """The name clients use: the FlashDeployment's name."""
+    source: str
+    """Model source URI, e.g. `builtin://smollm2-135m-instruct`."""
+    revision: str | None = None
+    sha256: str | None = None
+    """Expected digest of the source's weights file; a mismatch stops the pull."""
+    variant: Variant = Variant.LITE
+    model_dir: str
+    """Folder that holds `model.flash` (the packed model) after the pull."""
+    max_context_tokens: int | None = Field(default=None, ge=16, le=1_048_576)
+    """Prompt plus answer, in tokens; None = the model's own limit."""
+    active_experts: int | None = Field(default=None, ge=1, le=64)
+    max_concurrent_requests: int = Field(default=16, ge=1, le=1024)
+    """Sequences that share one engine step; more wait in a queue."""
+    max_queued_requests: int = Field(default=128, ge=0, le=100_000)
+    max_batch_tokens: int = Field(default=512, ge=16, le=65_536)
+    """Tokens (prefill and decode) computed in one step."""
+    kv_cache_bytes: int = Field(default=512 * 1024**2, ge=1024**2)
+    threads: int | None = Field(default=None, ge=1, le=1024)
+    """CPU threads of the kernels; None = from the cgroup quota."""
+    shutdown_seconds: int = Field(default=30, ge=1, le=3600)
+    """How long running streams may go on after SIGTERM."""

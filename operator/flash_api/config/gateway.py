@@ -1,0 +1,40 @@
+"""What the operator hands to a gateway pod: the content of `gateway.json`. Knows no Kubernetes."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class GatewayLimits(BaseModel):
+    """Bounds on what one client request may ask for, checked before any work starts."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    max_body_bytes: int = Field(default=4 * 1024**2, ge=1024)
+    max_output_tokens: int = Field(default=4096, ge=1)
+    max_choices: int = Field(default=4, ge=1, le=128)
+    request_timeout_seconds: int = Field(default=600, ge=1)
+    """Whole request, from body read to last token."""
+    stall_timeout_seconds: int = Field(default=30, ge=1)
+    """Longest silence of an engine stream before it counts as dead."""
+    max_inflight_requests: int = Field(default=256, ge=1)
+
+
+class GatewayConfig(BaseModel):
+    """One gateway process: the model it offers, the engines behind it, who may call."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    served_model_name: str
+    engine: str
+    """`host:port` of the engines' gRPC; every address the host resolves to is one replica."""
+    model_dir: str
+    """Folder that holds `model.flash`: the tokenizer and chat template are read from it."""
+    max_context_tokens: int | None = None
+    api_keys_file: str | None = None
+    """One key a line, `#` comments allowed; None = no authentication."""
+    limits: GatewayLimits = GatewayLimits()
+    drain_seconds: int = Field(default=30, ge=1)
+    """How long running requests may go on after SIGTERM."""
+    canary_seconds: float = Field(default=5.0, gt=0)
+    """How long one answer of `/readyz` (a real one-token request) may be reused."""

@@ -1,0 +1,65 @@
+"""Every name that two parts of the system must agree on: API group, labels, ports, file paths, object names."""
+
+from __future__ import annotations
+
+from typing import Final
+
+GROUP: Final = "flashplane.dev"
+VERSION: Final = "v1alpha1"
+API_VERSION: Final = f"{GROUP}/{VERSION}"
+KIND: Final = "FlashDeployment"
+PLURAL: Final = "flashdeployments"
+SINGULAR: Final = "flashdeployment"
+SHORT_NAME: Final = "fd"
+CATEGORY: Final = "flash"
+
+FIELD_MANAGER: Final = "flashplane"
+"""The server-side apply field manager of everything the operator writes."""
+
+LABEL_NAME: Final = "app.kubernetes.io/name"
+LABEL_INSTANCE: Final = "app.kubernetes.io/instance"
+LABEL_COMPONENT: Final = "app.kubernetes.io/component"
+LABEL_PART_OF: Final = "app.kubernetes.io/part-of"
+LABEL_MANAGED_BY: Final = "app.kubernetes.io/managed-by"
+LABEL_DEPLOYMENT: Final = f"{GROUP}/deployment"
+"""On every object we own: the name of its FlashDeployment."""
+LABEL_CONFIG_HASH: Final = f"{GROUP}/config-hash"
+MANAGED_BY: Final = "flashplane"
+
+COMPONENT_ENGINE: Final = "engine"
+COMPONENT_GATEWAY: Final = "gateway"
+
+# Ports inside a pod. In local mode each is mapped to a free loopback port.
+PORT_GATEWAY: Final = 8080
+PORT_ENGINE_HTTP: Final = 8000
+PORT_ENGINE_GRPC: Final = 8001
+PORT_ENGINE_METRICS: Final = 8002
+
+# Paths inside a container. In local mode each is mapped below the deployment's state directory.
+DIR_CONFIG: Final = "/etc/flashplane"
+DIR_MODELS: Final = "/var/lib/flashplane/models"
+DIR_SECRETS: Final = "/var/run/secrets/flashplane"
+FILE_ENGINE_CONFIG: Final = f"{DIR_CONFIG}/engine.json"
+FILE_GATEWAY_CONFIG: Final = f"{DIR_CONFIG}/gateway.json"
+FILE_API_KEYS: Final = f"{DIR_SECRETS}/api-keys"
+
+ENV_HOSTS: Final = "FLASHPLANE_HOSTS"
+"""A file that stands in for DNS where there is none (local mode): lines of `host:port address:port …`."""
+
+TRITON_MODEL: Final = "engine"
+"""The name of our one model in tritonserver's model repository."""
+
+
+def engine_name(deployment: str) -> str:
+    """The engine Deployment and its headless Service."""
+    return f"{deployment}-engine"
+
+
+def gateway_name(deployment: str) -> str:
+    """The gateway Deployment and its Service."""
+    return f"{deployment}-gateway"
+
+
+def service_host(service: str, namespace: str) -> str:
+    """The DNS name of a Service."""
+    return f"{service}.{namespace}.svc"

@@ -1,0 +1,1 @@
+"""Why a spec is refused: pure predicates, one named fact each."""

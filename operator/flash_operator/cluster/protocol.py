@@ -1,0 +1,61 @@
+"""What the reconcile loop needs of a cluster. Kubernetes, plain processes and a dict all offer exactly this.
+
+An *object* is a Kubernetes manifest as a plain mapping (apiVersion, kind, metadata, spec …). Methods state their
+effects; none of them decides anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+Manifest = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Key:
+    """Which FlashDeployment."""
+
+    namespace: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.namespace}/{self.name}"
+
+
+class ClusterError(Exception):
+    """The cluster could not do what was asked; `retryable` says whether asking again may help."""
+
+    def __init__(self, message: str, *, retryable: bool = True) -> None:
+        super().__init__(message)
+        self.retryable = retryable
+
+
+class Conflict(ClusterError):
+    """Someone changed the object in between (uid or resourceVersion differ), or another manager owns a field."""
+
+
+class Cluster(Protocol):
+    """A place where objects live."""
+
+    async def deployment(self, key: Key) -> Manifest | None:
+        """The FlashDeployment as stored now, None when it is gone. Read afresh, never from a cache."""
+
+    async def owned(self, key: Key) -> tuple[Manifest, ...]:
+        """Live objects labelled as belonging to this FlashDeployment, of every kind that the plan can hold."""
+
+    async def apply(self, manifest: Manifest) -> None:
+        """Make the object exist as written (server-side apply of the whole object, field manager `flashplane`)."""
+
+    async def delete(self, manifest: Manifest) -> None:
+        """Delete exactly this incarnation (uid and resourceVersion as preconditions). Gone already is no error."""
+
+    async def write_status(self, key: Key, status: Manifest) -> None:
+        """Replace the status of the FlashDeployment. Gone already is no error."""
+
+    def endpoint_url(self, key: Key, port: int) -> str:
+        """Base URL, without `/v1`, at which the operator and clients in this place reach the gateway."""
+
+    def ignored_fields(self, spec: Manifest) -> tuple[str, ...]:
+        """Fields of the spec, each with a reason, that cannot hold in this place (`endpoint.visibility: …`)."""

@@ -1,0 +1,1 @@
+"""The same plan as plain processes on this machine."""

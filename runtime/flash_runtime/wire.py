@@ -1,0 +1,56 @@
+"""What travels between gateway and engine: token ids in, token ids out, over one decoupled tritonserver model.
+
+Tensors of a request:  `input_ids` INT32 [n] and `request` BYTES [1], the JSON of a GenerateRequest.
+Tensors of a response: `output_ids` INT32 [m] (m may be 0) and `event` BYTES [1], the JSON of a StreamEvent.
+The last response of a stream carries the FINAL flag and a finish reason. No text crosses this border.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Final
+
+from pydantic import BaseModel, ConfigDict, Field
+
+INPUT_IDS: Final = "input_ids"
+REQUEST: Final = "request"
+OUTPUT_IDS: Final = "output_ids"
+EVENT: Final = "event"
+
+
+class FinishReason(StrEnum):
+    """Why a stream ended."""
+
+    STOP = "stop"
+    """A stop token was produced (it is not part of the output)."""
+    LENGTH = "length"
+    """`max_tokens` or the context window was reached."""
+    CANCELLED = "cancelled"
+
+
+class GenerateRequest(BaseModel):
+    """How to continue a prompt. Bounds are checked here, so the engine never sees a value it cannot use."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    max_tokens: int = Field(ge=1, le=1_048_576)
+    temperature: float = Field(default=0.0, ge=0.0, le=2.0)
+    """0 = greedy."""
+    top_p: float = Field(default=1.0, gt=0.0, le=1.0)
+    top_k: int = Field(default=0, ge=0)
+    """0 = all tokens."""
+    seed: int = Field(default=0, ge=0, lt=2**63)
+    """Random numbers are keyed by (seed, position): the same seed gives the same tokens on any replica."""
+    stop_token_ids: tuple[int, ...] = Field(default=(), max_length=64)
+    ignore_eos: bool = False
+    """Benchmarks: go on until max_tokens."""
+
+
+class StreamEvent(BaseModel):
+    """What one response says besides its token ids."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    finish_reason: FinishReason | None = None
+    cached_tokens: int = 0
+    """Prompt tokens whose keys and values were already in the cache (final event only)."""
