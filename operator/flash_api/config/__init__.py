@@ -1,0 +1,1 @@
+"""The configuration files by which the operator tells the runtime what to do."""

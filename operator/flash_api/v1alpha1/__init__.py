@@ -1,0 +1,1 @@
+"""The resources of API version v1alpha1: what users write and read back."""

@@ -1,0 +1,40 @@
+"""What can go wrong with the hermetic control plane, as one tree.
+
+HermeticError
+├── BinariesUnavailable   this machine cannot have the programs; carries the reason and the remedy
+├── BuildFailed           the build ran and failed: a broken pin, no module proxy, a full disk
+├── ControlPlaneFailed    a program ended or was not ready in time; carries its last log lines
+└── KubectlFailed         kubectl answered with an error; carries its exit code and standard error
+"""
+
+from collections.abc import Sequence
+
+
+class HermeticError(Exception):
+    """Base of everything this folder raises on purpose."""
+
+
+class BinariesUnavailable(HermeticError):
+    """The programs are neither given, nor cached, nor can they be built here."""
+
+    def __init__(self, reason: str, remedy: str) -> None:
+        super().__init__(f"{reason}. {remedy}")
+        self.reason = reason
+        self.remedy = remedy
+
+
+class BuildFailed(HermeticError):
+    """`go build` ended with an error."""
+
+
+class ControlPlaneFailed(HermeticError):
+    """The control plane could not be started, or one of its programs ended."""
+
+
+class KubectlFailed(HermeticError):
+    """kubectl ended with an error."""
+
+    def __init__(self, arguments: Sequence[str], exit_code: int, stderr: str) -> None:
+        super().__init__(f"kubectl {' '.join(arguments)} ended with exit code {exit_code}: {stderr.strip()}")
+        self.exit_code = exit_code
+        self.stderr = stderr

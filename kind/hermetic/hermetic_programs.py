@@ -1,0 +1,110 @@
+"""The command lines of etcd, kube-apiserver and kube-controller-manager, and how to see that etcd is up.
+
+Pure apart from that one look: paths and a port in, arguments out. Does not start anything.
+"""
+
+import http.client
+import socket
+from pathlib import Path
+
+from hermetic_binaries import Binaries
+from hermetic_pki import Pki
+
+SERVICE_CIDR = "10.96.0.0/16"
+# The first address of SERVICE_CIDR is the Service "kubernetes" itself.
+SERVER_NAMES = (
+    "kubernetes",
+    "kubernetes.default",
+    "kubernetes.default.svc",
+    "kubernetes.default.svc.cluster.local",
+    "localhost",
+    "127.0.0.1",
+    "10.96.0.1",
+)
+
+
+def etcd_command(binaries: Binaries, *, data: Path, listen: Path, listen_peer: Path) -> list[str]:
+    """etcd on a Unix socket: it has no users of its own, so the directory's permissions guard every Secret."""
+    return [
+        str(binaries.etcd),
+        f"--data-dir={data}",
+        f"--listen-client-urls=unix://{listen}",
+        # Only other members would use these, and there are none. A Unix socket is refused as an advertised address.
+        f"--listen-peer-urls=unix://{listen_peer}",
+        "--advertise-client-urls=http://127.0.0.1:0",
+        "--unsafe-no-fsync",  # a crash loses the data, and the data dies with the control plane anyway
+        "--log-level=warn",
+    ]
+
+
+def etcd_is_healthy(listen: Path) -> bool:
+    """Whether etcd answers on its Unix socket and has a leader."""
+    connection = http.client.HTTPConnection("localhost", timeout=1.0)
+    try:
+        with socket.socket(socket.AF_UNIX) as unix_socket:
+            unix_socket.settimeout(1.0)
+            unix_socket.connect(str(listen))
+            connection.sock = unix_socket
+            connection.request("GET", "/health")
+            return connection.getresponse().status == 200
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
+
+
+def apiserver_command(binaries: Binaries, pki: Pki, *, etcd: Path, port: int) -> list[str]:
+    """The API server with the authorization, admission and aggregation that a production cluster has."""
+    return [
+        str(binaries.kube_apiserver),
+        "--bind-address=127.0.0.1",
+        f"--secure-port={port}",
+        # SO_REUSEPORT: the owner of the control plane keeps the port bound (without listening) from choosing it
+        # until the end, so that no other program can take it in between.
+        "--permit-port-sharing=true",
+        # A Service may not have loopback endpoints, so the Service "kubernetes" has none here; without an explicit
+        # address a machine with no default route could not start the server at all.
+        "--advertise-address=127.0.0.1",
+        "--endpoint-reconciler-type=none",
+        f"--service-cluster-ip-range={SERVICE_CIDR}",
+        f"--etcd-servers=unix://{etcd}",
+        f"--tls-cert-file={pki.apiserver.certificate}",
+        f"--tls-private-key-file={pki.apiserver.key}",
+        f"--client-ca-file={pki.authority.certificate}",
+        "--authorization-mode=Node,RBAC",
+        "--enable-admission-plugins=NodeRestriction",
+        "--allow-privileged=true",
+        "--service-account-issuer=https://kubernetes.default.svc.cluster.local",
+        f"--service-account-signing-key-file={pki.service_account.private}",
+        f"--service-account-key-file={pki.service_account.public}",
+        f"--proxy-client-cert-file={pki.front_proxy_client.certificate}",
+        f"--proxy-client-key-file={pki.front_proxy_client.key}",
+        f"--requestheader-client-ca-file={pki.front_proxy_authority.certificate}",
+        "--requestheader-allowed-names=front-proxy-client",
+        "--requestheader-username-headers=X-Remote-User",
+        "--requestheader-group-headers=X-Remote-Group",
+        "--requestheader-extra-headers-prefix=X-Remote-Extra-",
+        "--profiling=false",
+    ]
+
+
+def controller_manager_command(binaries: Binaries, pki: Pki, *, kubeconfig: Path, volume_plugins: Path) -> list[str]:
+    """All default controllers, each under a service account of its own, as in a production cluster."""
+    return [
+        str(binaries.kube_controller_manager),
+        f"--kubeconfig={kubeconfig}",
+        "--leader-elect=false",
+        "--use-service-account-credentials=true",
+        f"--service-account-private-key-file={pki.service_account.private}",
+        f"--root-ca-file={pki.authority.certificate}",
+        f"--cluster-signing-cert-file={pki.authority.certificate}",
+        f"--cluster-signing-key-file={pki.authority.key}",
+        # The defaults (20 and 30) are meant for big clusters with patient users; each test waits for the controllers.
+        "--kube-api-qps=200",
+        "--kube-api-burst=400",
+        "--bind-address=127.0.0.1",
+        # It creates this folder; the default is in /usr/libexec.
+        f"--flex-volume-plugin-dir={volume_plugins}",
+        "--secure-port=0",  # nothing reads its metrics, so it opens no port
+        "--profiling=false",
+    ]

@@ -1,0 +1,190 @@
+"""From manifest text to FlashDeployments and Secrets, or to the full list of what is wrong with it.
+
+Strict at the door: unknown fields, wrong types and broken cross-field rules are refused here as the API server would.
+Lenient for what is stored already (`stored_deployment`): a newer release may have written it.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Final, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic.alias_generators import to_camel
+
+from flash_api import names
+from flash_api.documents import Document, YamlProblem, documents
+from flash_api.problems import Path, Problem, dotted, nearest, problems_of, shown
+from flash_api.rules import violations
+from flash_api.v1alpha1.flashdeployment import FlashDeployment, ObjectMeta
+
+NAMESPACE_DEFAULT: Final = "default"
+
+T = TypeVar("T", bound=BaseModel)
+
+
+class Secret(BaseModel):
+    """A core/v1 Secret, which a manifest may carry beside the FlashDeployment that names it."""
+
+    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, extra="forbid", frozen=True)
+
+    api_version: Literal["v1"] = "v1"
+    kind: Literal["Secret"] = "Secret"
+    metadata: ObjectMeta
+    type: str = "Opaque"
+    immutable: bool = False
+    data: dict[str, SecretStr] = Field(default_factory=dict)
+    string_data: dict[str, SecretStr] = Field(default_factory=dict)
+
+    def value(self, key: str) -> bytes | None:
+        """The decoded value of a key, None when the Secret has no such key."""
+        if key in self.string_data:
+            return self.string_data[key].get_secret_value().encode()
+        return base64.b64decode(self.data[key].get_secret_value()) if key in self.data else None
+
+
+@dataclass(frozen=True)
+class Manifests:
+    """What a text holds. With problems, the objects are those documents that are right."""
+
+    deployments: tuple[FlashDeployment, ...] = ()
+    secrets: tuple[Secret, ...] = ()
+    problems: tuple[Problem, ...] = ()
+
+
+def parse_manifests(text: str, *, file: str = "", namespace: str = NAMESPACE_DEFAULT) -> Manifests:
+    """Parse every document; objects without a namespace get `namespace`. Never raises for what the text says."""
+    deployments: list[FlashDeployment] = []
+    secrets: list[Secret] = []
+    problems: list[Problem] = []
+    number = 0
+    try:
+        for number, document in enumerate(documents(text), start=1):
+            found, wrong = _parse(document, namespace)
+            problems += [replace(problem, file=file, document=number, line=line) for line, problem in wrong]
+            if isinstance(found, FlashDeployment):
+                deployments.append(found)
+            elif found is not None:
+                secrets.append(found)
+    except YamlProblem as bad:
+        problems.append(
+            Problem("", "", f"is not valid YAML: {bad}", "mend the text there", file, number + 1, bad.line, bad.column)
+        )
+    if number == 0 and not problems:
+        problems.append(Problem("", "", "holds no object", f"write at least one {names.KIND}", file))
+    problems += [replace(problem, file=file) for problem in _duplicates(deployments)]
+    return Manifests(tuple(deployments), tuple(secrets), tuple(problems))
+
+
+def stored_deployment(live: Mapping[str, Any]) -> FlashDeployment:
+    """A FlashDeployment as the cluster holds it, without its status; unknown fields are ignored.
+
+    Raises pydantic's ValidationError for values that this release cannot read.
+    """
+    body = {key: value for key, value in live.items() if key != "status"}
+    return FlashDeployment.model_validate(body, extra="ignore")
+
+
+def describe(error: ValidationError, raw: object) -> tuple[Problem, ...]:
+    """The problems behind a failed validation of a FlashDeployment."""
+    return tuple(problem for _, problem in problems_of(error, raw))
+
+
+Located = tuple[int, Problem]
+
+
+def _parse(document: Document, namespace: str) -> tuple[FlashDeployment | Secret | None, list[Located]]:
+    raw = document.value
+    if not isinstance(raw, dict):
+        return None, [(document.line(()), Problem("", "", "must be a mapping with apiVersion, kind and metadata", ""))]
+    identity = _identity_problem(raw)
+    if identity is not None:
+        path, problem = identity
+        return None, [(document.line(path), problem)]
+    if raw["kind"] == "Secret":
+        return _secret(document, raw, namespace)
+    return _deployment(document, raw, namespace)
+
+
+def _identity_problem(raw: Mapping[str, Any]) -> tuple[Path, Problem] | None:
+    kinds = {names.KIND: names.API_VERSION, "Secret": "v1"}
+    kind, version = raw.get("kind"), raw.get("apiVersion")
+    if kind not in kinds:
+        meant = nearest(kind, list(kinds)) if isinstance(kind, str) else None
+        remedy = f"did you mean {meant}?" if meant else f"write kind: {names.KIND}"
+        written = "" if kind is None else shown(kind)
+        return ("kind",), Problem("kind", written, f"must be one of {', '.join(kinds)}", remedy)
+    if version != kinds[kind]:
+        written = "" if version is None else shown(version)
+        return ("apiVersion",), Problem("apiVersion", written, f"must be {kinds[kind]} for kind {kind}", "")
+    return None
+
+
+def _deployment(
+    document: Document, raw: dict[str, Any], namespace: str
+) -> tuple[FlashDeployment | None, list[Located]]:
+    try:
+        # The status belongs to the operator; a manifest saved from a cluster carries one, and kubectl ignores it too.
+        found = _strict(FlashDeployment, {key: value for key, value in raw.items() if key != "status"}, namespace)
+    except ValidationError as error:
+        return None, [(document.line(path), problem) for path, problem in problems_of(error, raw)]
+    broken = [
+        Problem(
+            violation.field, "" if violation.value is None else shown(violation.value), violation.rule, violation.remedy
+        )
+        for violation in violations(found)
+    ]
+    if broken:
+        # The rule repeats the field and its value where both matter; shown once is enough.
+        return None, [(document.line(problem.field.split(".")), problem) for problem in broken]
+    return found, []
+
+
+def _secret(document: Document, raw: dict[str, Any], namespace: str) -> tuple[Secret | None, list[Located]]:
+    try:
+        found = _strict(Secret, raw, namespace)
+    except ValidationError as error:
+        schema = Secret.model_json_schema(by_alias=True)
+        return None, [
+            (document.line(path), _without_value(path, problem)) for path, problem in problems_of(error, raw, schema)
+        ]
+    wrong: list[Located] = []
+    for key, value in found.data.items():
+        try:
+            base64.b64decode(value.get_secret_value(), validate=True)
+        except (binascii.Error, ValueError):
+            path = ("data", key)
+            problem = Problem(dotted(path), "", "must be base64", "write plain text under stringData instead")
+            wrong.append((document.line(path), problem))
+    return (None, wrong) if wrong else (found, [])
+
+
+def _strict(model: type[T], raw: dict[str, Any], namespace: str) -> T:
+    metadata = raw.get("metadata")
+    if isinstance(metadata, dict) and not metadata.get("namespace"):
+        raw = {**raw, "metadata": {**metadata, "namespace": namespace}}
+    # Through JSON: strict there means JSON's own types, so "2" is no number, and enums are still written as text.
+    return model.model_validate_json(json.dumps(raw), strict=True, by_alias=True, by_name=False)
+
+
+def _without_value(path: Path, problem: Problem) -> Problem:
+    secret = path[:1] in (("data",), ("stringData",))
+    return replace(problem, value="") if secret else problem
+
+
+def _duplicates(deployments: list[FlashDeployment]) -> list[Problem]:
+    seen: set[tuple[str, str]] = set()
+    problems: list[Problem] = []
+    for deployment in deployments:
+        identity = deployment.metadata.namespace, deployment.metadata.name
+        if identity in seen:
+            rule = "stands twice in this file"
+            problems.append(
+                Problem("metadata.name", shown(identity[1]), rule, "give each FlashDeployment a name of its own")
+            )
+        seen.add(identity)
+    return problems

@@ -1,0 +1,47 @@
+"""Kubernetes quantities (`500m`, `2Gi`) as exact numbers, and back in the one form the API server stores."""
+
+from __future__ import annotations
+
+import re
+from decimal import Decimal
+from typing import Final
+
+_BINARY: Final = {f"{prefix}i": Decimal(1024**power) for power, prefix in enumerate("KMGT", start=1)}
+_DECIMAL: Final = {
+    "m": Decimal("0.001"),
+    "": Decimal(1),
+    "k": Decimal(10**3),
+    "M": Decimal(10**6),
+    "G": Decimal(10**9),
+    "T": Decimal(10**12),
+}
+_FORM: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?)([A-Za-z]*)")
+
+
+def number(quantity: str) -> Decimal:
+    """The exact value: `number("1.5Gi") == 1610612736`. Raises ValueError for any other text."""
+    match = _FORM.fullmatch(quantity)
+    factor = match and {**_DECIMAL, **_BINARY}.get(match[2])
+    if match is None or factor is None:
+        raise ValueError(f"{quantity!r} is not a Kubernetes quantity such as 500m, 2 or 2Gi")
+    return Decimal(match[1]) * factor
+
+
+def whole_bytes(quantity: str) -> int:
+    """Bytes, rounded down."""
+    return int(number(quantity))
+
+
+def canonical(quantity: str) -> str:
+    """The form in which the API server gives the quantity back: the largest suffix that leaves a whole number.
+
+    Desired and live objects are compared as text, so the plan writes only this form (`1000m` is stored as `1`).
+    """
+    value = number(quantity)
+    binary = quantity.endswith("i")
+    # Below one Ki the API server has no binary suffix to use and falls back to the decimal ones.
+    suffixes = {**_BINARY, "": Decimal(1)} if binary and value >= 1024 else _DECIMAL
+    for suffix, factor in sorted(suffixes.items(), key=lambda item: -item[1]):
+        if value >= factor and value % factor == 0:
+            return f"{value / factor:f}".partition(".")[0] + suffix
+    return "0"

@@ -1,0 +1,186 @@
+"""`flashplane-operator`: the control plane as one process. Wires the parts together and decides nothing itself.
+
+Crash-only: whatever goes wrong with leading or watching ends the process, and the next one starts from what the cluster
+says. Exit codes: 0 = asked to stop, 1 = cannot go on, 2 = wrong options.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import secrets
+import signal
+import socket
+import sys
+import time
+from collections.abc import Awaitable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final
+
+import typer
+
+if TYPE_CHECKING:
+    from flash_operator.settings import OperatorSettings
+
+SERVICE_ACCOUNT_NAMESPACE: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
+DRAIN_SECONDS: Final = 10.0
+
+log = logging.getLogger("flash_operator")
+
+app = typer.Typer(
+    add_completion=False, pretty_exceptions_enable=False, context_settings={"help_option_names": ["-h", "--help"]}
+)
+
+
+@app.command()
+def operator(
+    namespace: Annotated[
+        list[str] | None, typer.Option(help="Serve this namespace only; may be given more than once. Default: all.")
+    ] = None,
+    kubeconfig: Annotated[
+        str | None,
+        typer.Option(envvar="KUBECONFIG", help="Reach the cluster by this file. Default: the pod's ServiceAccount."),
+    ] = None,
+    metrics_host: Annotated[str, typer.Option(help="Address of /livez and /metrics.")] = "0.0.0.0",
+    metrics_port: Annotated[int, typer.Option(min=1, max=65535, help="Port of /livez and /metrics.")] = 9090,
+    lease_namespace: Annotated[
+        str | None, typer.Option(help="Namespace of the Lease. Default: the pod's own, else flashplane-system.")
+    ] = None,
+    lease_seconds: Annotated[
+        float, typer.Option(min=3, max=600, help="How long a silent leader is trusted; renewal is tried for 2/3 of it.")
+    ] = 15.0,
+    engine_image: Annotated[str | None, typer.Option(help="Image of engine pods.")] = None,
+    gateway_image: Annotated[str | None, typer.Option(help="Image of gateway pods.")] = None,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log every pass.")] = False,
+) -> None:
+    """Make what FlashDeployments ask for exist, and keep it so.
+
+    Several replicas may run: the one that holds the Lease acts. /livez on the metrics port turns 503 when events stop
+    arriving or a pass hangs, and the process ends when it loses the Lease: let Kubernetes restart it.
+    """
+    # Imported here, so that --help answers without loading the clients.
+    from flash_operator.lease import LeaseTimes
+    from flash_operator.plan import PlanSettings
+    from flash_operator.reconcile import ReconcileSettings
+    from flash_operator.settings import OperatorSettings
+
+    default = PlanSettings()
+    plan = PlanSettings(
+        engine_image=engine_image or default.engine_image, gateway_image=gateway_image or default.gateway_image
+    )
+    settings = OperatorSettings(
+        identity=f"{socket.gethostname()}-{secrets.token_hex(4)}",
+        namespaces=tuple(namespace or ()),
+        kubeconfig=kubeconfig,
+        lease_namespace=lease_namespace or _pod_namespace() or "flashplane-system",
+        lease_times=LeaseTimes(lease_seconds, lease_seconds * 2 / 3, lease_seconds * 2 / 15),
+        metrics_host=metrics_host,
+        metrics_port=metrics_port,
+        reconcile=ReconcileSettings(plan=plan),
+    )
+    logging.basicConfig(
+        level=logging.DEBUG if verbose else logging.INFO,
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+        stream=sys.stderr,
+    )
+    for chatty in ("kopf", "kubernetes", "aiohttp", "asyncio"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+    raise typer.Exit(asyncio.run(run(settings)))
+
+
+async def run(settings: OperatorSettings) -> int:
+    """Serve until a signal, a lost Lease or a dead event source. Returns the exit code."""
+    from flash_operator.cluster.kubernetes import (
+        KubernetesApi,
+        KubernetesCluster,
+        KubernetesInventory,
+        KubernetesLeases,
+    )
+    from flash_operator.cluster.protocol import ClusterError
+    from flash_operator.controller import Controller
+    from flash_operator.lease import Elector
+    from flash_operator.probe import HttpProbe
+
+    stop = asyncio.Event()
+    async with contextlib.AsyncExitStack() as stack:
+        try:
+            api = await KubernetesApi.connect(settings.kubeconfig)
+        except ClusterError as error:
+            log.error("%s", error)
+            return 1
+        stack.push_async_callback(api.aclose)
+        probe = HttpProbe()
+        stack.push_async_callback(probe.aclose)
+        elector = Elector(
+            KubernetesLeases(api, namespace=settings.lease_namespace, name=settings.lease_name),
+            settings.identity,
+            clock=time.monotonic,
+            wall=_utc_now,
+            times=settings.lease_times,
+        )
+        controller = Controller(
+            KubernetesCluster(api),
+            KubernetesInventory(api, settings.namespaces),
+            probe=probe,
+            now=_utc_now,
+            clock=time.monotonic,
+            settings=settings,
+        )
+        _stop_on_signals(stop)
+        try:
+            await stack.enter_async_context(controller.pages())
+        except OSError as error:
+            log.error("--metrics-port %d cannot be used: %s", settings.metrics_port, error.strerror)
+            return 1
+        if not await _first(stop, elector.acquire()):
+            return 0
+        stack.push_async_callback(elector.release)
+        if settings.kubeconfig is not None:
+            os.environ["KUBECONFIG"] = settings.kubeconfig  # how kopf's own login finds it
+        try:
+            return 1 if await _first(stop, controller.lead(elector)) else 0
+        except ClusterError as error:
+            log.error("%s", error)
+            return 1
+
+
+async def _first(stop: asyncio.Event, work: Awaitable[None]) -> bool:
+    """Whether the work came to its end before we were asked to stop; it is cancelled then. Raises what it raises."""
+    stopping, working = asyncio.ensure_future(stop.wait()), asyncio.ensure_future(work)
+    await asyncio.wait({stopping, working}, return_when=asyncio.FIRST_COMPLETED)
+    stopping.cancel()
+    if working.done():
+        working.result()
+        return True
+    working.cancel()
+    await asyncio.wait({working}, timeout=DRAIN_SECONDS)
+    return False
+
+
+def _stop_on_signals(stop: asyncio.Event) -> None:
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+
+
+def _utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+def _pod_namespace() -> str | None:
+    try:
+        return SERVICE_ACCOUNT_NAMESPACE.read_text().strip() or None
+    except OSError:
+        return None
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,52 @@
+"""What this release can serve of the API. A valid spec outside of it is refused with what to write instead.
+
+Each function is one fact; it names the refusal when the fact does not hold.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from flash_api.conditions import EXPLANATIONS, Reason, Refusal
+from flash_api.v1alpha1.flashdeployment import FlashDeploymentSpec, Variant, Visibility
+
+SERVED_VARIANTS: Final = (Variant.LITE,)
+SERVED_SCHEMES: Final = ("builtin", "file")
+
+
+def VariantIsServed(spec: FlashDeploymentSpec) -> Refusal | None:  # noqa: N802
+    """There is an engine for the variant."""
+    if spec.variant in SERVED_VARIANTS:
+        return None
+    return _refusal(Reason.VARIANT_NOT_SERVED, f"spec.variant ({spec.variant}) is not served by this release")
+
+
+def SourceIsServed(spec: FlashDeploymentSpec) -> Refusal | None:  # noqa: N802
+    """The pull can read from the source."""
+    if spec.model.source.partition("://")[0] in SERVED_SCHEMES:
+        return None
+    return _refusal(Reason.SOURCE_NOT_SERVED, f"spec.model.source ({spec.model.source}) is not served by this release")
+
+
+def VisibilityIsServed(spec: FlashDeploymentSpec) -> Refusal | None:  # noqa: N802
+    """The endpoint can be made as safe as its audience asks for."""
+    if spec.endpoint.visibility is not Visibility.PUBLIC:
+        return None
+    return _refusal(Reason.VISIBILITY_NOT_SERVED, "spec.endpoint.visibility (Public) is not served by this release")
+
+
+FACTS: Final[tuple[Callable[[FlashDeploymentSpec], Refusal | None], ...]] = (
+    VariantIsServed,
+    SourceIsServed,
+    VisibilityIsServed,
+)
+
+
+def refusal(spec: FlashDeploymentSpec) -> Refusal | None:
+    """The first fact that does not hold."""
+    return next((found for fact in FACTS if (found := fact(spec)) is not None), None)
+
+
+def _refusal(reason: Reason, what: str) -> Refusal:
+    return Refusal(reason, f"{what}. {EXPLANATIONS[reason].remedy}")

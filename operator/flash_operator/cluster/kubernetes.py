@@ -1,0 +1,248 @@
+"""The real Kubernetes API. The only module that imports its client, which is heavy: import this one late.
+
+Knows how to ask, not what to ask for: it turns requests into HTTP and HTTP errors into ClusterError.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from typing import Any, Final
+
+import aiohttp
+from kubernetes.aio import config
+from kubernetes.aio.client import ApiClient, Configuration
+from kubernetes.aio.dynamic import DynamicClient
+from kubernetes.aio.dynamic.exceptions import DynamicApiError
+
+from flash_api import names
+from flash_operator.cluster.protocol import ClusterError, Conflict, Key, Manifest
+from flash_operator.lease import LeaseRecord
+
+REQUEST_TIMEOUT_SECONDS: Final = 30.0
+OWNED_KINDS: Final = (("apps/v1", "Deployment"), ("v1", "Service"), ("v1", "ConfigMap"))
+"""Every kind that a plan holds."""
+
+_PLURALS: Final = {
+    "Deployment": "deployments",
+    "Service": "services",
+    "ConfigMap": "configmaps",
+    "Lease": "leases",
+    names.KIND: names.PLURAL,
+}
+_TERMINAL: Final = (400, 405, 422)
+"""The request itself is wrong: sending it again cannot help."""
+
+log = logging.getLogger(__name__)
+
+
+class KubernetesApi:
+    """Requests to one API server. Close it by `aclose`."""
+
+    def __init__(self, client: ApiClient) -> None:
+        self._client = client
+        self._dynamic = DynamicClient(client)  # type: ignore[no-untyped-call]
+
+    @classmethod
+    async def connect(cls, kubeconfig: str | None) -> KubernetesApi:
+        """By the kubeconfig file, or inside a pod by its ServiceAccount. Raises ClusterError when neither is usable."""
+        configuration = Configuration()
+        try:
+            if kubeconfig is None:
+                config.load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
+            else:
+                await config.load_kube_config(  # type: ignore[no-untyped-call]
+                    config_file=kubeconfig, client_configuration=configuration
+                )
+        except (config.ConfigException, OSError) as error:
+            where = "no cluster around this process" if kubeconfig is None else f"kubeconfig {kubeconfig}"
+            raise ClusterError(f"{where}: {error}", retryable=False) from error
+        return cls(ApiClient(configuration=configuration))
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        await self._client.close()  # type: ignore[no-untyped-call]
+
+    async def request(self, method: str, path: str, body: Manifest | None = None, **params: Any) -> Any:
+        """The decoded answer. Raises Conflict for 409, Missing for 404, ClusterError for everything else."""
+        try:
+            response = await self._dynamic.request(
+                method, path, body=body, serialize=False, _request_timeout=REQUEST_TIMEOUT_SECONDS, **params
+            )
+            return await response.json()
+        except DynamicApiError as error:
+            raise _failure(error) from error
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise ClusterError(f"the Kubernetes API did not answer: {error or type(error).__name__}") from error
+
+
+class Missing(ClusterError):
+    """There is no such object."""
+
+
+class KubernetesCluster:
+    """Implements `Cluster` on the Kubernetes API."""
+
+    def __init__(self, api: KubernetesApi) -> None:
+        self._api = api
+
+    async def deployment(self, key: Key) -> Manifest | None:
+        return await self._get(_path(names.API_VERSION, names.KIND, key.namespace, key.name))
+
+    async def owned(self, key: Key) -> tuple[Manifest, ...]:
+        lists = await asyncio.gather(*(self._list(version, kind, key) for version, kind in OWNED_KINDS))
+        return tuple(manifest for found in lists for manifest in found)
+
+    async def apply(self, manifest: Manifest) -> None:
+        path = _path_of(manifest)
+        present = await self._get(path)
+        if present is not None and _controller(present) != _controller(manifest):
+            kind, name = manifest["kind"], manifest["metadata"]["name"]
+            raise ClusterError(f"{kind} {name} exists and does not belong to this {names.KIND}; rename either of them")
+        if present is not None:
+            # The uid makes sure that a namesake made in between is not taken over.
+            manifest = {**manifest, "metadata": {**manifest["metadata"], "uid": present["metadata"]["uid"]}}
+        await self._api.request(
+            "patch",
+            path,
+            manifest,
+            content_type="application/apply-patch+yaml",
+            field_manager=names.FIELD_MANAGER,
+            # What is ours stays ours: drift by another manager is taken back.
+            force_conflicts=present is not None,
+        )
+
+    async def delete(self, manifest: Manifest) -> None:
+        meta = manifest["metadata"]
+        options = {
+            "apiVersion": "v1",
+            "kind": "DeleteOptions",
+            "propagationPolicy": "Background",
+            "preconditions": {"uid": meta["uid"], "resourceVersion": meta["resourceVersion"]},
+        }
+        try:
+            await self._api.request("delete", _path_of(manifest), options)
+        except Missing:
+            return
+
+    async def write_status(self, key: Key, status: Manifest) -> None:
+        path = _path(names.API_VERSION, names.KIND, key.namespace, key.name)
+        body = {
+            "apiVersion": names.API_VERSION,
+            "kind": names.KIND,
+            "metadata": {"name": key.name, "namespace": key.namespace},
+            "status": status,
+        }
+        try:
+            await self._api.request(
+                "patch",
+                f"{path}/status",
+                body,
+                content_type="application/apply-patch+yaml",
+                field_manager=names.FIELD_MANAGER,
+                force_conflicts=True,
+            )
+        except Missing:
+            return
+
+    def endpoint_url(self, key: Key, port: int) -> str:
+        return f"http://{names.service_host(names.gateway_name(key.name), key.namespace)}:{port}"
+
+    def ignored_fields(self, spec: Manifest) -> tuple[str, ...]:
+        if (spec.get("endpoint") or {}).get("visibility", "Private") == "Private":
+            return ("endpoint.visibility: Private is not enforced yet: pods of other namespaces reach the Service too",)
+        return ()
+
+    async def _get(self, path: str) -> Manifest | None:
+        try:
+            found: Manifest = await self._api.request("get", path)
+        except Missing:
+            return None
+        return found
+
+    async def _list(self, api_version: str, kind: str, key: Key) -> tuple[Manifest, ...]:
+        selector = f"{names.LABEL_DEPLOYMENT}={key.name}"
+        answer = await self._api.request("get", _path(api_version, kind, key.namespace), label_selector=selector)
+        # A list's items come without the kind that they have in common.
+        return tuple({"apiVersion": api_version, "kind": kind, **item} for item in answer["items"] or ())
+
+
+class KubernetesInventory:
+    """Which FlashDeployments there are, and at which version: only their metadata is fetched."""
+
+    def __init__(self, api: KubernetesApi, namespaces: tuple[str, ...]) -> None:
+        self._api = api
+        root = f"/apis/{names.API_VERSION}"
+        self._paths = [f"{root}/namespaces/{space}/{names.PLURAL}" for space in namespaces] or [
+            f"{root}/{names.PLURAL}"
+        ]
+
+    async def versions(self) -> dict[Key, str]:
+        """Resource versions by key. Raises ClusterError, not retryable, when the CRD is not installed."""
+        found: dict[Key, str] = {}
+        for path in self._paths:
+            accept = {"Accept": "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"}
+            try:
+                answer = await self._api.request("get", path, header_params=accept)
+            except Missing as error:
+                hint = "install the CRD: flash crds -f - | kubectl apply --server-side -f -"
+                raise ClusterError(f"the API server knows no {names.KIND}; {hint}", retryable=False) from error
+            for item in answer["items"] or ():
+                meta = item["metadata"]
+                found[Key(meta["namespace"], meta["name"])] = meta["resourceVersion"]
+        return found
+
+
+class KubernetesLeases:
+    """Implements `LeaseStore` by one coordination.k8s.io Lease."""
+
+    def __init__(self, api: KubernetesApi, *, namespace: str, name: str) -> None:
+        self._api = api
+        self._namespace = namespace
+        self._name = name
+        self._collection = _path("coordination.k8s.io/v1", "Lease", namespace)
+
+    async def read(self) -> LeaseRecord | None:
+        try:
+            return LeaseRecord.from_manifest(await self._api.request("get", f"{self._collection}/{self._name}"))
+        except Missing:
+            return None
+
+    async def write(self, record: LeaseRecord) -> LeaseRecord:
+        body = record.to_manifest(self._namespace, self._name)
+        if record.resource_version:
+            return LeaseRecord.from_manifest(await self._api.request("put", f"{self._collection}/{self._name}", body))
+        return LeaseRecord.from_manifest(await self._api.request("post", self._collection, body))
+
+
+def _path(api_version: str, kind: str, namespace: str, name: str | None = None) -> str:
+    root = f"/api/{api_version}" if "/" not in api_version else f"/apis/{api_version}"
+    collection = f"{root}/namespaces/{namespace}/{_PLURALS[kind]}"
+    return collection if name is None else f"{collection}/{name}"
+
+
+def _path_of(manifest: Manifest) -> str:
+    meta = manifest["metadata"]
+    return _path(manifest["apiVersion"], manifest["kind"], meta["namespace"], meta["name"])
+
+
+def _controller(manifest: Mapping[str, Any]) -> str | None:
+    references = manifest["metadata"].get("ownerReferences") or ()
+    return next((str(reference["uid"]) for reference in references if reference.get("controller")), None)
+
+
+def _failure(error: DynamicApiError) -> ClusterError:
+    message = f"the Kubernetes API answered {error.status}: {_message(error)}"
+    if error.status == 404:
+        return Missing(message)
+    if error.status == 409:
+        return Conflict(message)
+    return ClusterError(message, retryable=error.status not in _TERMINAL)
+
+
+def _message(error: DynamicApiError) -> str:
+    try:
+        return str(error.summary())  # type: ignore[no-untyped-call]
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return str(error.reason)

@@ -1,0 +1,67 @@
+"""The operator's `Cluster` over a state directory. Decides nothing: objects in, objects out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from flash_api.names import KIND
+from flash_operator.cluster.protocol import Conflict, Key, Manifest
+from flash_operator.local.store import Ref, Store, ref_of
+
+LOOPBACK: Final = "127.0.0.1"
+
+# Field of the spec, the value at which ignoring it changes nothing, and why it does not hold here.
+_IGNORED: Final = (
+    ("engine.resources.cpu", None, "a process on this machine is not limited"),
+    ("engine.resources.memory", None, "a process on this machine is not limited"),
+    ("gateway.resources.cpu", None, "a process on this machine is not limited"),
+    ("gateway.resources.memory", None, "a process on this machine is not limited"),
+    ("endpoint.visibility", "Private", f"the endpoint is on {LOOPBACK}, reachable from this machine only"),
+)
+
+
+class LocalCluster:
+    """Objects of one state directory; a supervisor turns its Deployments into processes."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    async def deployment(self, key: Key) -> Manifest | None:
+        return self._store.get(Ref(KIND, key.namespace, key.name))
+
+    async def owned(self, key: Key) -> tuple[Manifest, ...]:
+        return self._store.belonging_to(key.namespace, key.name)
+
+    async def apply(self, manifest: Manifest) -> None:
+        self._store.apply(manifest)
+
+    async def delete(self, manifest: Manifest) -> None:
+        live = self._store.get(ref_of(manifest))
+        if live is None:
+            return
+        for precondition in ("uid", "resourceVersion"):
+            expected, found = manifest["metadata"].get(precondition), live["metadata"][precondition]
+            if expected not in (None, found):
+                raise Conflict(f"{ref_of(manifest)} has {precondition} {found}, not {expected}")
+        self._store.delete(ref_of(manifest))
+
+    async def write_status(self, key: Key, status: Manifest) -> None:
+        self._store.write_status(Ref(KIND, key.namespace, key.name), status)
+
+    def endpoint_url(self, key: Key, port: int) -> str:
+        return f"http://{LOOPBACK}:{port}"
+
+    def ignored_fields(self, spec: Manifest) -> tuple[str, ...]:
+        return tuple(
+            f"{field}: {reason}" for field, harmless, reason in _IGNORED if _value(spec, field) not in (None, harmless)
+        )
+
+
+def _value(spec: Mapping[str, Any], field: str) -> Any:
+    value: Any = spec
+    for part in field.split("."):
+        if not isinstance(value, Mapping):
+            return None
+        value = value.get(part)
+    return value

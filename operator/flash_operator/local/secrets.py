@@ -1,0 +1,43 @@
+"""Secrets of local deployments: which are still needed, and the API key that `flash chat` sends."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flash_api.names import KIND
+from flash_operator.local.pods import object_data
+from flash_operator.local.store import Manifest, Ref, Store, ref_of
+
+
+def references(deployment: Manifest) -> set[str]:
+    """Names of the Secrets that a FlashDeployment's spec mentions, whatever the field."""
+    return set(_mentioned(deployment.get("spec") or {}))
+
+
+def unreferenced(store: Store) -> list[Ref]:
+    """Secrets that no FlashDeployment of their namespace mentions."""
+    needed = {
+        Ref("Secret", manifest["metadata"]["namespace"], name)
+        for manifest in store.list(KIND)
+        for name in references(manifest)
+    }
+    return [ref for ref in map(ref_of, store.list("Secret")) if ref not in needed]
+
+
+def first_api_key(store: Store, deployment: Manifest) -> str | None:
+    """A key that the deployment's gateway accepts; None when it asks for none or the Secret is not here."""
+    auth = ((deployment.get("spec") or {}).get("gateway") or {}).get("auth") or {}
+    wanted = auth.get("apiKeysSecretRef")
+    if not wanted:
+        return None
+    secret = store.get(Ref("Secret", deployment["metadata"]["namespace"], wanted["name"]))
+    content = object_data(secret).get(wanted.get("key", "api-keys"), b"") if secret else b""
+    lines = (line.strip() for line in content.decode().splitlines())
+    return next((line for line in lines if line and not line.startswith("#")), None)
+
+
+def _mentioned(value: Any) -> list[str]:
+    if isinstance(value, dict):
+        own = [entry["name"] for field, entry in value.items() if field.endswith("SecretRef") and entry]
+        return own + [name for entry in value.values() for name in _mentioned(entry)]
+    return []

@@ -1,0 +1,119 @@
+"""What local mode shows in a terminal. Knows rich and the shape of a report, asks nobody."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from flash_operator.local.follow import Failed
+
+_ABNORMAL = frozenset({"Reconciling", "Stalled"})
+"""Conditions that are good when false."""
+
+
+def condition(entry: Mapping[str, Any], kind: str) -> Mapping[str, Any]:
+    status = entry["manifest"].get("status") or {}
+    return next((c for c in status.get("conditions", ()) if c["type"] == kind), {})
+
+
+def overview(entries: Sequence[Mapping[str, Any]], *, running: bool, now: datetime) -> Table:
+    """One line for each deployment, as `kubectl get fd` prints it."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("NAME", "READY", "VARIANT", "MODEL", "REPLICAS", "ENDPOINT", "AGE"):
+        table.add_column(column, overflow="fold", no_wrap=column != "MODEL")
+    for entry in entries:
+        manifest = entry["manifest"]
+        status, spec = manifest.get("status") or {}, manifest["spec"]
+        ready = condition(entry, "Ready").get("status", "Unknown") if running else "stopped"
+        table.add_row(
+            manifest["metadata"]["name"],
+            Text(ready, style="green" if ready == "True" else "yellow"),
+            spec.get("variant", "Lite"),
+            spec["model"]["source"],
+            status.get("replicas", "") if running else "-",
+            status.get("endpoint", "") if running else "-",
+            age(manifest["metadata"]["creationTimestamp"], now),
+        )
+    return table
+
+
+def details(entry: Mapping[str, Any]) -> RenderableType:
+    """Conditions, processes and what does not hold here."""
+    conditions = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("CONDITION", "STATUS", "REASON", "MESSAGE"):
+        conditions.add_column(column, overflow="fold")
+    status = entry["manifest"].get("status") or {}
+    said: set[str] = set()
+    for fact in status.get("conditions", ()):
+        good = fact["status"] == ("False" if fact["type"] in _ABNORMAL else "True")
+        text = Text(fact["status"], style="green" if good else "yellow")
+        message = fact["message"]
+        conditions.add_row(fact["type"], text, fact["reason"], "(as above)" if message in said else message)
+        said |= {message} - {""}
+    processes = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("PROCESS", "STATE", "PID", "PORTS", "RESTARTS", "MEMORY", "LAST EXIT"):
+        processes.add_column(column, overflow="fold")
+    for row in entry["processes"]:
+        if not row["init"] or row["pid"] or row["restarts"]:
+            processes.add_row(*_process(row))
+    parts: list[RenderableType] = [conditions]
+    if processes.row_count:
+        parts += ["", processes]
+    if ignored := status.get("ignoredFields"):
+        parts += ["", Text("Not in force on this machine:", style="bold"), *(f"  {field}" for field in ignored)]
+    return Group(*parts)
+
+
+def _process(row: Mapping[str, Any]) -> Iterator[str]:
+    yield f"{row['pod']} {row['container']}"
+    yield row["state"] + (f" ({row['probeFailure']})" if row["probeFailure"] else "")
+    yield str(row["pid"] or "-")
+    yield " ".join(f"{name}:{port}" for name, port in row["ports"].items()) or "-"
+    yield str(row["restarts"])
+    yield size(row["residentBytes"]) if row["residentBytes"] else "-"
+    yield "-" if row["lastExitCode"] is None else f"{row['lastExitCode']}: {row['lastLine']}"
+
+
+def up_message(name: str, endpoint: str, seconds: float, *, api_key: bool) -> RenderableType:
+    """What to do with a deployment that is up."""
+    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
+    key = "the key of its Secret" if api_key else "any text as api_key"
+    table.add_row("OpenAI API", Text(endpoint, style="bold cyan"), f'model "{name}", {key}')
+    table.add_row("talk to it", Text(f"flash chat {name}", style="bold"))
+    table.add_row("look at it", Text("flash status", style="bold"), f"logs: flash logs {name} -f")
+    table.add_row("stop it", Text(f"flash down {name}", style="bold"))
+    return Group(Text.assemble(("✓ ", "green"), (name, "bold"), f" is ready ({seconds:.1f} s)"), table)
+
+
+def failure_message(name: str, failed: Failed, log_lines: Sequence[str]) -> RenderableType:
+    """Why a deployment does not come up, what to do, and the last words of what failed."""
+    parts: list[RenderableType] = [
+        Text.assemble(("✗ ", "red"), (name, "bold"), f" is not ready: {failed.condition} is {failed.reason}"),
+        Text(f"  {failed.message}"),
+    ]
+    if failed.remedy:
+        parts.append(Text(f"  {failed.remedy}", style="bold"))
+    if log_lines:
+        parts += ["", Text(f"  {failed.log}", style="dim"), *(Text(f"  | {line}", style="dim") for line in log_lines)]
+    return Group(*parts)
+
+
+def age(created: str, now: datetime) -> str:
+    seconds = int((now - datetime.strptime(created, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)).total_seconds())
+    for unit, length in (("d", 86_400), ("h", 3_600), ("m", 60)):
+        if seconds >= length:
+            return f"{seconds // length}{unit}"
+    return f"{max(0, seconds)}s"
+
+
+def size(count: float) -> str:
+    for unit in ("B", "KiB", "MiB"):
+        if count < 1024:
+            return f"{count:.0f} {unit}"
+        count /= 1024
+    return f"{count:.1f} GiB"

@@ -1,0 +1,85 @@
+"""The configuration files of both roles and the immutable ConfigMaps that carry them.
+
+A ConfigMap's name ends in the hash of its content: a changed configuration is a new object, so a rollout and a rollback
+both find the file they were made for.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from flash_api import names
+from flash_api.config.engine import EngineConfig
+from flash_api.config.gateway import GatewayConfig, GatewayLimits
+from flash_api.quantities import whole_bytes
+from flash_api.v1alpha1.flashdeployment import FlashDeployment
+from flash_operator.plan.metadata import Manifest, content_hash, owned_object
+from flash_operator.plan.settings import PlanSettings
+
+ENGINE_FILE: Final = names.FILE_ENGINE_CONFIG.rpartition("/")[2]
+GATEWAY_FILE: Final = names.FILE_GATEWAY_CONFIG.rpartition("/")[2]
+
+
+def engine_config(deployment: FlashDeployment, settings: PlanSettings) -> EngineConfig:
+    """The content of `engine.json`."""
+    spec = deployment.spec
+    return EngineConfig(
+        served_model_name=deployment.metadata.name,
+        source=spec.model.source,
+        revision=spec.model.revision,
+        sha256=spec.model.sha256,
+        variant=spec.variant,
+        model_dir=names.DIR_MODELS,
+        max_context_tokens=spec.model.max_context_tokens,
+        active_experts=spec.model.active_experts,
+        max_concurrent_requests=spec.engine.max_concurrent_requests,
+        kv_cache_bytes=whole_bytes(spec.engine.kv_cache.memory),
+        shutdown_seconds=settings.drain_seconds,
+    )
+
+
+def gateway_config(deployment: FlashDeployment, settings: PlanSettings) -> GatewayConfig:
+    """The content of `gateway.json`."""
+    meta, spec = deployment.metadata, deployment.spec
+    engine_host = names.service_host(names.engine_name(meta.name), meta.namespace)
+    limits = spec.gateway.limits
+    return GatewayConfig(
+        served_model_name=meta.name,
+        engine=f"{engine_host}:{names.PORT_ENGINE_GRPC}",
+        model_dir=names.DIR_MODELS,
+        max_context_tokens=spec.model.max_context_tokens,
+        api_keys_file=names.FILE_API_KEYS if spec.gateway.auth.api_keys_secret_ref else None,
+        limits=GatewayLimits(
+            max_body_bytes=limits.max_body_bytes,
+            max_output_tokens=limits.max_output_tokens,
+            max_inflight_requests=limits.max_inflight_requests,
+            request_timeout_seconds=limits.request_timeout_seconds,
+        ),
+        drain_seconds=settings.drain_seconds,
+    )
+
+
+def engine_config_map(deployment: FlashDeployment, settings: PlanSettings) -> Manifest:
+    """The ConfigMap with `engine.json`."""
+    text = engine_config(deployment, settings).model_dump_json(indent=2)
+    return _config_map(deployment, names.COMPONENT_ENGINE, ENGINE_FILE, text)
+
+
+def gateway_config_map(deployment: FlashDeployment, settings: PlanSettings) -> Manifest:
+    """The ConfigMap with `gateway.json`."""
+    text = gateway_config(deployment, settings).model_dump_json(indent=2)
+    return _config_map(deployment, names.COMPONENT_GATEWAY, GATEWAY_FILE, text)
+
+
+def _config_map(deployment: FlashDeployment, component: str, file: str, text: str) -> Manifest:
+    digest = content_hash(text)
+    return owned_object(
+        deployment,
+        component,
+        api_version="v1",
+        kind="ConfigMap",
+        name=f"{deployment.metadata.name}-{component}-{digest}",
+        extra_labels={names.LABEL_CONFIG_HASH: digest},
+        immutable=True,
+        data={file: text + "\n"},
+    )

@@ -1,0 +1,84 @@
+"""The gateway Deployment: pods that offer the OpenAI-compatible API."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from flash_api import names
+from flash_api.v1alpha1.flashdeployment import FlashDeployment
+from flash_operator.plan import pods
+from flash_operator.plan.engine import START_FAILURES, START_PERIOD_SECONDS
+from flash_operator.plan.metadata import Manifest
+from flash_operator.plan.settings import PlanSettings
+
+_API_KEYS_FILE: Final = names.FILE_API_KEYS.rpartition("/")[2]
+
+
+def gateway_deployment(deployment: FlashDeployment, config_map: Manifest, settings: PlanSettings) -> Manifest:
+    """The pods that clients talk to."""
+    gateway = deployment.spec.gateway
+    secret_volumes, secret_mounts = _api_keys(deployment)
+    container = {
+        "name": "gateway",
+        "image": settings.gateway_image,
+        "imagePullPolicy": settings.image_pull_policy,
+        "command": ["flash-gateway"],
+        "args": ["--config", names.FILE_GATEWAY_CONFIG],
+        "ports": [{"name": "http", "containerPort": names.PORT_GATEWAY, "protocol": "TCP"}],
+        # /readyz sends a request through an engine, so it can be slow under load: three misses in a row, with time to
+        # answer, before a gateway leaves the Service. /livez knows only the process, so no engine can kill a gateway.
+        "readinessProbe": {
+            "httpGet": {"path": "/readyz", "port": "http"},
+            "periodSeconds": 5,
+            "failureThreshold": 3,
+            "timeoutSeconds": 10,
+        },
+        "livenessProbe": {
+            "httpGet": {"path": "/livez", "port": "http"},
+            "initialDelaySeconds": 10,
+            "periodSeconds": 10,
+            "failureThreshold": 3,
+            "timeoutSeconds": 5,
+        },
+        "volumeMounts": [
+            pods.mount("config", names.DIR_CONFIG, read_only=True),
+            pods.mount("models", names.DIR_MODELS, read_only=True),
+            pods.mount("tmp", "/tmp"),
+            *secret_mounts,
+        ],
+        "securityContext": pods.container_security(),
+        **pods.resources(gateway.resources),
+    }
+    return pods.deployment_of_pods(
+        deployment,
+        names.COMPONENT_GATEWAY,
+        name=names.gateway_name(deployment.metadata.name),
+        replicas=gateway.replicas,
+        config_map=config_map,
+        init_containers=[
+            pods.pull_container(
+                deployment, image=settings.gateway_image, settings=settings, wanted=gateway.resources, text_only=True
+            )
+        ],
+        containers=[container],
+        volumes=[
+            pods.config_volume(config_map),
+            pods.scratch_volume("models"),
+            pods.scratch_volume("tmp"),
+            *secret_volumes,
+        ],
+        # A gateway is ready only when an engine answers, so it may take as long as the engines do.
+        progress_deadline_seconds=START_PERIOD_SECONDS * START_FAILURES,
+        settings=settings,
+    )
+
+
+def _api_keys(deployment: FlashDeployment) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    ref = deployment.spec.gateway.auth.api_keys_secret_ref
+    if ref is None:
+        return [], []
+    volume = {
+        "name": "api-keys",
+        "secret": {"secretName": ref.name, "items": [{"key": ref.key, "path": _API_KEYS_FILE}]},
+    }
+    return [volume], [pods.mount("api-keys", names.DIR_SECRETS, read_only=True)]

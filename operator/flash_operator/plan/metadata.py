@@ -1,0 +1,80 @@
+"""Names, labels, owner and content hashes of planned objects: what makes an object recognisably ours."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from flash_api import names
+from flash_api.v1alpha1.flashdeployment import FlashDeployment
+
+Manifest = Mapping[str, Any]
+
+HASH_DIGITS = 10
+
+
+def content_hash(value: object) -> str:
+    """A short digest of a JSON value, the same for equal values whatever their key order."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:HASH_DIGITS]
+
+
+def selector(deployment: FlashDeployment, component: str) -> dict[str, str]:
+    """Labels that pick the pods of one component. Selectors are immutable, so this set never changes."""
+    return {names.LABEL_DEPLOYMENT: deployment.metadata.name, names.LABEL_COMPONENT: component}
+
+
+def labels(deployment: FlashDeployment, component: str) -> dict[str, str]:
+    """Labels of every object of one component."""
+    return {
+        names.LABEL_NAME: "flashplane",
+        names.LABEL_INSTANCE: deployment.metadata.name,
+        names.LABEL_PART_OF: deployment.metadata.name,
+        names.LABEL_MANAGED_BY: names.MANAGED_BY,
+        **selector(deployment, component),
+    }
+
+
+def owner_reference(deployment: FlashDeployment) -> dict[str, Any]:
+    """Makes the garbage collector remove the object together with its FlashDeployment."""
+    return {
+        "apiVersion": names.API_VERSION,
+        "kind": names.KIND,
+        "name": deployment.metadata.name,
+        "uid": deployment.metadata.uid,
+        "controller": True,
+        "blockOwnerDeletion": True,
+    }
+
+
+def owned_object(
+    deployment: FlashDeployment,
+    component: str,
+    *,
+    api_version: str,
+    kind: str,
+    name: str,
+    extra_labels: Mapping[str, str] | None = None,
+    **content: object,
+) -> Manifest:
+    """A whole manifest, with labels, owner and the hash of everything in it.
+
+    The hash is how a pass notices that a field *left* the plan: server-side apply would remove it, but comparing the
+    live object with the plan cannot tell our old field from someone else's addition.
+    """
+    body: dict[str, Any] = {
+        "apiVersion": api_version,
+        "kind": kind,
+        "metadata": {
+            "name": name,
+            "namespace": deployment.metadata.namespace,
+            "labels": {**labels(deployment, component), **(extra_labels or {})},
+            # A manifest that is not stored anywhere (`flash plan`) has no uid, and can own nothing.
+            **({"ownerReferences": [owner_reference(deployment)]} if deployment.metadata.uid else {}),
+        },
+        **content,
+    }
+    body["metadata"]["annotations"] = {names.ANNOTATION_PLAN_HASH: content_hash(body)}
+    return body

@@ -1,0 +1,131 @@
+"""What our pods have in common: the restricted security profile, volumes, resources, the Deployment around them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+from flash_api import names
+from flash_api.quantities import canonical
+from flash_api.v1alpha1.flashdeployment import FlashDeployment, Resources
+from flash_operator.plan.metadata import Manifest, labels, owned_object, selector
+from flash_operator.plan.settings import PlanSettings
+
+USER_ID: Final = 65532
+"""The `nonroot` user of distroless images: no account with this number owns anything on a node."""
+
+
+def container_security() -> dict[str, Any]:
+    """The container half of the *restricted* Pod Security Standard, and a read-only root on top."""
+    return {
+        "allowPrivilegeEscalation": False,
+        "capabilities": {"drop": ["ALL"]},
+        "readOnlyRootFilesystem": True,
+    }
+
+
+def pod_security() -> dict[str, Any]:
+    """The pod half of the *restricted* Pod Security Standard."""
+    return {
+        "runAsNonRoot": True,
+        "runAsUser": USER_ID,
+        "runAsGroup": USER_ID,
+        "fsGroup": USER_ID,
+        "seccompProfile": {"type": "RuntimeDefault"},
+    }
+
+
+def resources(wanted: Resources) -> dict[str, Any]:
+    """`{resources: …}` with requests equal to limits, or nothing when nothing is asked for."""
+    amounts = {
+        kind: canonical(amount)
+        for kind, amount in (("cpu", wanted.cpu), ("memory", wanted.memory))
+        if amount is not None
+    }
+    return {"resources": {"requests": amounts, "limits": dict(amounts)}} if amounts else {}
+
+
+def mount(volume: str, path: str, *, read_only: bool = False) -> dict[str, Any]:
+    """One volumeMount."""
+    return {"name": volume, "mountPath": path, **({"readOnly": True} if read_only else {})}
+
+
+def config_volume(config_map: Manifest) -> dict[str, Any]:
+    """The volume with the role's configuration file."""
+    return {"name": "config", "configMap": {"name": config_map["metadata"]["name"]}}
+
+
+def scratch_volume(name: str, *, memory: bool = False) -> dict[str, Any]:
+    """An empty folder that dies with the pod; in memory where the contents must not touch a disk or must be fast."""
+    return {"name": name, "emptyDir": {"medium": "Memory"} if memory else {}}
+
+
+def pull_container(
+    deployment: FlashDeployment, *, image: str, settings: PlanSettings, wanted: Resources, text_only: bool
+) -> dict[str, Any]:
+    """The init container that fetches and packs the model (or only its text side) into the models folder."""
+    model = deployment.spec.model
+    args = ["--source", model.source, "--variant", str(deployment.spec.variant)]
+    if model.revision is not None:
+        args += ["--revision", model.revision]
+    if model.sha256 is not None:
+        args += ["--sha256", model.sha256]
+    args += ["--to", names.DIR_MODELS]
+    if text_only:
+        args.append("--text-only")
+    return {
+        "name": "pull",
+        "image": image,
+        "imagePullPolicy": settings.image_pull_policy,
+        "command": ["flash-pull"],
+        "args": args,
+        # Beside the result, so that it is linked rather than copied; the root file system is read-only.
+        "env": [{"name": names.ENV_CACHE, "value": f"{names.DIR_MODELS}/.cache"}],
+        "volumeMounts": [mount("models", names.DIR_MODELS), mount("tmp", "/tmp")],
+        "securityContext": container_security(),
+        **resources(wanted),
+    }
+
+
+def deployment_of_pods(
+    deployment: FlashDeployment,
+    component: str,
+    *,
+    name: str,
+    replicas: int,
+    config_map: Manifest,
+    init_containers: Sequence[Manifest],
+    containers: Sequence[Manifest],
+    volumes: Sequence[Manifest],
+    progress_deadline_seconds: int,
+    settings: PlanSettings,
+) -> Manifest:
+    """A Deployment that replaces pods one by one and never goes below the wanted number on its own account."""
+    digest = {names.LABEL_CONFIG_HASH: config_map["metadata"]["labels"][names.LABEL_CONFIG_HASH]}
+    return owned_object(
+        deployment,
+        component,
+        api_version="apps/v1",
+        kind="Deployment",
+        name=name,
+        extra_labels=digest,
+        spec={
+            "replicas": replicas,
+            "revisionHistoryLimit": 3,
+            "progressDeadlineSeconds": progress_deadline_seconds,
+            "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1}},
+            "selector": {"matchLabels": selector(deployment, component)},
+            "template": {
+                "metadata": {"labels": {**labels(deployment, component), **digest}},
+                "spec": {
+                    "automountServiceAccountToken": False,
+                    "enableServiceLinks": False,
+                    "terminationGracePeriodSeconds": settings.drain_seconds + settings.stop_margin_seconds,
+                    "securityContext": pod_security(),
+                    "initContainers": list(init_containers),
+                    "containers": list(containers),
+                    "volumes": list(volumes),
+                },
+            },
+        },
+    )

@@ -1,0 +1,19 @@
+"""What an installation decides once for every plan: which images run, and how pods stop."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class PlanSettings:
+    """Inputs of the plan that no FlashDeployment carries."""
+
+    engine_image: str = "ghcr.io/flashplane/engine:0.1.0-tritonserver"
+    """Built on the official tritonserver image, with our Python backend and kernels added."""
+    gateway_image: str = "ghcr.io/flashplane/gateway:0.1.0"
+    image_pull_policy: str = "IfNotPresent"
+    drain_seconds: int = 30
+    """How long running streams may go on after SIGTERM, in engines and gateways alike."""
+    stop_margin_seconds: int = 15
+    """What a pod gets on top of the drain before it is killed: time to notice the signal and to exit."""

@@ -1,0 +1,130 @@
+"""One loop per object: events wake it, passes of the same object never overlap, failures back off.
+
+Knows keys and when to run, nothing of what a pass does (`step`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Final
+
+from flash_operator.cluster.protocol import ClusterError, Key
+from flash_operator.reconcile import Outcome
+
+Step = Callable[[Key], Awaitable[Outcome]]
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class QueueSettings:
+    """When a key runs."""
+
+    concurrency: int = 16
+    """Passes of different objects at the same time."""
+    settle_seconds: float = 0.05
+    """One apply makes a burst of events: they are answered by one pass."""
+    backoff_seconds: float = 0.5
+    backoff_max_seconds: float = 60.0
+    resync_seconds: float = 300.0
+    """A pass even if nothing asks for one: bounds how long a lost event can matter."""
+
+
+DEFAULTS: Final = QueueSettings()
+
+
+def backoff_seconds(failures: int, settings: QueueSettings) -> float:
+    """The pause after so many failures in a row."""
+    # The exponent is bounded before it is used: a float has an end, an outage may not.
+    return min(settings.backoff_max_seconds, settings.backoff_seconds * 2.0 ** min(failures - 1, 30))
+
+
+class Loops:
+    """All running loops. `wake` may be called for any key at any time; a loop ends when its object is gone."""
+
+    def __init__(self, step: Step, *, clock: Callable[[], float], settings: QueueSettings = DEFAULTS) -> None:
+        self._step = step
+        self._clock = clock
+        self._settings = settings
+        self._slots = asyncio.Semaphore(settings.concurrency)
+        self._wakes: dict[Key, asyncio.Event] = {}
+        self._tasks: dict[Key, asyncio.Task[None]] = {}
+        self._running_since: dict[Key, float] = {}
+
+    def wake(self, key: Key) -> None:
+        """There is a reason to look at the object."""
+        if key not in self._tasks:
+            self._wakes[key] = asyncio.Event()
+            self._tasks[key] = asyncio.create_task(self._loop(key), name=f"reconcile {key}")
+        self._wakes[key].set()
+
+    @property
+    def keys(self) -> frozenset[Key]:
+        """The objects that have a loop."""
+        return frozenset(self._tasks)
+
+    def longest_pass_seconds(self) -> float:
+        """How long the oldest pass that still runs has taken so far."""
+        return max((self._clock() - since for since in self._running_since.values()), default=0.0)
+
+    async def aclose(self) -> None:
+        """Stop all loops, wherever they are: a pass may be cut off at any point."""
+        tasks = list(self._tasks.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _loop(self, key: Key) -> None:
+        wake = self._wakes[key]
+        failures = 0
+        try:
+            while True:
+                await asyncio.sleep(self._settings.settle_seconds)
+                wake.clear()
+                outcome = await self._pass(key)
+                if outcome is not None and outcome.gone and not wake.is_set():
+                    return
+                failed = outcome is None or outcome.error is not None
+                failures = failures + 1 if failed else 0
+                if failed:
+                    # Events do not shorten this one: our own half-done writes make events too.
+                    await asyncio.sleep(backoff_seconds(failures, self._settings))
+                elif outcome is not None:
+                    await _wait(
+                        wake,
+                        min(
+                            outcome.requeue_after_seconds or self._settings.resync_seconds,
+                            self._settings.resync_seconds,
+                        ),
+                    )
+        finally:
+            del self._tasks[key], self._wakes[key]
+
+    async def _pass(self, key: Key) -> Outcome | None:
+        async with self._slots:
+            self._running_since[key] = self._clock()
+            try:
+                outcome = await self._step(key)
+            except ClusterError as error:
+                log.warning("%s: %s", key, error)
+                return None
+            except Exception:
+                # The outermost loop of one object: a mistake of ours must not take the other objects down.
+                log.exception("%s: the pass failed", key)
+                return None
+            finally:
+                del self._running_since[key]
+        if outcome.error is not None:
+            log.warning("%s: %s", key, outcome.error)
+        return outcome
+
+
+async def _wait(event: asyncio.Event, seconds: float) -> None:
+    try:
+        async with asyncio.timeout(seconds):
+            await event.wait()
+    except TimeoutError:
+        return

@@ -1,0 +1,176 @@
+"""One pass over one FlashDeployment: observe, check, plan, apply what differs, delete what is left over, report.
+
+Every pass starts from what the cluster says now and may be cut off anywhere: the next one ends in the same state. Knows
+neither Kubernetes nor processes (`Cluster`), no clock (`now`) and no network (`Probe`); waits for nothing: what is not
+there yet is asked for again after `Outcome.requeue_after_seconds`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from pydantic import ValidationError
+
+from flash_api import names
+from flash_api.conditions import ConditionType, Reason, Refusal
+from flash_api.manifest import describe, stored_deployment
+from flash_api.v1alpha1.flashdeployment import FlashDeployment
+from flash_operator import status as statuses
+from flash_operator.checks import refusal
+from flash_operator.cluster.protocol import Cluster, ClusterError, Key, Manifest
+from flash_operator.difference import identity, is_as_planned, owned_by, superfluous
+from flash_operator.plan import PlanSettings, plan
+from flash_operator.probe import Probe
+from flash_operator.status import Observation
+
+
+@dataclass(frozen=True)
+class ReconcileSettings:
+    """What one installation sets for all passes."""
+
+    plan: PlanSettings = field(default_factory=PlanSettings)
+    waiting_seconds: float = 2.0
+    """Next look while something is on its way. Children wake the loop too; this catches what sends no event."""
+    ready_seconds: float = 15.0
+    """Next look at a deployment that serves: how late a broken route is noticed."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a pass did and when the next is due."""
+
+    gone: bool = False
+    """The FlashDeployment does not exist (any more), or is being deleted: the loop ends."""
+    requeue_after_seconds: float | None = None
+    """None = only an event makes another pass worth while."""
+    error: str | None = None
+    """What the cluster refused; the caller backs off and tries again."""
+    applied: tuple[str, ...] = ()
+    """`Kind/name` of each object written."""
+    deleted: tuple[str, ...] = ()
+    status_written: bool = False
+    status: Manifest = field(default_factory=dict)
+    """The status as of this pass, in wire form."""
+
+    @property
+    def writes(self) -> int:
+        return len(self.applied) + len(self.deleted) + self.status_written
+
+
+async def reconcile(
+    cluster: Cluster, key: Key, *, probe: Probe, now: Callable[[], datetime], settings: ReconcileSettings
+) -> Outcome:
+    """Bring the cluster one step nearer to the spec of `key` and write down how far it is.
+
+    Raises ClusterError when the cluster can be neither read nor told the status. Apply failures are in the outcome and
+    in the status.
+    """
+    live = await cluster.deployment(key)
+    if live is None or live["metadata"].get("deletionTimestamp"):
+        return Outcome(gone=True)
+
+    deployment, refused = _accept(live)
+    changes = _Changes()
+    error: ClusterError | None = None
+    children = await cluster.owned(key)
+    if deployment is not None and refused is None:
+        try:
+            await _converge(cluster, deployment, children, settings.plan, changes)
+        except ClusterError as failure:
+            error = failure
+    if changes.applied or changes.deleted:
+        children = await cluster.owned(key)
+
+    seen = await _observe(cluster, key, live, deployment, children, refused=refused, error=error, probe=probe)
+    previous = live.get("status") or {}
+    status = statuses.status(seen, previous, now())
+    if status != previous:
+        await cluster.write_status(key, status)
+
+    ready = statuses.condition(status, ConditionType.READY) or {}
+    requeue = settings.ready_seconds if ready.get("status") == "True" else settings.waiting_seconds
+    return Outcome(
+        requeue_after_seconds=None if refused is not None else requeue,
+        error=str(error) if error is not None else None,
+        applied=tuple(changes.applied),
+        deleted=tuple(changes.deleted),
+        status_written=status != previous,
+        status=status,
+    )
+
+
+@dataclass
+class _Changes:
+    """Filled while applying, so that a pass which fails half-way still tells what it did."""
+
+    applied: list[str] = field(default_factory=list)
+    deleted: list[str] = field(default_factory=list)
+
+
+def _accept(live: Manifest) -> tuple[FlashDeployment | None, Refusal | None]:
+    try:
+        deployment = stored_deployment(live)
+    except ValidationError as error:
+        return None, Refusal(Reason.INVALID_SPEC, "; ".join(str(problem) for problem in describe(error, live)))
+    return deployment, refusal(deployment.spec)
+
+
+async def _converge(
+    cluster: Cluster,
+    deployment: FlashDeployment,
+    children: tuple[Manifest, ...],
+    settings: PlanSettings,
+    changes: _Changes,
+) -> None:
+    planned = plan(deployment, settings).objects
+    live = {identity(manifest): manifest for manifest in children}
+    for desired in planned:
+        present = live.get(identity(desired))
+        if present is None or not is_as_planned(present, desired):
+            await cluster.apply(desired)
+            changes.applied.append("/".join(identity(desired)))
+
+    left_over = superfluous(children, planned, deployment.metadata.uid)
+    # A pod of the former revision that is moved to another node mounts the former configuration once more.
+    if left_over and _rolled_out(children, deployment.metadata.name) and not changes.applied:
+        for manifest in left_over:
+            await cluster.delete(manifest)
+            changes.deleted.append("/".join(identity(manifest)))
+
+
+def _rolled_out(live: tuple[Manifest, ...], name: str) -> bool:
+    roles = (statuses.role(live, names.engine_name(name)), statuses.role(live, names.gateway_name(name)))
+    return all(role.rolled_out for role in roles)
+
+
+async def _observe(
+    cluster: Cluster,
+    key: Key,
+    live: Manifest,
+    deployment: FlashDeployment | None,
+    children: tuple[Manifest, ...],
+    *,
+    refused: Refusal | None,
+    error: ClusterError | None,
+    probe: Probe,
+) -> Observation:
+    uid = live["metadata"].get("uid", "")
+    own = tuple(child for child in children if owned_by(child, uid))
+    port = deployment.spec.endpoint.port if deployment is not None else None
+    url = cluster.endpoint_url(key, port) if port is not None else ""
+    asked = await probe(f"{url}/readyz") if url and statuses.may_probe(own, key.name) else None
+    spec: dict[str, Any] = live.get("spec") or {}
+    return Observation(
+        name=key.name,
+        generation=int(live["metadata"].get("generation") or 0),
+        children=own,
+        probe=asked,
+        refusal=refused,
+        error=str(error) if error is not None else None,
+        error_is_final=error is not None and not error.retryable,
+        endpoint=f"{url}/v1" if url else "",
+        ignored_fields=cluster.ignored_fields(spec),
+    )

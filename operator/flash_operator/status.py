@@ -1,0 +1,255 @@
+"""The status of a FlashDeployment, from what was observed. Pure: equal inputs give byte-equal status.
+
+Conditions follow kstatus: `Ready` for people, `Reconciling` and `Stalled` (abnormal when true) for tools that wait,
+then one positive condition per part; `Ready` repeats the first part that fails.
+
+What is read of a child Deployment, wherever it runs: `metadata.generation`, `spec.replicas` and of its `status`
+`observedGeneration`, `replicas`, `readyReplicas`, `updatedReplicas` and the conditions `ReplicaFailure` (True = pods
+cannot be made or keep failing, its message says why) and `Progressing` (False = no progress within the deadline).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+from flash_api import names
+from flash_api.conditions import EXPLANATIONS, ConditionType, Reason, Refusal
+from flash_api.v1alpha1.status import Condition, FlashDeploymentStatus, ReplicaStatus
+
+Manifest = Mapping[str, Any]
+Tristate = Literal["True", "False", "Unknown"]
+
+MESSAGE_MAX = 2048
+
+
+@dataclass(frozen=True)
+class ProbeResult:
+    """What a request through the endpoint brought."""
+
+    ok: bool
+    message: str
+
+
+@dataclass(frozen=True)
+class Observation:
+    """Everything that one pass learned."""
+
+    name: str
+    generation: int
+    children: Sequence[Manifest] = ()
+    probe: ProbeResult | None = None
+    """None = not asked, because a part before it is not ready."""
+    refusal: Refusal | None = None
+    error: str | None = None
+    """Why the plan could not be applied."""
+    error_is_final: bool = False
+    """The cluster will say the same again until the spec or the cluster changes."""
+    endpoint: str = ""
+    """Base URL for clients, with `/v1`."""
+    ignored_fields: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Fact:
+    """A condition before it has a time."""
+
+    type: ConditionType
+    status: Tristate
+    reason: Reason
+    message: str = ""
+
+    @property
+    def holds(self) -> bool:
+        return self.status == "True"
+
+
+@dataclass(frozen=True)
+class Role:
+    """The pods of one component, as its Deployment reports them."""
+
+    exists: bool = False
+    desired: int = 0
+    ready: int = 0
+    updated: int = 0
+    existing: int = 0
+    seen_by_controller: bool = False
+    failure: str | None = None
+    """Why pods cannot be made or keep failing."""
+    stuck: str | None = None
+    """Why the rollout made no progress within its deadline."""
+
+    @property
+    def rolled_out(self) -> bool:
+        """All wanted pods are of the newest revision and ready, and none of an older one is left."""
+        return self.seen_by_controller and self.updated == self.ready == self.existing == self.desired
+
+
+def role(children: Sequence[Manifest], name: str) -> Role:
+    """The Deployment called `name` among the children, read leniently: fields that are not there yet are zero."""
+    live = next((c for c in children if c.get("kind") == "Deployment" and c["metadata"]["name"] == name), None)
+    if live is None:
+        return Role()
+    status = live.get("status") or {}
+    conditions = {c.get("type"): c for c in status.get("conditions") or ()}
+    failure, progress = conditions.get("ReplicaFailure", {}), conditions.get("Progressing", {})
+    return Role(
+        exists=True,
+        desired=int(live["spec"].get("replicas", 1)),
+        ready=int(status.get("readyReplicas") or 0),
+        updated=int(status.get("updatedReplicas") or 0),
+        existing=int(status.get("replicas") or 0),
+        seen_by_controller=int(status.get("observedGeneration") or 0) >= int(live["metadata"].get("generation") or 0),
+        failure=_cause(failure) if failure.get("status") == "True" else None,
+        stuck=_cause(progress) if progress.get("status") == "False" else None,
+    )
+
+
+def may_probe(children: Sequence[Manifest], name: str) -> bool:
+    """A request through the endpoint can only succeed, and is only worth sending, when both roles have a ready pod."""
+    return role(children, names.engine_name(name)).ready > 0 and role(children, names.gateway_name(name)).ready > 0
+
+
+def status(seen: Observation, previous: Manifest, now: datetime) -> dict[str, Any]:
+    """The whole status, in wire form. `previous` only lends the times of facts that did not change."""
+    engines = role(seen.children, names.engine_name(seen.name))
+    gateways = role(seen.children, names.gateway_name(seen.name))
+    facts = _facts(seen, engines, gateways)
+    value = FlashDeploymentStatus(
+        observed_generation=seen.generation,
+        conditions=[_timed(fact, seen.generation, previous, now) for fact in facts],
+        engine=ReplicaStatus(desired=engines.desired, ready=engines.ready, updated=engines.updated),
+        gateway=ReplicaStatus(desired=gateways.desired, ready=gateways.ready, updated=gateways.updated),
+        replicas=f"{engines.ready}/{engines.desired}" if engines.exists else "",
+        endpoint=seen.endpoint if gateways.exists else "",
+        ignored_fields=list(seen.ignored_fields),
+    )
+    return value.model_dump(mode="json", by_alias=True)
+
+
+def condition(status_manifest: Manifest, kind: ConditionType) -> Manifest | None:
+    """One condition of a status in wire form."""
+    return next((c for c in status_manifest.get("conditions") or () if c.get("type") == kind), None)
+
+
+def _facts(seen: Observation, engines: Role, gateways: Role) -> tuple[Fact, ...]:
+    accepted = _accepted(seen.refusal)
+    engines_ready = _engines_ready(engines, refused=seen.refusal is not None)
+    model_ready = _model_ready(engines, engines_ready)
+    endpoint_ready = _endpoint_ready(gateways, engines, seen)
+    parts = (accepted, model_ready, engines_ready, endpoint_ready)
+
+    stalled = _stalled(seen, engines, gateways)
+    settled = engines.rolled_out and gateways.rolled_out and all(p.holds for p in parts)
+    # Zero engines is a wish fulfilled, not work under way, although nothing can answer.
+    at_rest = settled or (engines.exists and engines.desired == 0 and engines.rolled_out)
+    if stalled.holds or (at_rest and seen.error is None):
+        reconciling = Fact(ConditionType.RECONCILING, "False", stalled.reason if stalled.holds else Reason.SETTLED)
+    else:
+        first = next((p for p in parts if not p.holds), None)
+        message = seen.error or (first.message if first else "Pods of the former spec are being replaced.")
+        reason = Reason.APPLY_FAILED if seen.error else Reason.IN_PROGRESS
+        reconciling = Fact(ConditionType.RECONCILING, "True", reason, message)
+    return (_ready(seen, parts), reconciling, stalled, *parts)
+
+
+def _ready(seen: Observation, parts: tuple[Fact, ...]) -> Fact:
+    # Old pods may serve well while a new spec is refused: Ready speaks of the spec as written, not of what is left.
+    failing = next((p for p in parts if p.status == "False"), None) or next((p for p in parts if not p.holds), None)
+    if failing is parts[0] and not failing.holds:
+        return Fact(ConditionType.READY, "False", failing.reason, failing.message)
+    if seen.error is not None:
+        return Fact(ConditionType.READY, "False", Reason.APPLY_FAILED, seen.error)
+    if failing is None:
+        return Fact(ConditionType.READY, "True", Reason.SERVING, "A request through the endpoint was answered.")
+    return Fact(ConditionType.READY, "False", failing.reason, failing.message)
+
+
+def _stalled(seen: Observation, engines: Role, gateways: Role) -> Fact:
+    if seen.refusal is not None:
+        return Fact(ConditionType.STALLED, "True", seen.refusal.reason, seen.refusal.message)
+    if seen.error is not None and seen.error_is_final:
+        return Fact(ConditionType.STALLED, "True", Reason.APPLY_FAILED, seen.error)
+    if engines.stuck is not None:
+        return Fact(ConditionType.STALLED, "True", Reason.ENGINES_STUCK, engines.stuck)
+    if gateways.stuck is not None and engines.ready > 0:
+        return Fact(ConditionType.STALLED, "True", Reason.GATEWAY_STUCK, gateways.stuck)
+    return Fact(ConditionType.STALLED, "False", Reason.PROGRESSING)
+
+
+def _accepted(refusal: Refusal | None) -> Fact:
+    if refusal is not None:
+        return Fact(ConditionType.ACCEPTED, "False", refusal.reason, refusal.message)
+    return Fact(ConditionType.ACCEPTED, "True", Reason.SPEC_ACCEPTED)
+
+
+def _engines_ready(engines: Role, *, refused: bool) -> Fact:
+    kind = ConditionType.ENGINES_READY
+    if not engines.exists:
+        return Fact(kind, "Unknown", Reason.NOT_APPLIED) if refused else Fact(kind, "False", Reason.ENGINES_MISSING)
+    count = f"{engines.ready} of {engines.desired} engine pods are ready"
+    if engines.desired == 0:
+        return Fact(kind, "False", Reason.SCALED_TO_ZERO, EXPLANATIONS[Reason.SCALED_TO_ZERO].cause)
+    if engines.failure is not None:
+        return Fact(kind, "False", Reason.ENGINES_FAILING, f"{count}: {engines.failure}")
+    if engines.stuck is not None:
+        return Fact(kind, "False", Reason.ENGINES_STUCK, f"{count}: {engines.stuck}")
+    if engines.ready < engines.desired:
+        return Fact(kind, "False", Reason.ENGINES_STARTING, f"{count}.")
+    if not engines.rolled_out:
+        # Enough pods answer, so this is no outage: the old ones serve until the new ones are up.
+        return Fact(kind, "True", Reason.ENGINES_UPDATING, f"{engines.updated} of {engines.desired} are up to date.")
+    return Fact(kind, "True", Reason.ALL_ENGINES_READY, f"{count}.")
+
+
+def _model_ready(engines: Role, engines_ready: Fact) -> Fact:
+    kind = ConditionType.MODEL_READY
+    if engines.ready > 0:
+        return Fact(kind, "True", Reason.MODEL_LOADED)
+    if engines_ready.reason in (
+        Reason.NOT_APPLIED,
+        Reason.SCALED_TO_ZERO,
+        Reason.ENGINES_FAILING,
+        Reason.ENGINES_STUCK,
+    ):
+        return Fact(kind, "Unknown", engines_ready.reason, engines_ready.message)
+    return Fact(kind, "Unknown", Reason.MODEL_LOADING, "No engine pod has finished pulling and loading the model.")
+
+
+def _endpoint_ready(gateways: Role, engines: Role, seen: Observation) -> Fact:
+    kind = ConditionType.ENDPOINT_READY
+    if not gateways.exists:
+        refused = seen.refusal is not None
+        return Fact(kind, "Unknown", Reason.NOT_APPLIED) if refused else Fact(kind, "False", Reason.GATEWAY_MISSING)
+    count = f"{gateways.ready} of {gateways.desired} gateway pods are ready"
+    if seen.probe is not None and seen.probe.ok:
+        reason = Reason.ENDPOINT_ANSWERS if gateways.rolled_out else Reason.GATEWAY_UPDATING
+        return Fact(kind, "True", reason, f"{count}.")
+    if engines.ready == 0:
+        return Fact(kind, "False", Reason.WAITING_FOR_ENGINES, "No engine pod is ready.")
+    if gateways.failure is not None:
+        return Fact(kind, "False", Reason.GATEWAY_FAILING, f"{count}: {gateways.failure}")
+    if gateways.stuck is not None:
+        return Fact(kind, "False", Reason.GATEWAY_STUCK, f"{count}: {gateways.stuck}")
+    if gateways.ready == 0:
+        return Fact(kind, "False", Reason.GATEWAY_STARTING, f"{count}.")
+    return Fact(kind, "False", Reason.ENDPOINT_SILENT, seen.probe.message if seen.probe else "Not asked yet.")
+
+
+def _timed(fact: Fact, generation: int, previous: Manifest, now: datetime) -> Condition:
+    before = condition(previous, fact.type)
+    unchanged = before is not None and before.get("status") == fact.status and before.get("lastTransitionTime")
+    return Condition(
+        type=fact.type,
+        status=fact.status,
+        reason=fact.reason,
+        message=fact.message[:MESSAGE_MAX],
+        observed_generation=generation,
+        last_transition_time=str(unchanged or now.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")),
+    )
+
+
+def _cause(deployment_condition: Manifest) -> str:
+    return str(deployment_condition.get("message") or deployment_condition.get("reason") or "no reason given")

@@ -1,0 +1,75 @@
+"""Is the engine alive? One token through the real route, within a deadline: the liveness probe's command.
+
+tritonserver's own health endpoints stay green after the model process has died. Standard library only, and little
+of it: this starts anew for every probe.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+import sys
+import time
+from typing import Final
+
+# Not `names.TRITON_MODEL` and `wire.*`: importing pydantic would cost more than the whole probe. A test compares them.
+PATH: Final = "/v2/models/engine/generate_stream"
+# One token fills no cache block, so a probe leaves no trace there.
+BODY: Final = {"input_ids": [0], "request": '{"max_tokens":1,"ignore_eos":true}'}
+
+
+class NotAlive(Exception):
+    """The engine did not produce a token in time."""
+
+
+def probe(host: str, port: int, deadline_seconds: float) -> None:
+    """Return when the engine has produced a token. Raises NotAlive with the reason."""
+    end = time.monotonic() + deadline_seconds
+    body = json.dumps(BODY).encode()
+    head = (
+        f"POST {PATH} HTTP/1.1\r\nHost: {host}:{port}\r\nContent-Type: application/json\r\n"
+        f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+    )
+    answer = b""
+    try:
+        with socket.create_connection((host, port), timeout=deadline_seconds) as connection:
+            connection.sendall(head.encode() + body)
+            while True:
+                connection.settimeout(max(0.001, end - time.monotonic()))
+                received = connection.recv(65536)
+                answer += received
+                if not received or b"finish_reason" in answer:
+                    break
+    except TimeoutError as error:
+        raise NotAlive(f"no token within {deadline_seconds:g} s") from error
+    except OSError as error:
+        raise NotAlive(f"{host}:{port}: {error.strerror or error}") from error
+    status, _, rest = answer.partition(b"\r\n")
+    if b" 200 " not in status or b"finish_reason" not in rest:
+        last_line = answer.decode(errors="replace").strip().rpartition("\n")[2]
+        raise NotAlive(f"{status.decode(errors='replace') or 'an empty answer'}: {last_line[:200]}")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Exit status 0 when alive; otherwise 1 and the reason in one line."""
+    import argparse
+
+    parser = argparse.ArgumentParser(
+        prog="python -m flash_runtime.backend.canary", description="Check that an engine produces a token in time."
+    )
+    parser.add_argument("--host", default="127.0.0.1", help="address of the engine (default: %(default)s)")
+    parser.add_argument("--http-port", type=int, default=8000, help="its HTTP port (default: %(default)s)")
+    parser.add_argument(
+        "--deadline", type=float, default=5.0, help="seconds for the whole probe (default: %(default)s)"
+    )
+    options = parser.parse_args(arguments)
+    try:
+        probe(options.host, options.http_port, options.deadline)
+    except NotAlive as reason:
+        print(f"the engine is not alive: {reason}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

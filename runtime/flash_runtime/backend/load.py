@@ -1,0 +1,57 @@
+"""From an engine config to a provider that is ready to run: opens the packed model, makes its KV cache, warms it up."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from flash_api.config.engine import EngineConfig
+from flash_api.names import PACKED_MODEL
+from flash_runtime.engine.batch import Batch, Provider
+from flash_runtime.engine.loop import EngineLimits
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A provider and the tokens that end an answer of its model."""
+
+    provider: Provider
+    eos_token_ids: Collection[int]
+
+
+def load(config: EngineConfig) -> Loaded:
+    """Open the packed model of `config.model_dir` for this machine's CPU."""
+    # Imported here: the rest of the backend works, and is tested, without the native part.
+    from flash_runtime.kernels.provider import CpuProvider
+    from flash_runtime.packed import PackedFile
+
+    packed = PackedFile.open(Path(config.model_dir) / PACKED_MODEL)
+    provider = CpuProvider(packed, kv_cache_bytes=config.kv_cache_bytes, threads=config.threads)
+    return Loaded(provider, packed.header["text"]["eos_token_ids"])
+
+
+def limits(config: EngineConfig) -> EngineLimits:
+    """The engine's limits as the config names them."""
+    return EngineLimits(
+        max_running=config.max_concurrent_requests,
+        max_queued=config.max_queued_requests,
+        max_batch_tokens=config.max_batch_tokens,
+        max_context_tokens=config.max_context_tokens,
+    )
+
+
+def warm_up(provider: Provider) -> None:
+    """One small step, so that the first request does not pay for first touches. Call it before the engine exists."""
+    count = min(8, provider.block_size)
+    provider.step(
+        Batch(
+            token_ids=np.zeros(count, dtype=np.int32),
+            positions=np.arange(count, dtype=np.int32),
+            query_starts=np.array([0, count], dtype=np.int32),
+            block_tables=np.zeros((1, 1), dtype=np.int32),
+            logit_rows=np.array([count - 1], dtype=np.int32),
+        )
+    )

@@ -1,0 +1,238 @@
+"""The engine: schedule, run the provider, sample, settle. Knows token ids; no HTTP, no tensor server, no tokenizer.
+
+One thread owns an Engine: `add`, `cancel` and `step` are never called at the same time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from collections.abc import Sequence as Ids
+from dataclasses import dataclass
+
+import numpy as np
+
+from flash_runtime.engine.batch import Batch, FloatArray, Provider
+from flash_runtime.engine.blocks import BlockPool, root_key
+from flash_runtime.engine.errors import EngineError, NonFiniteLogits, QueueFull, RequestRefused
+from flash_runtime.engine.sampling import greedy, sample
+from flash_runtime.engine.scheduler import Chunk, Scheduler
+from flash_runtime.engine.sequence import Sequence
+from flash_runtime.wire import FinishReason, GenerateRequest
+
+
+@dataclass(frozen=True)
+class EngineLimits:
+    """How much one engine takes on at once."""
+
+    max_running: int = 16
+    max_queued: int = 128
+    max_batch_tokens: int = 512
+    max_context_tokens: int | None = None
+    """Prompt plus output; None = the model's own limit."""
+
+
+@dataclass(frozen=True)
+class Output:
+    """What one step produced for one request. With a finish reason or an error it is the last one."""
+
+    request_id: str
+    token_ids: tuple[int, ...] = ()
+    finish_reason: FinishReason | None = None
+    error: EngineError | None = None
+    cached_tokens: int = 0
+    """Prompt tokens that were not computed because their keys and values were cached."""
+
+    @property
+    def is_final(self) -> bool:
+        """Whether the request is over."""
+        return self.finish_reason is not None or self.error is not None
+
+
+@dataclass(frozen=True)
+class EngineStats:
+    """Gauges and counters since construction."""
+
+    running: int
+    waiting: int
+    kv_blocks_used: int
+    kv_blocks_total: int
+    steps: int
+    prompt_tokens: int
+    cached_prompt_tokens: int
+    generated_tokens: int
+    preemptions: int
+
+
+class Engine:
+    """Continuous batching of requests over one provider."""
+
+    def __init__(self, provider: Provider, *, limits: EngineLimits, eos_token_ids: Collection[int] = ()) -> None:
+        self._provider = provider
+        self._limits = limits
+        self._eos = frozenset(eos_token_ids)
+        self._pool = BlockPool(provider.num_blocks, provider.block_size)
+        self._scheduler = Scheduler(
+            self._pool, max_running=limits.max_running, max_batch_tokens=limits.max_batch_tokens
+        )
+        window = limits.max_context_tokens or provider.max_context_tokens
+        self._model_window = min(window, provider.max_context_tokens)
+        self._kv_tokens = provider.num_blocks * provider.block_size
+        self._sequences: dict[str, Sequence] = {}
+        self._steps = self._prompt_tokens = self._cached_prompt_tokens = self._generated_tokens = 0
+
+    @property
+    def has_work(self) -> bool:
+        """Whether `step` would do something."""
+        return bool(self._sequences)
+
+    def add(self, request_id: str, prompt_ids: Ids[int], request: GenerateRequest, *, salt: str = "") -> None:
+        """Queue a request. Raises RequestRefused for one that can never run, QueueFull when there is no room now.
+
+        `salt` separates tenants: prompts with different salts never share cached blocks.
+        """
+        self._check(request_id, prompt_ids)
+        capacity = self._limits.max_running + self._limits.max_queued
+        if len(self._sequences) >= capacity:
+            raise QueueFull(capacity)
+        sequence = Sequence(
+            request_id=request_id,
+            token_ids=list(prompt_ids),
+            num_prompt_tokens=len(prompt_ids),
+            request=request,
+            root=root_key(salt),
+            max_total_tokens=min(len(prompt_ids) + request.max_tokens, self._model_window, self._kv_tokens),
+        )
+        self._sequences[request_id] = sequence
+        self._scheduler.add(sequence)
+
+    def cancel(self, request_id: str) -> bool:
+        """Forget a request and free its memory at once. False when it is already over."""
+        sequence = self._sequences.pop(request_id, None)
+        if sequence is None:
+            return False
+        self._scheduler.remove(sequence)
+        return True
+
+    def step(self) -> list[Output]:
+        """Run one batch; one Output for each sequence that produced a token or ended."""
+        chunks = self._scheduler.schedule()
+        if not chunks:
+            return []
+        sampled = [chunk.sequence for chunk in chunks if chunk.wants_logits]  # R of them
+        logits = self._provider.step(_batch(chunks))  # [R, V]
+        self._scheduler.settle(chunks)
+        self._steps += 1
+        return [
+            self._fail(sequence) if token is None else self._advance(sequence, token)
+            for sequence, token in zip(sampled, _choose(sampled, logits), strict=True)
+        ]
+
+    def stats(self) -> EngineStats:
+        """What is going on, and what has happened since construction."""
+        return EngineStats(
+            running=self._scheduler.num_running,
+            waiting=self._scheduler.num_waiting,
+            kv_blocks_used=self._pool.num_used,
+            kv_blocks_total=self._pool.num_blocks,
+            steps=self._steps,
+            prompt_tokens=self._prompt_tokens,
+            cached_prompt_tokens=self._cached_prompt_tokens,
+            generated_tokens=self._generated_tokens,
+            preemptions=self._scheduler.num_preemptions,
+        )
+
+    def check_integrity(self) -> None:
+        """Raise AssertionError unless sequences, blocks and counts agree."""
+        self._scheduler.check_integrity()
+        assert len(self._sequences) == self._scheduler.num_running + self._scheduler.num_waiting
+
+    def _check(self, request_id: str, prompt_ids: Ids[int]) -> None:
+        if request_id in self._sequences:
+            raise RequestRefused(field="request_id", value=request_id, rule="is already running")
+        length = len(prompt_ids)
+        if length == 0:
+            raise RequestRefused(field="input_ids", value="0 tokens", rule="must hold at least one token")
+        vocab_size = self._provider.vocab_size
+        for outlier in (min(prompt_ids), max(prompt_ids)):
+            if not 0 <= outlier < vocab_size:
+                raise RequestRefused(
+                    field="input_ids", value=outlier, rule=f"must hold token ids from 0 to {vocab_size - 1}"
+                )
+        # One token of room for the answer.
+        if length >= self._model_window:
+            raise RequestRefused(
+                field="input_ids",
+                value=f"{length} tokens",
+                rule=f"must be shorter than the context window of {self._model_window} tokens",
+            )
+        if length >= self._kv_tokens:
+            raise RequestRefused(
+                field="input_ids",
+                value=f"{length} tokens",
+                rule=f"must be shorter than the KV cache, which holds {self._kv_tokens} tokens (raise kv_cache_bytes)",
+            )
+
+    def _advance(self, sequence: Sequence, token: int) -> Output:
+        """Take one sampled token into the sequence, and end it where it ends."""
+        if sequence.num_output_tokens == 0:
+            self._prompt_tokens += sequence.num_prompt_tokens
+            self._cached_prompt_tokens += sequence.num_cached_tokens or 0
+        request = sequence.request
+        if token in request.stop_token_ids or (token in self._eos and not request.ignore_eos):
+            return self._finish(sequence, FinishReason.STOP, ())
+        sequence.token_ids.append(token)
+        self._generated_tokens += 1
+        if len(sequence.token_ids) >= sequence.max_total_tokens:
+            return self._finish(sequence, FinishReason.LENGTH, (token,))
+        return Output(sequence.request_id, (token,))
+
+    def _finish(self, sequence: Sequence, reason: FinishReason, token_ids: tuple[int, ...]) -> Output:
+        self.cancel(sequence.request_id)
+        return Output(
+            sequence.request_id, token_ids, finish_reason=reason, cached_tokens=sequence.num_cached_tokens or 0
+        )
+
+    def _fail(self, sequence: Sequence) -> Output:
+        self.cancel(sequence.request_id)
+        position = len(sequence.token_ids)
+        error = NonFiniteLogits(f"the model produced no finite logits for the token at position {position}")
+        return Output(sequence.request_id, error=error)
+
+
+def _batch(chunks: list[Chunk]) -> Batch:
+    token_ids: list[int] = []
+    positions: list[int] = []
+    query_starts = [0]
+    logit_rows: list[int] = []
+    width = max(len(chunk.sequence.blocks) for chunk in chunks)
+    block_tables = np.full((len(chunks), width), -1, dtype=np.int32)  # [S, B]
+    for index, chunk in enumerate(chunks):
+        sequence, end = chunk.sequence, chunk.start + chunk.count
+        token_ids += sequence.token_ids[chunk.start : end]
+        positions += range(chunk.start, end)
+        query_starts.append(len(token_ids))
+        if chunk.wants_logits:
+            logit_rows.append(len(token_ids) - 1)
+        block_tables[index, : len(sequence.blocks)] = np.frombuffer(sequence.blocks, dtype=np.int32)
+    return Batch(
+        token_ids=np.array(token_ids, dtype=np.int32),  # [T]
+        positions=np.array(positions, dtype=np.int32),  # [T]
+        query_starts=np.array(query_starts, dtype=np.int32),  # [S + 1]
+        block_tables=block_tables,
+        logit_rows=np.array(logit_rows, dtype=np.int32),  # [R]
+    )
+
+
+def _choose(sequences: list[Sequence], logits: FloatArray) -> list[int | None]:
+    """The next token of each sequence, from its row of logits; None where the row has no finite best."""
+    if not sequences:
+        return []
+    best, is_finite = greedy(logits)  # [R], [R]
+    return [
+        None
+        if not finite
+        else sample(row, sequence.request, len(sequence.token_ids))
+        if sequence.request.temperature
+        else token
+        for sequence, row, token, finite in zip(sequences, logits, best.tolist(), is_finite.tolist(), strict=True)
+    ]

@@ -1,0 +1,195 @@
+"""Which sequences run next. No tensors, no clock: integers in, a decision out.
+
+There are no prefill and decode phases: each sequence has `num_computed_tokens` catching up with its tokens under one
+token budget per step (as in vLLM's v1 scheduler), which covers chunked prefill, prefix hits and recomputation alike.
+
+Order is first come, first served: an older sequence gets memory before a younger one. The blocks of a prompt are taken
+when it is admitted; when a growing sequence finds none, the youngest running one gives its blocks back and is
+recomputed later. The budget serves decodes first, so a long prompt never stalls running streams.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from dataclasses import dataclass
+
+from flash_runtime.engine.blocks import BlockPool, block_key
+from flash_runtime.engine.sequence import Sequence
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Tokens `start : start + count` of one sequence, to be computed in this step."""
+
+    sequence: Sequence
+    start: int
+    count: int
+
+    @property
+    def wants_logits(self) -> bool:
+        """Whether the chunk ends with the sequence's last token, so that the next one can be sampled."""
+        return self.start + self.count == len(self.sequence.token_ids)
+
+
+class Scheduler:
+    """Waiting and running sequences over one block pool. The caller alternates `schedule` and `settle`."""
+
+    def __init__(self, pool: BlockPool, *, max_running: int, max_batch_tokens: int) -> None:
+        if max_running < 1 or max_batch_tokens < 1:
+            raise ValueError(
+                f"max_running ({max_running}) and max_batch_tokens ({max_batch_tokens}) must be at least 1"
+            )
+        self.pool = pool
+        # With at most one decode token each, every running sequence fits into every step.
+        self.max_running = min(max_running, max_batch_tokens)
+        self.max_batch_tokens = max_batch_tokens
+        self.num_preemptions = 0
+        self._waiting: deque[Sequence] = deque()
+        self._running: list[Sequence] = []
+        self._arrivals = 0
+
+    @property
+    def num_waiting(self) -> int:
+        """Sequences that hold no memory yet, or none any more."""
+        return len(self._waiting)
+
+    @property
+    def num_running(self) -> int:
+        """Sequences that hold blocks."""
+        return len(self._running)
+
+    def add(self, sequence: Sequence) -> None:
+        """Queue a sequence that fits into the whole pool (the caller has checked)."""
+        assert self.pool.blocks_for(sequence.max_total_tokens) <= self.pool.num_blocks
+        sequence.arrival = self._arrivals
+        self._arrivals += 1
+        self._waiting.append(sequence)
+
+    def remove(self, sequence: Sequence) -> None:
+        """Forget a finished or cancelled sequence; its blocks are free at once."""
+        if sequence in self._running:
+            self._running.remove(sequence)
+            self._release(sequence)
+        else:
+            self._waiting.remove(sequence)
+
+    def schedule(self) -> list[Chunk]:
+        """The next step, oldest sequence first; empty only when there is nothing to do."""
+        num_decodes = sum(sequence.num_pending_tokens == 1 for sequence in self._running)
+        prefill_budget = self.max_batch_tokens - num_decodes
+        chunks: list[Chunk] = []
+        preempted = False
+        index = 0
+        while index < len(self._running):
+            sequence = self._running[index]
+            if not self._has_room(sequence):
+                preempted = True
+                if not self._make_room(sequence):
+                    break
+            pending = sequence.num_pending_tokens
+            count = pending if pending == 1 else min(pending, prefill_budget)
+            prefill_budget -= 0 if pending == 1 else count
+            if count:
+                chunks.append(Chunk(sequence, sequence.num_computed_tokens, count))
+            index += 1
+        while not preempted and prefill_budget > 0 and self._admit_next():
+            sequence = self._running[-1]
+            count = min(sequence.num_pending_tokens, prefill_budget)
+            prefill_budget -= count
+            chunks.append(Chunk(sequence, sequence.num_computed_tokens, count))
+        return chunks
+
+    def settle(self, chunks: list[Chunk]) -> None:
+        """The step ran: its keys and values are in the cache, and full blocks may be shared."""
+        for chunk in chunks:
+            sequence = chunk.sequence
+            sequence.num_computed_tokens += chunk.count
+            self._publish(sequence)
+
+    def check_integrity(self) -> None:
+        """Raise AssertionError unless blocks are held by exactly those that list them, and order is by arrival."""
+        self.pool.check_integrity()
+        held: Counter[int] = Counter()
+        for sequence in self._running:
+            assert len(set(sequence.blocks)) == len(sequence.blocks), f"{sequence.request_id} lists a block twice"
+            assert sequence.num_computed_tokens <= len(sequence.blocks) * self.pool.block_size
+            held.update(sequence.blocks)
+        for sequence in self._waiting:
+            assert not sequence.blocks, f"{sequence.request_id} waits with blocks"
+            assert sequence.num_computed_tokens == 0
+        for block in range(self.pool.num_blocks):
+            assert held[block] == self.pool.holders(block), f"block {block}: {held[block]} owners counted otherwise"
+        arrivals = [sequence.arrival for sequence in (*self._running, *self._waiting)]
+        assert arrivals == sorted(arrivals), f"out of order: {arrivals}"
+
+    def _has_room(self, sequence: Sequence) -> bool:
+        """Whether blocks exist, or are now taken, for every token the sequence has."""
+        missing = self.pool.blocks_for(len(sequence.token_ids)) - len(sequence.blocks)
+        if missing <= 0:
+            return True
+        if missing > self.pool.num_free:
+            return False
+        sequence.blocks.extend(self.pool.allocate(missing))
+        return True
+
+    def _make_room(self, sequence: Sequence) -> bool:
+        """Preempt from the youngest on until the sequence has room; False when it had to give way itself."""
+        while True:
+            youngest = self._running.pop()
+            self._release(youngest)
+            self._waiting.appendleft(youngest)
+            self.num_preemptions += 1
+            if youngest is sequence:
+                return False
+            if self._has_room(sequence):
+                return True
+
+    def _admit_next(self) -> bool:
+        if not self._waiting or len(self._running) >= self.max_running:
+            return False
+        sequence = self._waiting[0]
+        cached = self._cached_blocks(sequence)
+        wanted = self.pool.blocks_for(len(sequence.token_ids)) - len(cached)
+        if wanted > self.pool.num_free - sum(self.pool.is_free(block) for block in cached):
+            return False
+        self.pool.share(cached)
+        sequence.blocks.extend(cached)
+        sequence.blocks.extend(self.pool.allocate(wanted))
+        sequence.num_published = len(cached)
+        sequence.num_computed_tokens = len(cached) * self.pool.block_size
+        if sequence.num_cached_tokens is None:
+            sequence.num_cached_tokens = sequence.num_computed_tokens
+        self._waiting.popleft()
+        self._running.append(sequence)
+        return True
+
+    def _cached_blocks(self, sequence: Sequence) -> list[int]:
+        """The longest chain of published blocks, short of the last token: its logits are still to be computed."""
+        size = self.pool.block_size
+        found: list[int] = []
+        for index in range((len(sequence.token_ids) - 1) // size):
+            block = self.pool.find(self._key(sequence, index), sequence.token_ids[index * size : (index + 1) * size])
+            if block is None:
+                break
+            found.append(block)
+        return found
+
+    def _publish(self, sequence: Sequence) -> None:
+        size = self.pool.block_size
+        for index in range(sequence.num_published, sequence.num_computed_tokens // size):
+            token_ids = sequence.token_ids[index * size : (index + 1) * size]
+            self.pool.publish(sequence.blocks[index], self._key(sequence, index), token_ids)
+            sequence.num_published = index + 1
+
+    def _key(self, sequence: Sequence, index: int) -> bytes:
+        size = self.pool.block_size
+        while len(sequence.keys) <= index:
+            at = len(sequence.keys)
+            parent = sequence.keys[-1] if sequence.keys else sequence.root
+            sequence.keys.append(block_key(parent, sequence.token_ids[at * size : (at + 1) * size]))
+        return sequence.keys[index]
+
+    def _release(self, sequence: Sequence) -> None:
+        self.pool.release(sequence.blocks)
+        del sequence.blocks[:]
+        sequence.num_computed_tokens = 0

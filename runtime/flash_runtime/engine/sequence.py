@@ -1,0 +1,45 @@
+"""One request's state inside the engine: its tokens, its blocks, how far it is computed. Decides nothing."""
+
+from __future__ import annotations
+
+from array import array
+from dataclasses import dataclass, field
+
+from flash_runtime.engine.blocks import Key
+from flash_runtime.wire import GenerateRequest
+
+
+@dataclass(eq=False)
+class Sequence:
+    """A prompt and what has been generated for it. Compared by identity."""
+
+    request_id: str
+    token_ids: list[int]
+    """Prompt, then output."""
+    num_prompt_tokens: int
+    request: GenerateRequest
+    root: Key
+    """Key before the first block; carries the tenant's salt."""
+    max_total_tokens: int
+    """Prompt plus output at which generation ends with `length`."""
+    arrival: int = 0
+    """Set by the scheduler: the order of `add`."""
+    num_computed_tokens: int = 0
+    """Tokens whose keys and values are in `blocks`."""
+    num_cached_tokens: int | None = None
+    """Of the prompt, found in the cache when first admitted; None = not admitted yet."""
+    blocks: array[int] = field(default_factory=lambda: array("i"))
+    keys: list[Key] = field(default_factory=list)
+    """Keys of the full blocks known so far; tokens never change, so they survive preemption."""
+    num_published: int = 0
+    """Of `blocks`, those already offered to the cache (or found there)."""
+
+    @property
+    def num_pending_tokens(self) -> int:
+        """Tokens still to run through the model before the next one can be sampled."""
+        return len(self.token_ids) - self.num_computed_tokens
+
+    @property
+    def num_output_tokens(self) -> int:
+        """Tokens generated so far."""
+        return len(self.token_ids) - self.num_prompt_tokens

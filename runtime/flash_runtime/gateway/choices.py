@@ -1,0 +1,130 @@
+"""What a request asks the engines to do: one generation per choice, within the limits. Pure: no engine, no clock."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from flash_api.config.gateway import GatewayLimits
+from flash_runtime.gateway.errors import ApiError, invalid
+from flash_runtime.gateway.requests import ChatRequest, CompletionRequest, SamplingFields
+from flash_runtime.wire import GenerateRequest
+
+SEEDS = 2**63
+LEGACY_DEFAULT_OUTPUT_TOKENS = 16
+"""What /v1/completions generates when max_tokens is left out, as OpenAI documents it."""
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """What the rules need to know of the served model."""
+
+    vocab_size: int
+    stop_token_ids: tuple[int, ...]
+    max_context_tokens: int | None
+    """Prompt plus answer; None = the engine alone knows."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One generation."""
+
+    index: int
+    prompt: int
+    """Which of the request's prompts it continues."""
+    prompt_ids: tuple[int, ...]
+    request: GenerateRequest
+    stops: tuple[str, ...]
+
+
+def chat_choices(
+    request: ChatRequest,
+    prompt_ids: Sequence[int],
+    *,
+    model: ModelFacts,
+    limits: GatewayLimits,
+    draw_seed: Callable[[], int],
+) -> tuple[Choice, ...]:
+    """The choices of a chat. Raises ApiError."""
+    field = "max_tokens" if request.max_completion_tokens is None else "max_completion_tokens"
+    wanted = _checked_output(request.output_tokens, limits, field=field)
+    num_tokens = _output_tokens(len(prompt_ids), wanted, model=model, limits=limits, param="messages")
+    return _spread(request, [(tuple(prompt_ids), num_tokens)], model=model, limits=limits, draw_seed=draw_seed)
+
+
+def completion_choices(
+    request: CompletionRequest,
+    prompts: Sequence[Sequence[int]],
+    *,
+    model: ModelFacts,
+    limits: GatewayLimits,
+    draw_seed: Callable[[], int],
+) -> tuple[Choice, ...]:
+    """The choices of a text completion, in the order prompt 0 choice 0, prompt 0 choice 1, … Raises ApiError."""
+    wanted = _checked_output(request.max_tokens, limits, field="max_tokens")
+    default = min(LEGACY_DEFAULT_OUTPUT_TOKENS, limits.max_output_tokens)
+    sized = []
+    for ids in prompts:
+        if not ids:
+            raise invalid("prompt", "prompt must hold at least one token; this model adds none by itself")
+        for id_ in ids:
+            if not 0 <= id_ < model.vocab_size:
+                raise invalid("prompt", f"prompt holds token id {id_}; ids must be 0 to {model.vocab_size - 1}")
+        num_tokens = _output_tokens(len(ids), wanted or default, model=model, limits=limits, param="prompt")
+        sized.append((tuple(ids), num_tokens))
+    return _spread(request, sized, model=model, limits=limits, draw_seed=draw_seed)
+
+
+def _spread(
+    request: SamplingFields,
+    sized: Sequence[tuple[tuple[int, ...], int]],
+    *,
+    model: ModelFacts,
+    limits: GatewayLimits,
+    draw_seed: Callable[[], int],
+) -> tuple[Choice, ...]:
+    n = request.n or 1
+    if n > limits.max_choices:
+        raise invalid("n", f"n ({n}) must not exceed {limits.max_choices} here; send several requests")
+    first_seed = draw_seed() if request.seed is None else request.seed
+    top_p = 1.0 if request.top_p is None else request.top_p
+    # A nucleus of nothing still holds the likeliest token.
+    top_k = 1 if top_p == 0 else request.top_k or 0
+    choices: list[Choice] = []
+    for prompt, (ids, num_tokens) in enumerate(sized):
+        for _ in range(n):
+            index = len(choices)
+            how = GenerateRequest(
+                max_tokens=num_tokens,
+                temperature=1.0 if request.temperature is None else request.temperature,
+                top_p=top_p or 1.0,
+                top_k=top_k,
+                seed=(first_seed + index) % SEEDS,
+                stop_token_ids=model.stop_token_ids,
+                ignore_eos=bool(request.ignore_eos),
+            )
+            choices.append(Choice(index, prompt, ids, how, tuple(request.stop)))
+    return tuple(choices)
+
+
+def _checked_output(wanted: int | None, limits: GatewayLimits, *, field: str) -> int | None:
+    if wanted is not None and wanted > limits.max_output_tokens:
+        raise invalid(field, f"{field} ({wanted}) must not exceed {limits.max_output_tokens} here; ask for less")
+    return wanted
+
+
+def _output_tokens(num_prompt: int, wanted: int | None, *, model: ModelFacts, limits: GatewayLimits, param: str) -> int:
+    """How many tokens to generate after a prompt: what was asked for, or all that fits."""
+    window = model.max_context_tokens
+    if window is None:
+        return wanted or limits.max_output_tokens
+    if num_prompt + (wanted or 1) > window:
+        asked = f"{wanted} for the answer" if wanted else "at least 1 for the answer"
+        raise ApiError(
+            400,
+            f"This model's context is {window} tokens; the request has {num_prompt} in {param} and asks for {asked}. "
+            f"Shorten {param}{' or ask for fewer tokens' if wanted else ''}.",
+            param=param,
+            code="context_length_exceeded",
+        )
+    return wanted or min(window - num_prompt, limits.max_output_tokens)

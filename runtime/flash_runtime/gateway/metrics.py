@@ -1,0 +1,52 @@
+"""What the gateway counts. Labels hold the served model, the route and the status only: no client can add a series."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+TTFT_BUCKETS = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
+"""The bounds that OpenTelemetry's GenAI conventions give for gen_ai.server.time_to_first_token."""
+TPOT_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5)
+"""gen_ai.server.time_per_output_token, with three bounds below its first: a small model needs them."""
+
+
+class Metrics:
+    """All series of one gateway, in a registry of their own."""
+
+    def __init__(self, model: str) -> None:
+        self._registry = registry = CollectorRegistry()
+        self._requests = Counter(
+            "flashplane_gateway_requests", "Requests answered.", ("route", "code"), registry=registry
+        )
+        labels, values = ("model",), (model,)
+        self.time_to_first_token = Histogram(
+            "flashplane_gateway_time_to_first_token_seconds",
+            "From the request's arrival to its first token, in seconds.",
+            labels,
+            buckets=TTFT_BUCKETS,
+            registry=registry,
+        ).labels(*values)
+        self.time_per_output_token = Histogram(
+            "flashplane_gateway_time_per_output_token_seconds",
+            "Mean time between tokens after the first, per answer, in seconds.",
+            labels,
+            buckets=TPOT_BUCKETS,
+            registry=registry,
+        ).labels(*values)
+        self.inflight = Gauge(
+            "flashplane_gateway_inflight_requests", "Requests being worked on.", labels, registry=registry
+        ).labels(*values)
+        self.prompt_tokens = Counter(
+            "flashplane_gateway_prompt_tokens", "Prompt tokens of answered requests.", labels, registry=registry
+        ).labels(*values)
+        self.completion_tokens = Counter(
+            "flashplane_gateway_completion_tokens", "Tokens generated for clients.", labels, registry=registry
+        ).labels(*values)
+
+    def count_request(self, *, route: str, code: int) -> None:
+        """One request was answered."""
+        self._requests.labels(route, str(code)).inc()
+
+    def render(self) -> bytes:
+        """The page in Prometheus' text format."""
+        return generate_latest(self._registry)

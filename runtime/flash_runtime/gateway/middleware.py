@@ -1,0 +1,165 @@
+"""Around every route: request ids, the access log, counting, API keys and the limit on requests in flight.
+
+Plain ASGI, so that a streamed answer costs nothing extra per token.
+"""
+
+from __future__ import annotations
+
+import logging
+import traceback
+from collections.abc import Callable
+from typing import Final
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from flash_runtime.gateway.auth import ApiKeys
+from flash_runtime.gateway.drain import Drain
+from flash_runtime.gateway.errors import ApiError, internal_error, overloaded_gateway
+from flash_runtime.gateway.http import error_response
+from flash_runtime.gateway.metrics import Metrics
+from flash_runtime.gateway.record import SCOPE_KEY, Record
+
+logger = logging.getLogger(__name__)
+access_logger = logging.getLogger("flash_runtime.access")
+
+OPEN_PATHS: Final = frozenset({"/livez", "/readyz", "/metrics"})
+"""Routes without a key: probes and scrapers have none."""
+WORK_PATHS: Final = frozenset({"/v1/chat/completions", "/v1/completions"})
+KNOWN_PATHS: Final = OPEN_PATHS | WORK_PATHS | {"/v1/models"}
+STATUS_CLIENT_GONE: Final = 499
+"""For log and metrics only: nobody was left to read a status."""
+
+
+def route_label(path: str) -> str:
+    """The route of a path, from a closed list, so that no client can make up labels."""
+    if path in KNOWN_PATHS:
+        return path
+    return "/v1/models/{model}" if path.startswith("/v1/models/") else "other"
+
+
+class Observe:
+    """Outermost: gives each request its record and its id, and tells about it when it is over."""
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        metrics: Metrics,
+        drain: Drain,
+        clock: Callable[[], float],
+        draw_id: Callable[[], str],
+    ) -> None:
+        self._app = app
+        self._metrics = metrics
+        self._drain = drain
+        self._clock = clock
+        self._draw_id = draw_id
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request; whatever goes wrong ends in a status, a log line and a count."""
+        if scope["type"] != "http":
+            return await self._app(scope, receive, send)
+        record = Record(f"req_{self._draw_id()}", started_at=self._clock())
+        scope[SCOPE_KEY] = record
+        status = 0
+
+        async def send_and_look(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                headers = MutableHeaders(raw=message.setdefault("headers", []))
+                headers["x-request-id"] = record.request_id
+                if self._drain.started:
+                    headers["connection"] = "close"
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_and_look)
+        except Exception as error:  # the outermost loop: a bug in one request must not end the others
+            record.error_code = "internal_error"
+            _log_bug(error, record)
+            if not status:
+                await error_response(internal_error(record.request_id))(scope, receive, send_and_look)
+        finally:
+            self._tell(scope, record, status or STATUS_CLIENT_GONE)
+
+    def _tell(self, scope: Scope, record: Record, status: int) -> None:
+        route = route_label(scope["path"])
+        self._metrics.count_request(route=route, code=status)
+        level = logging.DEBUG if route in OPEN_PATHS else logging.INFO
+        access_logger.log(
+            level,
+            "request",
+            extra={
+                "request_id": record.request_id,
+                "route": route,
+                "method": scope["method"],
+                "status": status,
+                "error_code": record.error_code,
+                "ms": round((self._clock() - record.started_at) * 1000, 2),
+                "ttft_ms": None
+                if record.first_token_at is None
+                else round((record.first_token_at - record.started_at) * 1000, 2),
+                "prompt_tokens": record.prompt_tokens,
+                "completion_tokens": record.completion_tokens,
+            },
+        )
+
+
+class Guard:
+    """Lets in who has a key, and no more requests than the gateway may hold."""
+
+    def __init__(self, app: ASGIApp, *, keys: ApiKeys | None, metrics: Metrics, max_inflight: int) -> None:
+        self._app = app
+        self._keys = keys
+        self._metrics = metrics
+        self._max_inflight = max_inflight
+        self._inflight = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Refuse before anything of the body is read."""
+        if scope["type"] != "http" or scope["path"] in OPEN_PATHS:
+            return await self._app(scope, receive, send)
+        record: Record = scope[SCOPE_KEY]
+        refusal = self._refusal(scope)
+        if refusal is not None:
+            record.error_code = refusal.code
+            return await error_response(refusal)(scope, receive, send)
+        if scope["path"] not in WORK_PATHS:
+            return await self._app(scope, receive, send)
+        self._inflight += 1
+        self._metrics.inflight.inc()
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            self._inflight -= 1
+            self._metrics.inflight.dec()
+
+    def _refusal(self, scope: Scope) -> ApiError | None:
+        if self._keys is not None:
+            scheme, _, key = Headers(scope=scope).get("authorization", "").partition(" ")
+            if scheme.lower() != "bearer" or not self._keys.accept(key.strip()):
+                return _wrong_key(missing=not scheme)
+        if scope["path"] in WORK_PATHS and self._inflight >= self._max_inflight:
+            return overloaded_gateway(self._max_inflight)
+        return None
+
+
+def _wrong_key(*, missing: bool) -> ApiError:
+    problem = "No API key was sent" if missing else "The API key is not accepted here"
+    return ApiError(
+        401,
+        f"{problem}; send one of this deployment's keys as `Authorization: Bearer KEY`.",
+        code="invalid_api_key",
+        headers={"www-authenticate": "Bearer"},
+    )
+
+
+def _log_bug(error: Exception, record: Record) -> None:
+    """Where it happened and what kind; not the message, which may quote a prompt."""
+    frames = [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in traceback.extract_tb(error.__traceback__)]
+    logger.error(
+        "request failed",
+        extra={"request_id": record.request_id, "error": type(error).__name__, "frames": frames[-8:]},
+    )

@@ -1,0 +1,165 @@
+"""`flash-gateway`: read the configuration, take the port, serve until SIGTERM, finish what runs, exit 0.
+
+Errors of the start are one line on standard error and exit code 1: what is wrong, and what to do.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import os
+import secrets
+import socket
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+
+import uvicorn
+from pydantic import ValidationError
+
+from flash_api.config.gateway import GatewayConfig
+from flash_api.names import ENV_HOSTS, FILE_GATEWAY_CONFIG, PACKED_MODEL, PORT_GATEWAY
+from flash_runtime.gateway.app import create_app
+from flash_runtime.gateway.auth import ApiKeys, ApiKeysError
+from flash_runtime.gateway.discovery import Discovery, Dns, HostsFile
+from flash_runtime.gateway.drain import Drain
+from flash_runtime.gateway.gateway import Gateway, Surroundings
+from flash_runtime.gateway.listen import Server, StartError, bind, passed_socket
+from flash_runtime.gateway.logs import set_up_logging
+from flash_runtime.gateway.replicas import Connection, ReplicaPool
+from flash_runtime.packed import PackedError
+from flash_runtime.text.assets import TextAssets, TextError
+from flash_runtime.text.chat import ChatTemplate
+from flash_runtime.text.tokenizer import Tokenizer
+
+logger = logging.getLogger(__name__)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Console script `flash-gateway`."""
+    options = _parser().parse_args(argv)
+    try:
+        config = read_config(Path(options.config))
+        listener = passed_socket(os.environ) or bind(options.address, options.port)
+        with listener:
+            serve(config, listener, environment=os.environ, log_level=options.log_level)
+    except StartError as error:
+        print(f"flash-gateway: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def read_config(path: Path) -> GatewayConfig:
+    """Raises StartError."""
+    try:
+        return GatewayConfig.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise StartError(f"--config ({path}) cannot be read: {error.strerror}; name the gateway.json") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"]) or "the file"
+        raise StartError(f"--config ({path}): {field}: {first['msg']}; correct it") from error
+
+
+def serve(config: GatewayConfig, listener: socket.socket, *, environment: Mapping[str, str], log_level: str) -> None:
+    """Run until a signal ends it. Raises StartError."""
+    try:
+        assets = TextAssets.from_packed(Path(config.model_dir) / PACKED_MODEL)
+        tokenizer = Tokenizer(assets)
+        chat_template = ChatTemplate(assets.header, tokenizer, now=lambda: datetime.now().astimezone())
+        keys = None
+        if config.api_keys_file is not None:
+            keys = ApiKeys(Path(config.api_keys_file), clock=time.monotonic)
+    except (PackedError, TextError, ApiKeysError) as error:
+        raise StartError(str(error)) from error
+    pool = ReplicaPool(
+        discovery(config, environment),
+        lambda address: connect(address, config),
+        clock=time.monotonic,
+    )
+    gateway = Gateway(
+        config, assets, pool, tokenizer=tokenizer, chat_template=chat_template, surroundings=real_surroundings()
+    )
+    drain = Drain()
+    server = Server(
+        uvicorn.Config(
+            create_app(gateway, keys=keys, drain=drain),
+            loop="uvloop",
+            http="httptools",
+            ws="none",
+            lifespan="off",
+            access_log=False,
+            log_config=None,
+            server_header=False,
+            timeout_graceful_shutdown=config.drain_seconds,
+        ),
+        drain,
+    )
+    set_up_logging(log_level)
+    with asyncio.Runner(loop_factory=server.config.get_loop_factory()) as runner:
+        runner.run(_serve(server, listener, pool))
+    logger.info("stopped")
+
+
+async def _serve(server: Server, listener: socket.socket, pool: ReplicaPool) -> None:
+    try:
+        await server.serve(sockets=[listener])
+    finally:
+        await pool.close()
+
+
+def connect(address: str, config: GatewayConfig) -> Connection:
+    """A connection to tritonserver. Imported late: a third of the start would otherwise go into gRPC."""
+    from flash_runtime.gateway.triton import TritonReplica
+
+    return TritonReplica(address, stall_timeout_seconds=config.limits.stall_timeout_seconds)
+
+
+def discovery(config: GatewayConfig, environment: Mapping[str, str]) -> Discovery:
+    """A hosts file where one is named, DNS otherwise. Raises StartError."""
+    host, _, port = config.engine.rpartition(":")
+    if not host or not port.isdecimal():
+        raise StartError(f"engine ({config.engine}) must be host:port, as in chat-engine.default.svc:8001; correct it")
+    hosts_file = environment.get(ENV_HOSTS)
+    if hosts_file:
+        return HostsFile(Path(hosts_file), config.engine)
+    return Dns(config.engine, clock=time.monotonic)
+
+
+def real_surroundings() -> Surroundings:
+    """Clocks and randomness of this process."""
+    return Surroundings(
+        clock=time.monotonic,
+        wall_clock=time.time,
+        draw_seed=lambda: secrets.randbits(63),
+        draw_id=lambda: secrets.token_hex(12),
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="flash-gateway",
+        description="Serve the OpenAI-compatible API of one FlashDeployment: /v1/models, /v1/chat/completions, "
+        "/v1/completions, /metrics, /livez, /readyz.",
+        epilog=f"{ENV_HOSTS} names a file that stands in for DNS: lines of `host:port address:port ...`. "
+        "LISTEN_FDS=1 (systemd socket activation) makes the gateway serve on file descriptor 3 instead of --port.",
+    )
+    parser.add_argument(
+        "--config", default=FILE_GATEWAY_CONFIG, metavar="FILE", help="the gateway.json (default: %(default)s)"
+    )
+    parser.add_argument("--address", default="0.0.0.0", help="address to listen on (default: %(default)s)")
+    parser.add_argument("--port", default=PORT_GATEWAY, type=int, help="port to listen on (default: %(default)s)")
+    parser.add_argument(
+        "--log-level",
+        default="info",
+        choices=("debug", "info", "warning", "error"),
+        help="what to log on standard error, as JSON lines (default: %(default)s)",
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,144 @@
+"""One engine replica over tritonserver's gRPC: a decoupled stream per request. The only module that knows tritonclient.
+
+tritonserver keeps streams of a dead Python stub open for ever, so silence has a deadline here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import struct
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from typing import Any
+
+import grpc
+import numpy as np
+from pydantic import ValidationError
+from tritonclient.grpc import InferInput
+from tritonclient.grpc.aio import InferenceServerClient
+from tritonclient.utils import InferenceServerException
+
+from flash_api.names import TRITON_MODEL
+from flash_runtime.gateway.engine import (
+    Chunk,
+    EngineError,
+    EngineFailed,
+    EngineOverloaded,
+    EngineRefused,
+    EngineStalled,
+    EngineUnavailable,
+)
+from flash_runtime.wire import EVENT, INPUT_IDS, OUTPUT_IDS, REQUEST, FinishReason, GenerateRequest, StreamEvent
+
+CHANNEL_OPTIONS = [
+    # An engine that restarts must be found again within a second, not after gRPC's two minutes of backoff.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 500),
+    ("grpc.max_reconnect_backoff_ms", 1000),
+    ("grpc.use_local_subchannel_pool", 1),
+    ("grpc.enable_retries", 0),
+    # A node that vanished answers no pings; without them an open stream would only end by the stall timeout.
+    ("grpc.keepalive_time_ms", 20_000),
+    ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.max_receive_message_length", 16 * 1024**2),
+    ("grpc.max_send_message_length", 64 * 1024**2),
+]
+REAL_STATUS_CODES = {"triton_grpc_error": "true"}
+"""Asks tritonserver to end a failed stream with a gRPC status instead of a message without a code."""
+FULL_QUEUE = ("already holds", "maximum queue size")
+"""What our engine and tritonserver itself say when they have no room."""
+END_SECONDS = 1.0
+"""How long the end of a finished stream may take to arrive."""
+FINAL_FLAG = "triton_final_response"
+BYTES_LENGTH = struct.Struct("<I")
+
+
+class TritonReplica:
+    """An Engine behind one `address:port`. Must be made and used in one event loop."""
+
+    def __init__(self, address: str, *, stall_timeout_seconds: float) -> None:
+        self._address = address
+        self._stall_timeout_seconds = stall_timeout_seconds
+        self._client = InferenceServerClient(address, channel_args=CHANNEL_OPTIONS)
+
+    async def generate(self, prompt_ids: Sequence[int], request: GenerateRequest) -> AsyncGenerator[Chunk, None]:
+        """Stream the answer; closing the generator cancels the request in the engine."""
+        call = self._client.stream_infer(_once(_tensors(prompt_ids, request)), headers=REAL_STATUS_CODES)
+        try:
+            while True:
+                chunk = await self._next(call)
+                if chunk.finish_reason is None:
+                    yield chunk
+                    continue
+                # Before the yield, as the caller may not come back: a call that is cancelled in the instant between its
+                # last response and its end stays open inside tritonserver 2.51, which then cannot stop.
+                await _read_to_end(call)
+                yield chunk
+                return
+        finally:
+            call.cancel()
+
+    async def close(self) -> None:
+        """Close the channel."""
+        await self._client.close()
+
+    async def _next(self, call: Any) -> Chunk:
+        try:
+            async with asyncio.timeout(self._stall_timeout_seconds):
+                result, error = await anext(call)
+        except TimeoutError:
+            raise EngineStalled(f"nothing for {self._stall_timeout_seconds:g} s") from None
+        except StopAsyncIteration:
+            raise EngineFailed(f"{self._address} ended a stream without a finish reason") from None
+        except grpc.aio.AioRpcError as error:
+            raise _failure(error.code(), error.details() or "") from error
+        except InferenceServerException as error:
+            raise EngineFailed(error.message()) from error
+        if error is not None:
+            raise EngineFailed(error.message())
+        return _chunk(result.get_response())
+
+
+async def _read_to_end(call: Any) -> None:
+    with contextlib.suppress(TimeoutError, grpc.aio.AioRpcError, InferenceServerException):
+        async with asyncio.timeout(END_SECONDS):
+            async for _ in call:
+                pass
+
+
+async def _once(tensors: list[InferInput]) -> AsyncIterator[dict[str, Any]]:
+    yield {"model_name": TRITON_MODEL, "inputs": tensors}
+
+
+def _tensors(prompt_ids: Sequence[int], request: GenerateRequest) -> list[InferInput]:
+    ids = InferInput(INPUT_IDS, [len(prompt_ids)], "INT32")
+    ids.set_data_from_numpy(np.asarray(prompt_ids, dtype=np.int32))
+    how = InferInput(REQUEST, [1], "BYTES")
+    how.set_data_from_numpy(np.array([request.model_dump_json().encode()], dtype=np.object_))
+    return [ids, how]
+
+
+def _chunk(response: Any) -> Chunk:
+    """Decode a response by hand: `InferResult.as_numpy` costs ten times as much, for every token."""
+    raw = {output.name: content for output, content in zip(response.outputs, response.raw_output_contents, strict=True)}
+    try:
+        ids = np.frombuffer(raw[OUTPUT_IDS], dtype="<i4").tolist()
+        event = StreamEvent.model_validate_json(raw[EVENT][BYTES_LENGTH.size :])
+    except (KeyError, ValueError, ValidationError) as error:
+        raise EngineFailed(f"the engine sent a response that is not ours: {type(error).__name__}") from error
+    finish_reason = event.finish_reason
+    if finish_reason is None and response.parameters[FINAL_FLAG].bool_param:
+        raise EngineFailed("the engine ended a stream without a finish reason")
+    if finish_reason is FinishReason.CANCELLED:
+        raise EngineFailed("the engine cancelled the request")
+    return Chunk(tuple(ids), finish_reason, event.cached_tokens)
+
+
+def _failure(code: grpc.StatusCode, details: str) -> EngineError:
+    """What the gRPC status of a failed stream means."""
+    if code is grpc.StatusCode.INVALID_ARGUMENT:
+        return EngineRefused(details)
+    if code is grpc.StatusCode.UNAVAILABLE:
+        # A broken connection has the same code as a full queue, so only the words tell them apart.
+        return EngineOverloaded(details) if any(word in details for word in FULL_QUEUE) else EngineUnavailable(details)
+    return EngineFailed(f"{code.name}: {details}")

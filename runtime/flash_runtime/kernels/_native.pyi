@@ -1,0 +1,79 @@
+"""The compiled module, as `native/module.cpp` and `native/probes.cpp` bind it."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+_Floats = NDArray[np.float32]
+_Ints = NDArray[np.int32]
+
+class Linear:
+    @staticmethod
+    def of(
+        weight: NDArray[np.uint8], scale: _Floats, bias: _Floats | None, features: int, inputs: int, experts: int
+    ) -> Linear: ...
+
+class Layer:
+    @staticmethod
+    def of(
+        attn_norm: _Floats,
+        qkv: Linear,
+        q_norm: _Floats | None,
+        k_norm: _Floats | None,
+        o: Linear,
+        mlp_norm: _Floats,
+        router: _Floats | None,
+        experts: int,
+        top_k: int,
+        normalise: bool,
+        gate_up: Linear,
+        down: Linear,
+        width: int,
+    ) -> Layer: ...
+
+class Engine:
+    def __init__(
+        self,
+        *,
+        hidden: int,
+        heads: int,
+        kv_heads: int,
+        head_dim: int,
+        vocab: int,
+        norm_epsilon: float,
+        max_positions: int,
+        rope_inv_freq: _Floats,
+        rope_scale: float,
+        embedding: Linear,
+        final_norm: _Floats,
+        head: Linear,
+        layers: Sequence[Layer],
+        arrays: Sequence[NDArray[Any]],
+        isa: str,
+        threads: int,
+        num_blocks: int,
+        block_size: int,
+    ) -> None: ...
+    def step(
+        self,
+        token_ids: _Ints,
+        positions: _Ints,
+        query_starts: _Ints,
+        block_tables: _Ints,
+        logit_rows: _Ints,
+        logits: _Floats,
+        vocab: int,
+    ) -> None: ...
+    @property
+    def isa(self) -> str: ...
+    @property
+    def threads(self) -> int: ...
+
+def supported_isas() -> list[str]: ...
+def quantise(isa: str, x: _Floats, values: NDArray[np.int8], scale: _Floats, offset: _Ints) -> None: ...
+def linear(isa: str, x: _Floats, layer: Linear, out: _Floats) -> None: ...
+def swiglu(isa: str, gate: _Floats, up: _Floats, out: _Floats) -> None: ...
+def softmax(isa: str, x: _Floats) -> None: ...
+def rms_norm(isa: str, x: _Floats, weight: _Floats, epsilon: float, out: _Floats) -> None: ...

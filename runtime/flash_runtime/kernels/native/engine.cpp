@@ -1,0 +1,194 @@
+// Construction, the checks of a batch, and the order of a step; its two halves stand in step_attention.cpp and
+// step_mlp.cpp.
+#include "engine.h"
+
+#include <algorithm>
+#include <cmath>
+#include <new>
+#include <stdexcept>
+#include <string>
+
+#include <sys/mman.h>
+
+namespace flash {
+namespace {
+
+[[noreturn]] void refuse(const std::string& what, int64_t value, int64_t low, int64_t high) {
+    throw std::invalid_argument(what + " (" + std::to_string(value) + ") must lie in " + std::to_string(low) + ".." +
+                                std::to_string(high));
+}
+
+void require(const char* what, int64_t value, int64_t low, int64_t high) {
+    if (value < low || value > high) refuse(what, value, low, high);
+}
+
+} // namespace
+
+Linear Linear::expert(int index) const {
+    Linear one = *this;
+    one.weight += static_cast<size_t>(index) * panels() * groups() * kGroup * kLanes;
+    one.scale += static_cast<size_t>(index) * panels() * kLanes;
+    if (bias) one.bias += static_cast<size_t>(index) * features;
+    return one;
+}
+
+void QuantBuffer::shape(int rows, int inputs) {
+    groups = divide_up(inputs, kGroup);
+    const size_t count = static_cast<size_t>(rows) * groups;
+    if (scale.size() < count) {
+        values.resize(count * kGroup);
+        scale.resize(count);
+        offset.resize(count);
+    }
+}
+
+QuantRows QuantBuffer::row(ptrdiff_t index) {
+    const ptrdiff_t group = index * groups;
+    return {values.data() + group * kGroup, scale.data() + group, offset.data() + group};
+}
+
+void Engine::Unmap::operator()(uint16_t* memory) const { munmap(memory, bytes); }
+
+Engine::Engine(Model model, const Kernels& kernels, int threads, int num_blocks, int block_size)
+    : model_(std::move(model)), kernels_(kernels), pool_(threads), num_blocks_(num_blocks), block_size_(block_size),
+      value_dim_(divide_up(model_.head_dim, kLanes) * kLanes),
+      key_head_(static_cast<ptrdiff_t>(model_.head_dim) * block_size),
+      value_head_(static_cast<ptrdiff_t>(value_dim_) * block_size),
+      key_layer_(key_head_ * model_.kv_heads * num_blocks), value_layer_(value_head_ * model_.kv_heads * num_blocks) {
+    const size_t bytes = model_.layers.size() * static_cast<size_t>(key_layer_ + value_layer_) * sizeof(uint16_t);
+    // Mapped, not allocated: pages cost memory only once a block is written, and start as zeros.
+    void* memory = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (memory == MAP_FAILED) throw std::bad_alloc();
+    cache_ = {static_cast<uint16_t*>(memory), Unmap{bytes}};
+}
+
+// No index of a batch may reach a pointer unchecked: a request must not be able to crash the process.
+void Engine::check(const Batch& batch) const {
+    if (batch.query_starts[0] != 0) refuse("query_starts[0]", batch.query_starts[0], 0, 0);
+    require("query_starts[-1]", batch.query_starts[batch.sequences], batch.tokens, batch.tokens);
+    for (int s = 0; s < batch.sequences; ++s) {
+        const int begin = batch.query_starts[s];
+        const int end = batch.query_starts[s + 1];
+        require("query_starts", end, begin, batch.tokens);
+        int last = -1;
+        for (int t = begin; t < end; ++t) {
+            require("token_ids", batch.token_ids[t], 0, model_.vocab - 1);
+            require("positions", batch.positions[t], 0, model_.max_positions - 1);
+            last = std::max(last, batch.positions[t]);
+        }
+        const int blocks = divide_up(last + 1, block_size_);
+        require("blocks of a sequence", blocks, 0, batch.blocks_per_row);
+        const int32_t* table = batch.block_tables + static_cast<ptrdiff_t>(s) * batch.blocks_per_row;
+        for (int b = 0; b < blocks; ++b) require("block_tables", table[b], 0, num_blocks_ - 1);
+    }
+    for (int r = 0; r < batch.rows; ++r) require("logit_rows", batch.logit_rows[r], 0, batch.tokens - 1);
+}
+
+void Engine::prepare(const Batch& batch) {
+    const size_t tokens = static_cast<size_t>(batch.tokens);
+    const size_t half = static_cast<size_t>(model_.head_dim / 2);
+    const int group = model_.heads / model_.kv_heads;
+    hidden_.resize(tokens * model_.hidden);
+    normed_.resize(std::max(tokens, static_cast<size_t>(batch.rows)) * model_.hidden);
+    qkv_.resize(tokens * (model_.heads + 2 * model_.kv_heads) * model_.head_dim);
+    attended_.resize(tokens * model_.heads * model_.head_dim);
+    cosine_.resize(tokens * half);
+    sine_.resize(tokens * half);
+    sequence_of_.resize(tokens);
+    tiles_.clear();
+    for (int s = 0; s < batch.sequences; ++s) {
+        const int begin = batch.query_starts[s];
+        const int end = batch.query_starts[s + 1];
+        std::fill(sequence_of_.begin() + begin, sequence_of_.begin() + end, s);
+        const int rows = (end - begin) * group;
+        // late tokens see the most keys: they go first, so that no thread starts the longest tile last
+        for (int at = (divide_up(rows, kAttentionRows) - 1) * kAttentionRows; at >= 0; at -= kAttentionRows) {
+            tiles_.push_back({s, at, std::min(kAttentionRows, rows - at)});
+        }
+    }
+    for_rows(batch.tokens, [&](int first, int last) {
+        for (size_t t = first; t < static_cast<size_t>(last); ++t) {
+            const float position = static_cast<float>(batch.positions[t]);
+            for (size_t i = 0; i < half; ++i) {
+                const double angle = position * model_.rope_inv_freq[i]; // rounded to float first, as in training
+                cosine_[t * half + i] = static_cast<float>(std::cos(angle)) * model_.rope_scale;
+                sine_[t * half + i] = static_cast<float>(std::sin(angle)) * model_.rope_scale;
+            }
+        }
+    });
+}
+
+void Engine::embed(const Batch& batch) {
+    const Linear& table = model_.embedding;
+    const int lines = table.groups() * kGroupLines;
+    for_rows(batch.tokens, [&](int first, int last) {
+        for (int t = first; t < last; ++t) {
+            const int id = batch.token_ids[t];
+            const uint8_t* row = table.weight + (static_cast<size_t>(id / kLanes) * lines * kLanes + id % kLanes) * 4;
+            float* out = hidden_.data() + static_cast<size_t>(t) * model_.hidden;
+            for (int k = 0; k < model_.hidden; ++k) {
+                const int value = row[static_cast<size_t>(k / 4) * kLanes * 4 + k % 4];
+                out[k] = static_cast<float>(value - kZeroPoint) * table.scale[id];
+            }
+        }
+    });
+}
+
+// normed_[i] and input_[i] = rms_norm(hidden_[index ? index[i] : i])
+void Engine::norm_rows(const float* weight, int rows, const int32_t* index) {
+    const int width = model_.hidden;
+    input_.shape(rows, width);
+    for_rows(rows, [&](int first, int last) {
+        for (int i = first; i < last; ++i) {
+            const ptrdiff_t from = index ? index[i] : i;
+            float* out = normed_.data() + static_cast<ptrdiff_t>(i) * width;
+            kernels_.rms_norm(hidden_.data() + from * width, weight, width, model_.norm_epsilon, out);
+            const QuantRows row = input_.row(i);
+            kernels_.quantise(out, width, row.values, row.scale, row.offset);
+        }
+    });
+}
+
+void Engine::run_linear(const Linear& linear, QuantBuffer& input, int rows, float* out, bool accumulate) {
+    const int panels = linear.panels();
+    const int row_blocks = divide_up(rows, kRowBlock);
+    // a few tasks per thread balance the load; whole register tiles (4 panels for single rows) keep it efficient
+    const int wanted = divide_up(panels * row_blocks, pool_.threads() * 6);
+    const int size = divide_up(std::min(wanted, 32), 4) * 4;
+    const int chunks = divide_up(panels, size);
+    pool_.run(chunks * row_blocks, [&](int i) {
+        const int row = i / chunks * kRowBlock;
+        const int panel = i % chunks * size;
+        LinearJob job{};
+        job.weight = linear.weight;
+        job.weight_scale = linear.scale;
+        job.bias = linear.bias;
+        job.input = input.row(row);
+        job.rows = std::min(kRowBlock, rows - row);
+        job.groups = linear.groups();
+        job.panel_begin = panel;
+        job.panel_end = std::min(panels, panel + size);
+        job.columns = std::min(linear.features, job.panel_end * kLanes) - panel * kLanes;
+        job.out = out + static_cast<ptrdiff_t>(row) * linear.features + panel * kLanes;
+        job.out_stride = linear.features;
+        job.accumulate = accumulate;
+        kernels_.linear(job);
+    });
+}
+
+void Engine::step(const Batch& batch, float* logits) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    check(batch);
+    if (batch.tokens == 0) return;
+    prepare(batch);
+    embed(batch);
+    for (size_t index = 0; index < model_.layers.size(); ++index) {
+        attention(batch, model_.layers[index], index);
+        mlp(model_.layers[index], batch.tokens);
+    }
+    if (batch.rows == 0) return; // in the middle of a prompt nobody needs logits
+    norm_rows(model_.final_norm, batch.rows, batch.logit_rows);
+    run_linear(model_.head, input_, batch.rows, logits, false);
+}
+
+} // namespace flash

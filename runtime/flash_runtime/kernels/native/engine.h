@@ -1,0 +1,168 @@
+// One loaded model on the CPU: weights by pointer, its paged key/value cache, and the step that runs a batch.
+// Knows no Python, no files and no scheduling; sizes and pointers were checked by whoever built the Model.
+//
+// Legend: T tokens of the step, R rows of logits, H hidden size, A = heads * head_dim, F expert width, V vocabulary.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <vector>
+
+#include "kernels.h"
+#include "pool.h"
+
+namespace flash {
+
+constexpr int kRowBlock = 192; // rows of a task: a multiple of the register tile, few enough for the L2 cache
+
+inline int divide_up(int a, int b) { return (a + b - 1) / b; }
+
+// An int8 linear, or experts of them one after the other.
+struct Linear {
+    const uint8_t* weight = nullptr;
+    const float* scale = nullptr;
+    const float* bias = nullptr; // null: none
+    int features = 0;            // N
+    int inputs = 0;              // K
+
+    int panels() const { return (features + kLanes - 1) / kLanes; }
+    int groups() const { return (inputs + kGroup - 1) / kGroup; }
+    Linear expert(int index) const;
+};
+
+struct Layer {
+    const float* attn_norm = nullptr; // [H]
+    Linear qkv;                       // rows: q heads, k heads, v heads
+    const float* q_norm = nullptr;    // [head_dim], null: none
+    const float* k_norm = nullptr;
+    Linear o;
+    const float* mlp_norm = nullptr; // [H]
+    const float* router = nullptr;   // [E, H], null: dense
+    int experts = 1;
+    int top_k = 1;
+    bool normalise = false;
+    Linear gate_up; // rows: gate 0..F-1, up F..2F-1
+    Linear down;
+    int width = 0; // F
+};
+
+struct Model {
+    int hidden = 0;
+    int heads = 0;
+    int kv_heads = 0;
+    int head_dim = 0;
+    int vocab = 0;
+    float norm_epsilon = 0;
+    int max_positions = 0;
+    const float* rope_inv_freq = nullptr; // [head_dim / 2]
+    float rope_scale = 1;
+    Linear embedding;                  // [V, H], rows looked up
+    const float* final_norm = nullptr; // [H]
+    Linear head;                       // [V, H]
+    std::vector<Layer> layers;
+};
+
+struct Batch {
+    const int32_t* token_ids; // [T]
+    const int32_t* positions; // [T]
+    int tokens;
+    const int32_t* query_starts; // [sequences + 1]
+    int sequences;
+    const int32_t* block_tables; // [sequences, blocks_per_row]
+    int blocks_per_row;
+    const int32_t* logit_rows; // [R]
+    int rows;
+};
+
+// int8 activations that grow with the largest step seen.
+struct QuantBuffer {
+    std::vector<int8_t> values;
+    std::vector<float> scale;
+    std::vector<int32_t> offset;
+    int groups = 0; // per row
+
+    void shape(int rows, int inputs);
+    QuantRows row(ptrdiff_t index);
+};
+
+class Engine {
+public:
+    Engine(Model model, const Kernels& kernels, int threads, int num_blocks, int block_size);
+
+    // logits: [R, V]. Throws std::invalid_argument if an index is out of range; steps of several threads queue up.
+    void step(const Batch& batch, float* logits);
+
+    int threads() const { return pool_.threads(); }
+
+private:
+    struct Tile { // query rows of one sequence, counted over (token, query head of the group)
+        int sequence;
+        int begin;
+        int rows;
+    };
+    struct Share { // rows of one expert
+        int expert;
+        int begin;
+        int end;
+    };
+
+    void check(const Batch& batch) const;
+    void prepare(const Batch& batch);
+    // Calls body(begin, end) over ranges of 0..count; few rows stay on this thread: a wake-up would cost more.
+    template <class Body> void for_rows(int count, const Body& body) {
+        if (count <= 4) {
+            body(0, count);
+            return;
+        }
+        const int size = divide_up(count, pool_.threads() * 4);
+        pool_.run(divide_up(count, size), [&](int i) { body(i * size, std::min(count, (i + 1) * size)); });
+    }
+
+    void run_linear(const Linear& linear, QuantBuffer& input, int rows, float* out, bool accumulate);
+    void embed(const Batch& batch);
+    void norm_rows(const float* weight, int rows, const int32_t* index);
+    void attention(const Batch& batch, const Layer& layer, size_t layer_index);
+    void write_cache(const Batch& batch, const Layer& layer, size_t layer_index);
+    void route(const Layer& layer, int tokens);
+    void expert_hidden(const Layer& layer, const Linear& gate_up, const Share& share, int group);
+    void mlp(const Layer& layer, int tokens);
+
+    Model model_;
+    const Kernels& kernels_;
+    Pool pool_;
+    std::mutex mutex_;
+
+    int num_blocks_;
+    int block_size_;
+    int value_dim_;                    // head_dim rounded up to kLanes
+    ptrdiff_t key_head_, value_head_;  // elements of one (block, head)
+    ptrdiff_t key_layer_, value_layer_; // elements of one layer
+    struct Unmap {
+        size_t bytes;
+        void operator()(uint16_t* memory) const;
+    };
+    std::unique_ptr<uint16_t, Unmap> cache_; // bf16: keys of all layers, then values of all layers
+
+    // scratch of a step
+    std::vector<float> hidden_;       // [T, H] the residual stream
+    std::vector<float> normed_;       // [T, H]
+    std::vector<float> qkv_;          // [T, A + 2 * kv_heads * head_dim]
+    std::vector<float> attended_;     // [T, A]
+    std::vector<float> cosine_;       // [T, head_dim / 2]
+    std::vector<float> sine_;         // [T, head_dim / 2]
+    std::vector<int> sequence_of_;    // [T]
+    std::vector<Tile> tiles_;
+    std::vector<float> probability_;  // [T, E]
+    std::vector<float> chosen_weight_; // [T, top_k]
+    std::vector<int32_t> chosen_;     // [T, top_k]
+    std::vector<int32_t> slot_;       // [T, top_k] row of the choice among the rows sorted by expert
+    std::vector<int32_t> slot_token_; // [T * top_k]
+    std::vector<Share> shares_;
+    std::vector<float> expert_out_;   // [T * top_k, H]
+    QuantBuffer input_;               // of hidden rows or attention outputs
+    QuantBuffer activation_;          // of expert hidden rows
+};
+
+} // namespace flash

@@ -1,0 +1,42 @@
+// The kernel table for any CPU: plain loops, compiled for the platform's baseline.
+#include "attention.h"
+#include "elementwise.h"
+#include "linear.h"
+
+namespace flash {
+namespace {
+
+template <int Rows, int Panels>
+void dot_tile(const TileInput& in, const uint8_t* weight, float (*out)[Panels][kLanes]) {
+    for (int p = 0; p < Panels; ++p) {
+        for (int r = 0; r < Rows; ++r) {
+            Vec total{};
+            for (int g = 0; g < in.groups; ++g) {
+                const uint8_t* w = weight + p * in.panel_stride + g * kGroupLines * 64;
+                const int8_t* x = in.values + in.row[r] + g * kGroup;
+                int32_t dot[kLanes];
+                for (int lane = 0; lane < kLanes; ++lane) dot[lane] = in.offset[r][g];
+                for (int line = 0; line < kGroupLines; ++line, w += 64, x += 4) {
+                    for (int lane = 0; lane < kLanes; ++lane) {
+                        dot[lane] += w[lane * 4] * x[0] + w[lane * 4 + 1] * x[1] + w[lane * 4 + 2] * x[2] +
+                                     w[lane * 4 + 3] * x[3];
+                    }
+                }
+                IntVec whole;
+                std::memcpy(&whole, dot, sizeof whole);
+                total = total + __builtin_convertvector(whole, Vec) * in.scale[r][g];
+            }
+            store(out[r][p], total);
+        }
+    }
+}
+
+} // namespace
+
+const Kernels& portable_kernels() {
+    static constexpr Kernels table{"portable", quantise, linear,  attention, rms_norm,   rope,
+                                   swiglu,     softmax,  router, add_scaled, to_bf16};
+    return table;
+}
+
+} // namespace flash

@@ -1,0 +1,88 @@
+// The attention half of a layer: projections, rotary embedding, the paged cache, and the jobs of its kernel.
+#include <cmath>
+
+#include "engine.h"
+
+namespace flash {
+
+// Normalises and rotates queries and keys in place, and writes keys and values to the cache.
+void Engine::write_cache(const Batch& batch, const Layer& layer, size_t layer_index) {
+    const int dim = model_.head_dim;
+    uint16_t* keys = cache_.get() + static_cast<ptrdiff_t>(layer_index) * key_layer_;
+    uint16_t* values = cache_.get() + static_cast<ptrdiff_t>(model_.layers.size()) * key_layer_ +
+                       static_cast<ptrdiff_t>(layer_index) * value_layer_;
+    for_rows(batch.tokens, [&](int first, int last) {
+        uint16_t half_precision[kMaxHeadDim];
+        for (int t = first; t < last; ++t) {
+            const ptrdiff_t angle = static_cast<ptrdiff_t>(t) * (dim / 2);
+            float* head = qkv_.data() + static_cast<ptrdiff_t>(t) * layer.qkv.features;
+            for (int h = 0; h < model_.heads + model_.kv_heads; ++h, head += dim) {
+                const float* norm = h < model_.heads ? layer.q_norm : layer.k_norm;
+                if (norm) kernels_.rms_norm(head, norm, dim, model_.norm_epsilon, head);
+                kernels_.rope(head, cosine_.data() + angle, sine_.data() + angle, dim / 2);
+            }
+            const float* value = head;
+            const float* key = head - static_cast<ptrdiff_t>(model_.kv_heads) * dim;
+            const int position = batch.positions[t];
+            const ptrdiff_t table = static_cast<ptrdiff_t>(sequence_of_[t]) * batch.blocks_per_row;
+            const ptrdiff_t block = batch.block_tables[table + position / block_size_];
+            const int inside = position % block_size_;
+            for (int h = 0; h < model_.kv_heads; ++h, key += dim, value += dim) {
+                const ptrdiff_t place = block * model_.kv_heads + h;
+                kernels_.to_bf16(key, dim, half_precision);
+                uint16_t* to = keys + place * key_head_ + inside;
+                for (int d = 0; d < dim; ++d) to[static_cast<ptrdiff_t>(d) * block_size_] = half_precision[d];
+                kernels_.to_bf16(value, dim, values + place * value_head_ + inside * value_dim_);
+            }
+        }
+    });
+}
+
+void Engine::attention(const Batch& batch, const Layer& layer, size_t layer_index) {
+    norm_rows(layer.attn_norm, batch.tokens, nullptr);
+    run_linear(layer.qkv, input_, batch.tokens, qkv_.data(), false);
+    write_cache(batch, layer, layer_index);
+
+    const int dim = model_.head_dim;
+    const int group = model_.heads / model_.kv_heads;
+    const uint16_t* keys = cache_.get() + static_cast<ptrdiff_t>(layer_index) * key_layer_;
+    const uint16_t* values = cache_.get() + static_cast<ptrdiff_t>(model_.layers.size()) * key_layer_ +
+                             static_cast<ptrdiff_t>(layer_index) * value_layer_;
+    const float scale = 1.0f / std::sqrt(static_cast<float>(dim));
+    pool_.run(static_cast<int>(tiles_.size()) * model_.kv_heads, [&](int i) {
+        const Tile& tile = tiles_[i / model_.kv_heads];
+        const int kv_head = i % model_.kv_heads;
+        AttentionJob job;
+        job.keys = keys + kv_head * key_head_;
+        job.values = values + kv_head * value_head_;
+        job.key_block_stride = key_head_ * model_.kv_heads;
+        job.value_block_stride = value_head_ * model_.kv_heads;
+        job.blocks = batch.block_tables + static_cast<ptrdiff_t>(tile.sequence) * batch.blocks_per_row;
+        job.block_size = block_size_;
+        job.head_dim = dim;
+        job.value_dim = value_dim_;
+        job.scale = scale;
+        job.rows = tile.rows;
+        for (int r = 0; r < tile.rows; ++r) {
+            const ptrdiff_t token = batch.query_starts[tile.sequence] + (tile.begin + r) / group;
+            const ptrdiff_t head = kv_head * group + (tile.begin + r) % group;
+            job.query[r] = qkv_.data() + token * layer.qkv.features + head * dim;
+            job.out[r] = attended_.data() + (token * model_.heads + head) * dim;
+            job.visible[r] = batch.positions[token] + 1;
+        }
+        kernels_.attention(job);
+    });
+
+    const int width = model_.heads * dim;
+    input_.shape(batch.tokens, width);
+    for_rows(batch.tokens, [&](int first, int last) {
+        for (int t = first; t < last; ++t) {
+            const QuantRows row = input_.row(t);
+            const float* from = attended_.data() + static_cast<ptrdiff_t>(t) * width;
+            kernels_.quantise(from, width, row.values, row.scale, row.offset);
+        }
+    });
+    run_linear(layer.o, input_, batch.tokens, hidden_.data(), true);
+}
+
+} // namespace flash

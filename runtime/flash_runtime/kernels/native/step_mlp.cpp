@@ -1,0 +1,146 @@
+// The MLP half of a layer. A dense MLP is one expert that every token chose with weight 1 and adds its result in place;
+// otherwise tokens are sorted by expert, so that each expert's weights are read once per step.
+#include "engine.h"
+
+namespace flash {
+namespace {
+
+constexpr int kHiddenRows = 48; // rows whose gate and up values a task holds on its stack
+
+} // namespace
+
+// Chooses experts per token and sorts the choices by expert. Ties go to the lower expert.
+void Engine::route(const Layer& layer, int tokens) {
+    const int experts = layer.experts;
+    const int top_k = layer.top_k;
+    probability_.resize(static_cast<size_t>(tokens) * experts);
+    chosen_.resize(static_cast<size_t>(tokens) * top_k);
+    chosen_weight_.resize(chosen_.size());
+    slot_.resize(chosen_.size());
+    slot_token_.resize(chosen_.size());
+    for_rows(tokens, [&](int first, int last) {
+        const ptrdiff_t begin = first;
+        float* all = probability_.data() + begin * experts;
+        const float* rows = normed_.data() + begin * model_.hidden;
+        kernels_.router(rows, last - first, layer.router, experts, model_.hidden, all);
+        for (ptrdiff_t t = first; t < last; ++t) {
+            float* p = probability_.data() + t * experts;
+            kernels_.softmax(p, experts);
+            float total = 0;
+            for (int j = 0; j < top_k; ++j) {
+                // a NaN row still names an expert: the search starts from a valid index
+                const int best = static_cast<int>(std::max_element(p, p + experts) - p);
+                chosen_[t * top_k + j] = best;
+                chosen_weight_[t * top_k + j] = p[best];
+                total += p[best];
+                p[best] = -1.0f; // probabilities are not negative, so it is not found again
+            }
+            if (!layer.normalise) continue;
+            for (int j = 0; j < top_k; ++j) chosen_weight_[t * top_k + j] /= total;
+        }
+    });
+    std::vector<int32_t> ends(static_cast<size_t>(experts) + 1, 0);
+    for (const int32_t expert : chosen_) ++ends[static_cast<size_t>(expert) + 1];
+    for (int e = 0; e < experts; ++e) {
+        for (int at = 0; at < ends[e + 1]; at += kRowBlock) {
+            shares_.push_back({e, ends[e] + at, ends[e] + std::min(ends[e + 1], at + kRowBlock)});
+        }
+        ends[e + 1] += ends[e];
+    }
+    for (size_t choice = 0; choice < chosen_.size(); ++choice) {
+        slot_[choice] = ends[chosen_[choice]]++;
+        slot_token_[slot_[choice]] = static_cast<int32_t>(choice) / top_k;
+    }
+}
+
+// activation_[rows of the share], group `group` = quantised silu(gate) * up of that group's 64 features.
+void Engine::expert_hidden(const Layer& layer, const Linear& gate_up, const Share& share, int group) {
+    const int begin = group * kGroup;
+    const int count = std::min(kGroup, layer.width - begin);
+    const int up_shift = (layer.width + begin) % kLanes; // up need not start on a panel
+    constexpr int kUpStride = kGroup + kLanes;
+    float gate[kHiddenRows * kGroup];
+    float up[kHiddenRows * kUpStride];
+    float product[kGroup];
+    for (int row = share.begin; row < share.end; row += kHiddenRows) {
+        LinearJob job{};
+        job.weight = gate_up.weight;
+        job.weight_scale = gate_up.scale;
+        job.bias = gate_up.bias;
+        job.rows = std::min(kHiddenRows, share.end - row);
+        job.groups = gate_up.groups();
+        job.row_index = layer.router ? slot_token_.data() + row : nullptr;
+        job.input = input_.row(layer.router ? 0 : row);
+        job.panel_begin = begin / kLanes;
+        job.panel_end = divide_up(begin + count, kLanes);
+        job.columns = count;
+        job.out = gate;
+        job.out_stride = kGroup;
+        kernels_.linear(job);
+        job.panel_begin = (layer.width + begin) / kLanes;
+        job.panel_end = divide_up(layer.width + begin + count, kLanes);
+        job.columns = up_shift + count;
+        job.out = up;
+        job.out_stride = kUpStride;
+        kernels_.linear(job);
+        for (int r = 0; r < job.rows; ++r) {
+            kernels_.swiglu(gate + r * kGroup, up + r * kUpStride + up_shift, count, product);
+            const QuantRows out = activation_.row(row + r);
+            kernels_.quantise(product, count, out.values + begin, out.scale + group, out.offset + group);
+        }
+    }
+}
+
+void Engine::mlp(const Layer& layer, int tokens) {
+    norm_rows(layer.mlp_norm, tokens, nullptr);
+    shares_.clear();
+    if (layer.router) {
+        route(layer, tokens);
+    } else {
+        for (int at = 0; at < tokens; at += kRowBlock) shares_.push_back({0, at, std::min(tokens, at + kRowBlock)});
+    }
+    activation_.shape(tokens * layer.top_k, layer.width);
+    const int groups = divide_up(layer.width, kGroup);
+    pool_.run(static_cast<int>(shares_.size()) * groups, [&](int i) {
+        const Share& share = shares_[i / groups];
+        expert_hidden(layer, layer.gate_up.expert(share.expert), share, i % groups);
+    });
+    if (!layer.router) {
+        run_linear(layer.down, activation_, tokens, hidden_.data(), true);
+        return;
+    }
+    const int width = model_.hidden;
+    const int top_k = layer.top_k;
+    expert_out_.resize(static_cast<size_t>(tokens) * top_k * width);
+    const int panels = layer.down.panels();
+    const int wanted = divide_up(panels * static_cast<int>(shares_.size()), pool_.threads() * 6);
+    const int size = divide_up(std::min(wanted, 16), 4) * 4;
+    const int chunks = divide_up(panels, size);
+    pool_.run(static_cast<int>(shares_.size()) * chunks, [&](int i) {
+        const Share& share = shares_[i / chunks];
+        const Linear down = layer.down.expert(share.expert);
+        LinearJob job{};
+        job.weight = down.weight;
+        job.weight_scale = down.scale;
+        job.bias = down.bias;
+        job.input = activation_.row(share.begin);
+        job.rows = share.end - share.begin;
+        job.groups = down.groups();
+        job.panel_begin = i % chunks * size;
+        job.panel_end = std::min(panels, job.panel_begin + size);
+        job.columns = std::min(width, job.panel_end * kLanes) - job.panel_begin * kLanes;
+        job.out = expert_out_.data() + static_cast<ptrdiff_t>(share.begin) * width + job.panel_begin * kLanes;
+        job.out_stride = width;
+        kernels_.linear(job);
+    });
+    for_rows(tokens, [&](int first, int last) {
+        for (ptrdiff_t t = first; t < last; ++t) {
+            for (ptrdiff_t choice = t * top_k; choice < (t + 1) * top_k; ++choice) {
+                const float* from = expert_out_.data() + static_cast<ptrdiff_t>(slot_[choice]) * width;
+                kernels_.add_scaled(from, chosen_weight_[choice], width, hidden_.data() + t * width);
+            }
+        }
+    });
+}
+
+} // namespace flash

@@ -1,0 +1,159 @@
+// Sixteen float lanes, the same source for every instruction set (compiler vector extensions), and exp.
+// Included only by the kernels_*.cpp files, each compiled with its own flags: everything has internal linkage.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#if defined(__AVX512F__)
+#include <immintrin.h>
+#endif
+
+#include "kernels.h"
+
+namespace flash {
+namespace {
+
+#define FLASH_INLINE inline __attribute__((always_inline))
+
+typedef float Vec __attribute__((vector_size(64)));
+typedef int32_t IntVec __attribute__((vector_size(64)));
+typedef uint32_t BitVec __attribute__((vector_size(64)));
+typedef uint16_t HalfVec __attribute__((vector_size(32)));
+typedef int8_t ByteVec __attribute__((vector_size(16)));
+
+// Spelled out: adding to a zero vector would cost an addition, because -0 + 0 is not -0.
+FLASH_INLINE Vec splat(float v) { return Vec{v, v, v, v, v, v, v, v, v, v, v, v, v, v, v, v}; }
+
+FLASH_INLINE Vec load(const float* from) {
+    Vec out;
+    std::memcpy(&out, from, sizeof out);
+    return out;
+}
+
+FLASH_INLINE void store(float* to, Vec value) { std::memcpy(to, &value, sizeof value); }
+
+// The first count lanes from memory, the rest zero.
+FLASH_INLINE Vec load_part(const float* from, int count) {
+    Vec out{};
+    std::memcpy(&out, from, sizeof(float) * static_cast<size_t>(count));
+    return out;
+}
+
+FLASH_INLINE void store_part(float* to, Vec value, int count) {
+    std::memcpy(to, &value, sizeof(float) * static_cast<size_t>(count));
+}
+
+FLASH_INLINE Vec load_up_to(const float* from, int count) {
+    return count >= kLanes ? load(from) : load_part(from, count);
+}
+
+FLASH_INLINE void store_up_to(float* to, Vec value, int count) {
+    if (count >= kLanes) {
+        store(to, value);
+    } else {
+        store_part(to, value, count);
+    }
+}
+
+// A comparison with NaN is false, so a NaN in `a` gives `b`.
+FLASH_INLINE Vec larger(Vec a, Vec b) { return a > b ? a : b; }
+FLASH_INLINE Vec smaller(Vec a, Vec b) { return a < b ? a : b; }
+
+FLASH_INLINE Vec absolute(Vec a) {
+    BitVec bits;
+    std::memcpy(&bits, &a, sizeof bits);
+    bits &= 0x7fffffffu;
+    std::memcpy(&a, &bits, sizeof a);
+    return a;
+}
+
+// Round to the nearest integer, ties to even, for |a| < 2^22: adding 1.5 * 2^23 leaves no fraction bits.
+FLASH_INLINE Vec nearest(Vec a) {
+    const Vec magic = splat(12582912.0f);
+    return (a + magic) - magic;
+}
+
+// Lane i becomes lane i + distance; for folding a vector onto itself.
+template <int Distance> FLASH_INLINE Vec folded(Vec a) {
+#if defined(__clang__)
+    Vec out;
+    for (int i = 0; i < kLanes; ++i) out[i] = a[(i + Distance) % kLanes];
+    return out;
+#else
+    IntVec from{};
+    for (int i = 0; i < kLanes; ++i) from[i] = (i + Distance) % kLanes;
+    return __builtin_shuffle(a, from);
+#endif
+}
+
+FLASH_INLINE float sum(Vec a) {
+    a = a + folded<8>(a);
+    a = a + folded<4>(a);
+    a = a + folded<2>(a);
+    return a[0] + a[1];
+}
+
+FLASH_INLINE float largest(Vec a) {
+    a = larger(a, folded<8>(a));
+    a = larger(a, folded<4>(a));
+    a = larger(a, folded<2>(a));
+    return a[0] > a[1] ? a[0] : a[1];
+}
+
+// GCC 12 splits these two conversions in halves, so AVX-512 spells them out (masked: its unmasked ones warn).
+FLASH_INLINE BitVec widen(HalfVec half) {
+#if defined(__AVX512F__)
+    return reinterpret_cast<BitVec>(_mm512_maskz_cvtepu16_epi32(0xffff, reinterpret_cast<__m256i>(half)));
+#else
+    return __builtin_convertvector(half, BitVec);
+#endif
+}
+
+FLASH_INLINE ByteVec narrow(IntVec whole) {
+#if defined(__AVX512F__)
+    return reinterpret_cast<ByteVec>(_mm512_maskz_cvtepi32_epi8(0xffff, reinterpret_cast<__m512i>(whole)));
+#else
+    return __builtin_convertvector(whole, ByteVec);
+#endif
+}
+
+FLASH_INLINE Vec from_bf16(const uint16_t* from) {
+    HalfVec half;
+    std::memcpy(&half, from, sizeof half);
+    const BitVec bits = widen(half) << 16;
+    Vec out;
+    std::memcpy(&out, &bits, sizeof out);
+    return out;
+}
+
+// Round to nearest even; a NaN keeps its sign and stays NaN or becomes infinity, which the next sum shows either way.
+FLASH_INLINE HalfVec as_bf16(Vec value) {
+    BitVec bits;
+    std::memcpy(&bits, &value, sizeof bits);
+    bits = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+    return __builtin_convertvector(bits, HalfVec);
+}
+
+// exp within 2e-7 relative; below -87 it is 0, above 88 it stays at exp(88). Range reduction and coefficients are those
+// of Cephes' expf (S. Moshier), whose two-part ln 2 needs no fused multiply-add.
+FLASH_INLINE Vec exponential(Vec x) {
+    const Vec clamped = smaller(larger(x, splat(-87.0f)), splat(88.0f));
+    const Vec n = nearest(clamped * 1.44269504088896341f);
+    Vec r = clamped - n * 0.693359375f;
+    r = r + n * 2.12194440e-4f;
+    Vec y = splat(1.9875691500e-4f);
+    y = y * r + 1.3981999507e-3f;
+    y = y * r + 8.3334519073e-3f;
+    y = y * r + 4.1665795894e-2f;
+    y = y * r + 1.6666665459e-1f;
+    y = y * r + 5.0000001201e-1f;
+    y = y * (r * r) + r + 1.0f;
+    const IntVec power = (__builtin_convertvector(n, IntVec) + 127) << 23;
+    Vec scale;
+    std::memcpy(&scale, &power, sizeof scale);
+    return x < splat(-87.0f) ? Vec{} : y * scale;
+}
+
+} // namespace
+} // namespace flash

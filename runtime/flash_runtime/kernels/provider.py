@@ -1,0 +1,106 @@
+"""The CPU ops provider: one native call per engine step, weights read in place from the packed file.
+
+Knows the plan and the batch; knows nothing of requests, scheduling or text.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+
+from flash_runtime.engine.batch import Batch, FloatArray, IntArray
+from flash_runtime.kernels import _native
+from flash_runtime.kernels.info import CpuInfo, cpu_info
+from flash_runtime.kernels.layout import LANES
+from flash_runtime.kernels.weights import Packed, Weights, check_plan
+from flash_runtime.model.plan import ModelPlan
+
+MIN_CACHED_TOKENS: Final = 64
+"""A cache below this holds no useful request, so it is a mistake in the configuration."""
+_MAX_BLOCKS: Final = 2**31 - 1
+_BF16_BYTES: Final = 2
+
+
+class CpuProvider:
+    """Implements `flash_runtime.engine.batch.Provider` for int8 packed models.
+
+    A token's logits depend on its own sequence only: not on the batch around it, on how its prompt was cut into
+    steps, on the number of threads or on the instruction set. Safe to call from several threads; steps queue up.
+    """
+
+    def __init__(
+        self,
+        packed: Packed,
+        *,
+        kv_cache_bytes: int,
+        block_size: int = 16,
+        threads: int | None = None,
+        isa: str | None = None,
+    ) -> None:
+        """Raises ValueError for a plan or blob that does not fit, or a cache too small for one small request."""
+        plan = ModelPlan.from_json(packed.header["model"])
+        check_plan(plan)
+        if block_size < LANES or block_size % LANES:
+            raise ValueError(f"block_size ({block_size}) must be a positive multiple of {LANES}")
+        self.info: CpuInfo = cpu_info(isa=isa, threads=threads)
+        self.vocab_size = plan.vocab_size
+        self.max_context_tokens = plan.max_context_tokens
+        self.block_size = block_size
+        self.num_blocks = _num_blocks(plan, kv_cache_bytes, block_size)
+        weights = Weights(packed, plan)
+        self._engine = _native.Engine(
+            hidden=plan.hidden_size,
+            heads=plan.num_heads,
+            kv_heads=plan.num_kv_heads,
+            head_dim=plan.head_dim,
+            vocab=plan.vocab_size,
+            norm_epsilon=plan.norm_eps,
+            max_positions=plan.max_context_tokens,
+            rope_inv_freq=weights.vector(plan.rope_inv_freq, plan.head_dim // 2),
+            rope_scale=plan.rope_scale,
+            embedding=weights.linear(plan.embedding, n=plan.vocab_size, k=plan.hidden_size),
+            final_norm=weights.vector(plan.final_norm, plan.hidden_size),
+            head=weights.linear(plan.head, n=plan.vocab_size, k=plan.hidden_size),
+            layers=[weights.layer(layer) for layer in plan.layers],
+            arrays=weights.arrays,
+            isa=self.info.isa,
+            threads=self.info.threads,
+            num_blocks=self.num_blocks,
+            block_size=block_size,
+        )
+
+    def step(self, batch: Batch) -> FloatArray:
+        """Run the batch; raises ValueError, before computing anything, if an index is out of its range."""
+        logits = np.empty((len(batch.logit_rows), self.vocab_size), dtype=np.float32)  # [R, V]
+        self._engine.step(
+            _ints(batch.token_ids),
+            _ints(batch.positions),
+            _ints(batch.query_starts),
+            _ints(batch.block_tables),
+            _ints(batch.logit_rows),
+            logits,
+            self.vocab_size,
+        )
+        return logits
+
+
+def block_bytes(plan: ModelPlan, block_size: int) -> int:
+    """Bytes of one block of keys and values over all layers; values are padded to whole registers."""
+    value_dim = -(-plan.head_dim // LANES) * LANES
+    return plan.num_layers * plan.num_kv_heads * (plan.head_dim + value_dim) * block_size * _BF16_BYTES
+
+
+def _num_blocks(plan: ModelPlan, kv_cache_bytes: int, block_size: int) -> int:
+    one = block_bytes(plan, block_size)
+    needed = -(-min(MIN_CACHED_TOKENS, plan.max_context_tokens) // block_size)
+    if kv_cache_bytes < needed * one:
+        raise ValueError(
+            f"kv_cache_bytes ({kv_cache_bytes}) must be at least {needed * one}: {needed} blocks of {block_size} "
+            f"tokens at {one} bytes each"
+        )
+    return min(kv_cache_bytes // one, _MAX_BLOCKS)
+
+
+def _ints(array: IntArray) -> IntArray:
+    return np.ascontiguousarray(array, dtype=np.int32)

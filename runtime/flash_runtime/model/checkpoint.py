@@ -1,0 +1,114 @@
+"""What every checkpoint offers, whatever its format: facts, tensors one at a time as float32, text assets.
+
+Tensor names are those of the Hugging Face layout; a format with other names translates. Knows no family and no
+number format but float32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flash_runtime.model.errors import CheckpointError
+from flash_runtime.model.rope import Rope
+
+FloatArray = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class ExpertsConfig:
+    """The mixture-of-experts part of a checkpoint's facts."""
+
+    num_experts: int
+    top_k: int
+    width: int
+    normalise: bool
+    dense_layers: frozenset[int] = frozenset()
+    """Layers with one dense MLP instead."""
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The facts a family needs to write a layer plan."""
+
+    architecture: str
+    """The name the checkpoint gives itself, e.g. `LlamaForCausalLM` or GGUF's `llama`."""
+    hidden_size: int
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    mlp_width: int
+    vocab_size: int
+    norm_eps: float
+    max_context_tokens: int
+    rope: Rope
+    tied_embeddings: bool
+    experts: ExpertsConfig | None = None
+
+
+@dataclass(frozen=True)
+class TextAssets:
+    """Everything the gateway needs to turn text into token ids and back."""
+
+    tokenizer_json: bytes
+    """In the form of the Hugging Face `tokenizers` library."""
+    chat_template: str | None
+    """Jinja; None = the model was not trained to chat."""
+    bos_token: str | None
+    eos_token: str | None
+    eos_token_ids: tuple[int, ...]
+    add_bos: bool
+    special_tokens: dict[str, int] = field(default_factory=dict)
+    """Token ids by their text."""
+
+
+@dataclass(frozen=True)
+class About:
+    """Whose work this is."""
+
+    name: str
+    license: str
+    attribution: str
+
+
+class Checkpoint(Protocol):
+    """One opened checkpoint. Raises CheckpointError naming the file when something is missing or damaged."""
+
+    @property
+    def path(self) -> Path: ...
+
+    @property
+    def config(self) -> ModelConfig: ...
+
+    @property
+    def about(self) -> About: ...
+
+    def text(self) -> TextAssets:
+        """Read the tokenizer and the chat template."""
+
+    def has(self, name: str) -> bool:
+        """Whether the tensor is there."""
+
+    def tensor(self, name: str) -> FloatArray:
+        """Read one tensor as float32, rows = output features."""
+
+    def left_over(self, used: Collection[str]) -> list[str]:
+        """Weights in the file that none of the used names refers to; buffers that a model derives are not weights."""
+
+
+def open_checkpoint(path: Path) -> Checkpoint:
+    """A GGUF file, or a folder in the Hugging Face layout."""
+    from flash_runtime.model.gguf_checkpoint import GgufCheckpoint
+    from flash_runtime.model.safetensors_checkpoint import SafetensorsCheckpoint
+
+    if path.is_dir():
+        return SafetensorsCheckpoint.open(path)
+    if path.is_file():
+        return GgufCheckpoint.open(path)
+    raise CheckpointError(f"{path}: no such file or folder; a model is a .gguf file or a Hugging Face folder")

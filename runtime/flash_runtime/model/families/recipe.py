@@ -1,0 +1,88 @@
+"""A layer plan together with where its weights come from: which checkpoint tensors make up each packed name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flash_runtime.model.checkpoint import Checkpoint, FloatArray
+from flash_runtime.model.errors import CheckpointError
+from flash_runtime.model.plan import ModelPlan
+
+
+@dataclass(frozen=True)
+class Vector:
+    """A float tensor kept as it is."""
+
+    tensor: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Linear:
+    """A linear stacked from modules: the rows of the first, then those of the second, and so on."""
+
+    modules: tuple[str, ...]
+    """Tensor names less `.weight`."""
+    rows: tuple[int, ...]
+    """Output features of each module."""
+    columns: int
+    bias: bool = False
+
+    @property
+    def num_rows(self) -> int:
+        return sum(self.rows)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything packing and the reference need to know about one checkpoint."""
+
+    plan: ModelPlan
+    rope_inv_freq: NDArray[np.float32]  # [head_dim / 2]
+    vectors: Mapping[str, Vector] = field(default_factory=dict)
+    linears: Mapping[str, Linear] = field(default_factory=dict)
+    experts: Mapping[str, tuple[Linear, ...]] = field(default_factory=dict)
+    """One linear per expert, all of one shape, by the name of their stack."""
+
+    @property
+    def tensors(self) -> set[str]:
+        """Every checkpoint tensor that packing reads."""
+        names = {vector.tensor for vector in self.vectors.values()}
+        for linear in [*self.linears.values(), *(one for stack in self.experts.values() for one in stack)]:
+            names.update(f"{module}.weight" for module in linear.modules)
+            if linear.bias:
+                names.update(f"{module}.bias" for module in linear.modules)
+        return names
+
+
+def read_vector(checkpoint: Checkpoint, vector: Vector) -> FloatArray:
+    """The tensor, checked; raises CheckpointError naming it."""
+    return _read(checkpoint, vector.tensor, vector.shape)
+
+
+def read_weights(checkpoint: Checkpoint, linear: Linear) -> Iterator[FloatArray]:
+    """The weight of each module in turn, f32 [rows, columns], checked."""
+    for module, rows in zip(linear.modules, linear.rows, strict=True):
+        yield _read(checkpoint, f"{module}.weight", (rows, linear.columns))
+
+
+def read_bias(checkpoint: Checkpoint, linear: Linear) -> FloatArray:
+    """The bias of the whole linear, f32 [N]."""
+    return np.concatenate(
+        [_read(checkpoint, f"{module}.bias", (rows,)) for module, rows in zip(linear.modules, linear.rows, strict=True)]
+    )
+
+
+def _read(checkpoint: Checkpoint, name: str, shape: tuple[int, ...]) -> FloatArray:
+    tensor = checkpoint.tensor(name)
+    if tensor.shape != shape:
+        raise CheckpointError(
+            f"{checkpoint.path}: tensor {name} has shape {list(tensor.shape)}, the configuration says {list(shape)}"
+        )
+    if not np.isfinite(tensor).all():
+        raise CheckpointError(f"{checkpoint.path}: tensor {name} holds NaN or infinity; the weights are damaged")
+    return tensor

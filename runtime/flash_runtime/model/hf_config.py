@@ -1,0 +1,138 @@
+"""config.json of a Hugging Face checkpoint, parsed once into a ModelConfig. Refuses what no family could honour."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from flash_runtime.model.checkpoint import ExpertsConfig, ModelConfig
+from flash_runtime.model.errors import CheckpointError, UnsupportedModel
+from flash_runtime.model.rope import Llama3Scaling, Rope
+
+
+class _HfConfig(BaseModel):
+    """The keys we read; families add many more that do not change the arithmetic."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    architectures: list[str] = Field(min_length=1)
+    hidden_size: int = Field(ge=1)
+    num_hidden_layers: int = Field(ge=1)
+    num_attention_heads: int = Field(ge=1)
+    num_key_value_heads: int | None = Field(default=None, ge=1)
+    head_dim: int | None = Field(default=None, ge=1)
+    intermediate_size: int = Field(ge=1)
+    vocab_size: int = Field(ge=1)
+    rms_norm_eps: float = Field(default=1e-6, ge=0)
+    max_position_embeddings: int = Field(ge=1)
+    tie_word_embeddings: bool = False
+    hidden_act: str = "silu"
+    mlp_bias: bool = False
+    partial_rotary_factor: float = 1.0
+    use_sliding_window: bool = True
+    sliding_window: int | None = None
+
+    # Position encoding: newer files nest it in rope_parameters.
+    rope_theta: float = 10_000.0
+    rope_scaling: dict[str, Any] | None = None
+    rope_parameters: dict[str, Any] | None = None
+
+    # Mixture of experts.
+    num_experts: int | None = None
+    num_experts_per_tok: int | None = None
+    moe_intermediate_size: int | None = None
+    norm_topk_prob: bool = False
+    decoder_sparse_step: int = 1
+    mlp_only_layers: list[int] = Field(default_factory=list)
+
+
+def parse_config(path: Path) -> ModelConfig:
+    """Read and check one config.json."""
+    try:
+        config = _HfConfig.model_validate(json.loads(path.read_bytes()))
+    except OSError as error:
+        raise CheckpointError(f"{path}: {error.strerror}; a Hugging Face folder holds a config.json") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise CheckpointError(f"{path}: {where}: {first['msg']}, found {first['input']!r:.80}") from error
+    except ValueError as error:
+        raise CheckpointError(f"{path}: not JSON ({error})") from error
+    _refuse_what_changes_the_arithmetic(path, config)
+    return ModelConfig(
+        architecture=config.architectures[0],
+        hidden_size=config.hidden_size,
+        num_layers=config.num_hidden_layers,
+        num_heads=config.num_attention_heads,
+        num_kv_heads=config.num_key_value_heads or config.num_attention_heads,
+        head_dim=config.head_dim or config.hidden_size // config.num_attention_heads,
+        mlp_width=config.intermediate_size,
+        vocab_size=config.vocab_size,
+        norm_eps=config.rms_norm_eps,
+        max_context_tokens=config.max_position_embeddings,
+        rope=_rope(path, config),
+        tied_embeddings=config.tie_word_embeddings,
+        experts=_experts(path, config),
+    )
+
+
+def _refuse_what_changes_the_arithmetic(path: Path, config: _HfConfig) -> None:
+    if config.hidden_act not in ("silu", "swish"):
+        raise UnsupportedModel(f"{path}: hidden_act is {config.hidden_act!r}; this release computes silu")
+    if config.mlp_bias:
+        raise UnsupportedModel(f"{path}: mlp_bias is true; this release computes MLPs without bias")
+    if config.sliding_window is not None and config.use_sliding_window:
+        raise UnsupportedModel(
+            f"{path}: sliding_window is {config.sliding_window}; this release attends to the whole context"
+        )
+
+
+def _rope(path: Path, config: _HfConfig) -> Rope:
+    settings = {**(config.rope_scaling or {}), **(config.rope_parameters or {})}
+    kind = settings.get("rope_type", settings.get("type", "default"))
+    if settings.get("partial_rotary_factor", config.partial_rotary_factor) != 1.0:
+        raise UnsupportedModel(f"{path}: partial_rotary_factor is not 1; this release turns whole heads")
+    try:
+        theta = float(settings.get("rope_theta", config.rope_theta))
+        if kind in ("default", None):
+            return Rope(theta)
+        if kind == "llama3":
+            return Rope(
+                theta,
+                Llama3Scaling(
+                    factor=float(settings["factor"]),
+                    low_freq_factor=float(settings["low_freq_factor"]),
+                    high_freq_factor=float(settings["high_freq_factor"]),
+                    original_context_tokens=int(settings["original_max_position_embeddings"]),
+                ),
+            )
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path}: the RoPE settings are incomplete or malformed ({error!r})") from error
+    raise UnsupportedModel(f"{path}: RoPE scaling {kind!r} is not supported by this release; known: default, llama3")
+
+
+def _experts(path: Path, config: _HfConfig) -> ExpertsConfig | None:
+    if config.num_experts is None:
+        return None
+    if config.num_experts_per_tok is None or config.moe_intermediate_size is None:
+        raise CheckpointError(f"{path}: num_experts is set, num_experts_per_tok or moe_intermediate_size is missing")
+    if not 1 <= config.num_experts_per_tok <= config.num_experts:
+        raise CheckpointError(
+            f"{path}: num_experts_per_tok ({config.num_experts_per_tok}) must be between 1 and "
+            f"num_experts ({config.num_experts})"
+        )
+    dense = frozenset(
+        layer
+        for layer in range(config.num_hidden_layers)
+        if layer in config.mlp_only_layers or (layer + 1) % max(config.decoder_sparse_step, 1)
+    )
+    return ExpertsConfig(
+        num_experts=config.num_experts,
+        top_k=config.num_experts_per_tok,
+        width=config.moe_intermediate_size,
+        normalise=config.norm_topk_prob,
+        dense_layers=dense,
+    )

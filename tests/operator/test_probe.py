@@ -1,0 +1,79 @@
+"""The probe and the operator's pages, over real sockets."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestClient, TestServer
+
+from flash_operator.metrics import Metrics, application
+from flash_operator.probe import HttpProbe
+from flash_operator.reconcile import Outcome
+
+
+async def answer(request: web.Request) -> web.Response:
+    match request.path:
+        case "/ready":
+            return web.Response(text="ok")
+        case "/moved":
+            return web.Response(status=302, headers={"Location": "/ready"})
+        case "/slow":
+            await asyncio.Event().wait()
+    return web.Response(status=503, text="no engine answers" + "!" * 5000)
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[TestServer]:
+    app = web.Application()
+    app.router.add_get("/{path}", answer)
+    async with TestServer(app) as started:
+        yield started
+
+
+@pytest.fixture
+async def probe() -> AsyncIterator[HttpProbe]:
+    made = HttpProbe(timeout_seconds=0.3)
+    yield made
+    await made.aclose()
+
+
+async def test_only_a_plain_200_is_an_answer(server: TestServer, probe: HttpProbe) -> None:
+    assert (await probe(str(server.make_url("/ready")))).ok
+    assert not (await probe(str(server.make_url("/moved")))).ok
+
+
+async def test_a_refusal_is_told_with_its_text_cut_short(server: TestServer, probe: HttpProbe) -> None:
+    result = await probe(str(server.make_url("/broken")))
+    assert "answered 503: no engine answers" in result.message
+    assert len(result.message) < 500
+
+
+async def test_silence_ends_at_the_deadline(server: TestServer, probe: HttpProbe) -> None:
+    assert "did not answer within 0.3 s" in (await probe(str(server.make_url("/slow")))).message
+
+
+async def test_a_closed_port_is_a_finding(server: TestServer, probe: HttpProbe) -> None:
+    url = str(server.make_url("/ready"))
+    await server.close()
+    assert "failed" in (await probe(url)).message
+
+
+async def test_the_kubelet_is_told_what_ails_the_process() -> None:
+    ailments: list[str] = []
+    async with TestClient(TestServer(application(Metrics(), lambda: tuple(ailments)))) as client:
+        assert (await client.get("/livez")).status == 200
+        ailments.append("events do not arrive")
+        answer = await client.get("/livez")
+        assert (answer.status, await answer.text()) == (503, "events do not arrive")
+
+
+async def test_passes_and_writes_are_counted() -> None:
+    metrics = Metrics()
+    metrics.finished(Outcome(applied=("Service/a", "Service/b"), status_written=True), 0.1)
+    metrics.failed(0.1)
+    async with TestClient(TestServer(application(metrics, lambda: ()))) as client:
+        text = await (await client.get("/metrics")).text()
+    assert 'flashplane_api_writes_total{verb="apply"} 2.0' in text
+    assert 'flashplane_api_writes_total{verb="status"} 1.0' in text
+    assert 'flashplane_reconcile_passes_total{result="error"} 1.0' in text

@@ -1,0 +1,119 @@
+"""One loop per object."""
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+import pytest
+
+from flash_operator.cluster.protocol import ClusterError, Key
+from flash_operator.queue import Loops, QueueSettings, backoff_seconds
+from flash_operator.reconcile import Outcome
+
+A, B = Key("default", "a"), Key("default", "b")
+SETTINGS = QueueSettings(settle_seconds=0.0, backoff_seconds=0.01, backoff_max_seconds=0.05)
+
+
+@pytest.mark.parametrize(("failures", "pause"), [(1, 0.5), (2, 1.0), (4, 4.0), (8, 60.0), (10_000, 60.0)])
+def test_the_pause_doubles_up_to_a_bound(failures: int, pause: float) -> None:
+    assert backoff_seconds(failures, QueueSettings()) == pause
+
+
+class Steps:
+    """A step that plays back outcomes and can be watched."""
+
+    def __init__(self, *script: Outcome | Exception) -> None:
+        self.script = list(script)
+        self.passes: list[Key] = []
+        self.running: dict[Key, int] = {}
+        self.most_at_once = 0
+        self._changed = asyncio.Condition()
+
+    async def __call__(self, key: Key) -> Outcome:
+        self.running[key] = self.running.get(key, 0) + 1
+        self.most_at_once = max(self.most_at_once, self.running[key])
+        await asyncio.sleep(0)
+        self.running[key] -= 1
+        self.passes.append(key)
+        async with self._changed:
+            self._changed.notify_all()
+        step = self.script.pop(0) if self.script else Outcome()
+        if isinstance(step, Exception):
+            raise step
+        return step
+
+    async def until(self, fact: Callable[[], bool]) -> None:
+        async with asyncio.timeout(5), self._changed:
+            await self._changed.wait_for(fact)
+
+
+def loops(steps: Steps) -> Loops:
+    return Loops(steps, clock=asyncio.get_running_loop().time, settings=SETTINGS)
+
+
+async def test_many_events_are_answered_by_few_passes_that_never_overlap() -> None:
+    steps = Steps()
+    running = loops(steps)
+    for _ in range(100):
+        running.wake(A)
+    await steps.until(lambda: len(steps.passes) >= 1)
+    for _ in range(100):
+        running.wake(A)
+    await steps.until(lambda: len(steps.passes) >= 2)
+    await running.aclose()
+    assert len(steps.passes) <= 4
+    assert steps.most_at_once == 1
+
+
+async def test_a_pass_is_repeated_when_its_outcome_asks_for_it() -> None:
+    steps = Steps(Outcome(requeue_after_seconds=0.01), Outcome(requeue_after_seconds=0.01))
+    running = loops(steps)
+    running.wake(A)
+    await steps.until(lambda: len(steps.passes) == 3)
+    await running.aclose()
+
+
+@pytest.mark.parametrize("failure", [ClusterError("no"), RuntimeError("a mistake of ours"), Outcome(error="quota")])
+async def test_a_failure_is_tried_again_and_stops_nobody_else(
+    failure: Outcome | Exception, caplog: pytest.LogCaptureFixture
+) -> None:
+    steps = Steps(failure)
+    running = loops(steps)
+    running.wake(A)
+    await steps.until(lambda: len(steps.passes) == 2)
+    running.wake(B)
+    await steps.until(lambda: B in steps.passes)
+    await running.aclose()
+    assert any("default/a" in record.message for record in caplog.records if record.levelno >= logging.WARNING)
+
+
+async def test_a_loop_ends_with_its_object_and_starts_anew_with_a_namesake() -> None:
+    steps = Steps(Outcome(gone=True))
+    running = loops(steps)
+    running.wake(A)
+    await steps.until(lambda: len(steps.passes) == 1)
+    await asyncio.gather(*(task for task in asyncio.all_tasks() if task.get_name() == f"reconcile {A}"))
+    assert running.keys == frozenset()
+    running.wake(A)
+    await steps.until(lambda: len(steps.passes) == 2)
+    await running.aclose()
+    assert running.keys == frozenset()
+
+
+async def test_a_hanging_pass_can_be_seen() -> None:
+    started = asyncio.Event()
+
+    async def hang(key: Key) -> Outcome:
+        started.set()
+        await asyncio.Event().wait()
+        raise AssertionError(key)
+
+    now = 0.0
+    running = Loops(hang, clock=lambda: now, settings=SETTINGS)
+    assert running.longest_pass_seconds() == 0.0
+    running.wake(A)
+    async with asyncio.timeout(5):
+        await started.wait()
+    now = 200.0
+    assert running.longest_pass_seconds() == 200.0
+    await running.aclose()

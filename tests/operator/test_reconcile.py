@@ -1,0 +1,311 @@
+"""Trajectories of the loop on a cluster in a dict."""
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from builders import a_manifest
+
+from flash_api import names
+from flash_operator.cluster.memory import MemoryCluster
+from flash_operator.cluster.protocol import ClusterError, Key, Manifest
+from flash_operator.reconcile import Outcome, ReconcileSettings, reconcile
+from flash_operator.status import ProbeResult
+
+KEY = Key("default", "chat")
+ENGINE, GATEWAY = Key("default", "chat-engine"), Key("default", "chat-gateway")
+SETTINGS = ReconcileSettings()
+NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
+
+
+async def answering(url: str) -> ProbeResult:
+    assert url == "http://chat-gateway.default.svc:8080/readyz"
+    return ProbeResult(ok=True, message="")
+
+
+async def run(cluster: Any, probe: Any = answering) -> Outcome:
+    return await reconcile(cluster, KEY, probe=probe, now=lambda: NOON, settings=SETTINGS)
+
+
+def a_cluster(**spec: Any) -> MemoryCluster:
+    cluster = MemoryCluster()
+    cluster.create(a_manifest(**spec))
+    return cluster
+
+
+def controllers_act(cluster: MemoryCluster) -> bool:
+    """What the deployment controller and the kubelets do: every wanted pod is there, new and ready.
+
+    Whether there was anything to do.
+    """
+    before = cluster.contents()
+
+    def settle(manifest: dict[str, Any]) -> None:
+        wanted = manifest["spec"]["replicas"]
+        counts = dict.fromkeys(("replicas", "updatedReplicas", "readyReplicas"), wanted)
+        manifest["status"] = {"observedGeneration": manifest["metadata"]["generation"], **counts}
+
+    for key in (ENGINE, GATEWAY):
+        if cluster.get("Deployment", key) is not None:
+            cluster.edit("Deployment", key, settle)
+    return cluster.contents() != before
+
+
+async def converge(cluster: MemoryCluster) -> Outcome:
+    for _ in range(10):
+        outcome = await run(cluster)
+        if not controllers_act(cluster) and outcome.writes == 0:
+            break
+    return outcome
+
+
+def user_changes(cluster: MemoryCluster, **spec: Any) -> None:
+    cluster.edit(names.KIND, KEY, lambda manifest: manifest.update(spec={**manifest["spec"], **spec}))
+
+
+def ready(outcome: Outcome) -> str:
+    condition = next(c for c in outcome.status["conditions"] if c["type"] == "Ready")
+    return f"{condition['status']} {condition['reason']}"
+
+
+async def test_a_new_deployment_is_applied_in_the_order_of_the_plan_and_then_ready() -> None:
+    cluster = a_cluster()
+    first = await run(cluster)
+    kinds = [write.split()[1].split("/")[0] for write in cluster.writes if write.startswith("apply")]
+    assert kinds == ["ConfigMap", "ConfigMap", "Service", "Service", "Deployment", "Deployment"]
+    assert ready(first) == "False EnginesStarting"
+    controllers_act(cluster)
+    assert ready(await run(cluster)) == "True Serving"
+
+
+async def test_an_idle_deployment_is_never_written() -> None:
+    cluster = a_cluster()
+    await converge(cluster)
+    cluster.writes.clear()
+    for _ in range(5):
+        assert (await run(cluster)).writes == 0
+    assert cluster.writes == []
+
+
+async def test_the_endpoint_is_asked_only_once_pods_are_ready() -> None:
+    async def never(url: str) -> ProbeResult:
+        raise AssertionError(f"asked {url}")
+
+    assert (await run(a_cluster(), never)).status["endpoint"]
+
+
+async def test_a_silent_endpoint_is_not_ready() -> None:
+    async def silent(url: str) -> ProbeResult:
+        return ProbeResult(ok=False, message=f"GET {url} answered 503: no engine")
+
+    cluster = a_cluster()
+    await converge(cluster)
+    outcome = await run(cluster, silent)
+    assert ready(outcome) == "False EndpointSilent"
+    assert outcome.requeue_after_seconds == SETTINGS.waiting_seconds
+
+
+async def test_an_edit_reaches_the_children_and_only_those_it_concerns() -> None:
+    cluster = a_cluster()
+    await converge(cluster)
+    cluster.writes.clear()
+    user_changes(cluster, engine={"replicas": 3})
+    await converge(cluster)
+    assert [write for write in cluster.writes if "status" not in write] == ["apply Deployment/chat-engine"]
+    assert cluster.get("Deployment", ENGINE)["spec"]["replicas"] == 3
+
+
+async def test_a_former_configuration_stays_until_its_pods_are_gone() -> None:
+    cluster = a_cluster()
+    await converge(cluster)
+    former = {name for name in cluster.contents() if name.startswith("ConfigMap/chat-engine")}
+    user_changes(cluster, engine={"maxConcurrentRequests": 3})
+    await run(cluster)
+    await run(cluster)  # the new pods are not up: the controllers have not acted
+    assert former < cluster.contents().keys()
+    await converge(cluster)
+    assert not former & cluster.contents().keys()
+
+
+async def test_removing_the_keys_removes_their_volume() -> None:
+    cluster = a_cluster(gateway={"auth": {"apiKeysSecretRef": {"name": "keys"}}})
+    await converge(cluster)
+    user_changes(cluster, gateway={})
+    await converge(cluster)
+    pod = cluster.get("Deployment", GATEWAY)["spec"]["template"]["spec"]
+    assert "api-keys" not in str(pod)
+
+
+@pytest.mark.parametrize(
+    "name", ["Deployment/chat-engine", "Deployment/chat-gateway", "Service/chat-engine", "ConfigMap"]
+)
+async def test_a_deleted_child_comes_back(name: str) -> None:
+    cluster = a_cluster()
+    await converge(cluster)
+    before = cluster.contents()
+    for child in [child for child in before if child.startswith(name)]:
+        kind, _, child_name = child.partition("/")
+        cluster.remove(kind, Key("default", child_name))
+    await converge(cluster)
+    assert cluster.contents() == before
+
+
+async def test_drift_is_taken_back_and_additions_stay() -> None:
+    cluster = a_cluster()
+    await converge(cluster)
+
+    def meddle(manifest: dict[str, Any]) -> None:
+        manifest["spec"]["replicas"] = 7
+        manifest["metadata"]["labels"]["team"] = "search"
+
+    cluster.edit("Deployment", ENGINE, meddle)
+    await converge(cluster)
+    found = cluster.get("Deployment", ENGINE)
+    assert (found["spec"]["replicas"], found["metadata"]["labels"]["team"]) == (1, "search")
+
+
+async def test_a_refused_spec_is_stalled_and_tears_nothing_down() -> None:
+    cluster = a_cluster()
+    await converge(cluster)
+    before = cluster.contents()
+    user_changes(cluster, variant="Cloud")
+    outcome = await run(cluster)
+    assert ready(outcome) == "False VariantNotServed"
+    assert (outcome.applied, outcome.deleted, outcome.requeue_after_seconds) == ((), (), None)
+    assert {k: v for k, v in cluster.contents().items() if "FlashDeployment" not in k} == {
+        k: v for k, v in before.items() if "FlashDeployment" not in k
+    }
+
+
+async def test_a_stored_spec_that_breaks_a_rule_is_told_with_field_and_value() -> None:
+    outcome = await run(a_cluster(engine={"replicas": "many"}))
+    assert ready(outcome) == "False InvalidSpec"
+    message = outcome.status["conditions"][0]["message"]
+    assert 'spec.engine.replicas ("many") must be an integer' in message
+
+
+async def test_a_stored_field_from_a_newer_release_is_ignored() -> None:
+    cluster = a_cluster(engine={"replicas": 2, "fromTheFuture": 1})
+    await converge(cluster)
+    assert cluster.get("Deployment", ENGINE)["spec"]["replicas"] == 2
+
+
+async def test_an_object_of_someone_else_is_left_alone_and_named_in_the_status() -> None:
+    cluster = a_cluster()
+    cluster.create(
+        {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "chat-gateway"}, "spec": {"mine": True}}
+    )
+    outcome = await run(cluster)
+    assert ready(outcome) == "False ApplyFailed"
+    assert outcome.error is not None
+    assert "Service chat-gateway exists" in outcome.error
+    assert cluster.get("Service", GATEWAY)["spec"] == {"mine": True}
+
+
+async def test_a_namesake_never_inherits_children() -> None:
+    cluster = a_cluster()
+    await converge(cluster)
+    orphan = cluster.get("Deployment", ENGINE)
+    cluster.remove(names.KIND, KEY)
+    cluster.create({**orphan, "status": {}})  # the garbage collector has not come by yet
+    cluster.create(a_manifest())
+    assert ready(await run(cluster)) == "False ApplyFailed"
+
+
+async def test_a_deleted_deployment_ends_the_loop_and_its_children_go() -> None:
+    cluster = a_cluster()
+    await converge(cluster)
+    cluster.remove(names.KIND, KEY)
+    assert (await run(cluster)).gone
+    assert cluster.contents() == {}
+
+
+async def test_a_deployment_that_is_being_deleted_is_not_touched() -> None:
+    cluster = a_cluster()
+    cluster.edit(names.KIND, KEY, lambda m: m["metadata"].update(deletionTimestamp="2026-01-01T00:00:00Z"))
+    assert (await run(cluster)).gone
+    assert cluster.writes == []
+
+
+class Crashing:
+    """A cluster whose client dies right after its n-th write: what a kill of the operator looks like from outside."""
+
+    def __init__(self, inner: MemoryCluster, writes: int) -> None:
+        self._inner = inner
+        self._writes = writes
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+    async def apply(self, manifest: Manifest) -> None:
+        await self._inner.apply(manifest)
+        self._count()
+
+    async def delete(self, manifest: Manifest) -> None:
+        await self._inner.delete(manifest)
+        self._count()
+
+    async def write_status(self, key: Key, status: Manifest) -> None:
+        await self._inner.write_status(key, status)
+        self._count()
+
+    def _count(self) -> None:
+        self._writes -= 1
+        if self._writes == 0:
+            raise KilledError
+
+
+class KilledError(Exception):
+    """The operator process is gone."""
+
+
+def create(cluster: MemoryCluster) -> None:
+    cluster.create(a_manifest())
+
+
+def change(cluster: MemoryCluster) -> None:
+    user_changes(cluster, engine={"replicas": 2, "maxConcurrentRequests": 4}, endpoint={"port": 9000})
+
+
+async def ready_on_any_port(url: str) -> ProbeResult:
+    del url
+    return ProbeResult(ok=True, message="")
+
+
+async def story(cluster: MemoryCluster, chapter: Callable[[MemoryCluster], None], crash_after: int) -> bool:
+    """Play one chapter with a crash after the n-th write, then go on. False = there were fewer writes than that."""
+    chapter(cluster)
+    crashing = Crashing(cluster, crash_after)
+    crashed = False
+    for _ in range(12):
+        try:
+            outcome = await run(crashing, ready_on_any_port)
+        except KilledError:
+            crashed = True
+            continue
+        if not controllers_act(cluster) and outcome.writes == 0:
+            break
+    return crashed
+
+
+@pytest.mark.parametrize("crash_after", range(1, 12))
+async def test_a_crash_after_any_write_ends_in_the_same_state(crash_after: int) -> None:
+    undisturbed, disturbed = MemoryCluster(), MemoryCluster()
+    for chapter in (create, change):
+        await story(undisturbed, chapter, crash_after=10_000)
+        await story(disturbed, chapter, crash_after)
+        assert disturbed.contents() == undisturbed.contents()
+
+
+async def test_the_crash_test_reaches_every_write_of_a_creation() -> None:
+    assert await story(MemoryCluster(), create, crash_after=8)
+
+
+async def test_an_api_that_cannot_be_read_is_the_callers_business() -> None:
+    class Down(MemoryCluster):
+        async def deployment(self, key: Key) -> Manifest | None:
+            raise ClusterError(f"no answer about {key}")
+
+    with pytest.raises(ClusterError):
+        await run(Down())

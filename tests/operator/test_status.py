@@ -1,0 +1,122 @@
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from builders import a_child
+
+from flash_api.conditions import EXPLANATIONS, Reason, Refusal
+from flash_api.v1alpha1.status import FlashDeploymentStatus
+from flash_operator.status import Observation, ProbeResult, may_probe, status
+
+NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
+ANSWERS = ProbeResult(ok=True, message="")
+SILENT = ProbeResult(ok=False, message="GET http://x/readyz answered 503: no engine")
+BOTH = (a_child("chat-engine"), a_child("chat-gateway"))
+
+
+def seen(children: Any = BOTH, **rest: Any) -> Observation:
+    return Observation(name="chat", generation=3, children=children, **rest)
+
+
+def facts(observation: Observation) -> dict[str, str]:
+    return {c["type"]: f"{c['status']} {c['reason']}" for c in status(observation, {}, NOON)["conditions"]}
+
+
+def engine(**changes: Any) -> tuple[dict[str, Any], ...]:
+    return (a_child("chat-engine", **changes), a_child("chat-gateway"))
+
+
+FAILING = {"conditions": [{"type": "ReplicaFailure", "status": "True", "message": "container engine exited with 3"}]}
+STUCK = {"conditions": [{"type": "Progressing", "status": "False", "message": "has timed out progressing."}]}
+REFUSED = Refusal(Reason.VARIANT_NOT_SERVED, "spec.variant (Cloud) is not served by this release.")
+
+
+@pytest.mark.parametrize(
+    ("observation", "ready", "reconciling", "stalled"),
+    [
+        (seen(probe=ANSWERS), "True Serving", "False Settled", "False Progressing"),
+        (seen(()), "False EnginesMissing", "True InProgress", "False Progressing"),
+        (seen(engine(ready=0)), "False EnginesStarting", "True InProgress", "False Progressing"),
+        (seen(engine(ready=0, **FAILING)), "False EnginesFailing", "True InProgress", "False Progressing"),
+        (seen(engine(ready=0, **STUCK)), "False EnginesStuck", "False EnginesStuck", "True EnginesStuck"),
+        (seen(engine(desired=0)), "False ScaledToZero", "False Settled", "False Progressing"),
+        (seen(probe=SILENT), "False EndpointSilent", "True InProgress", "False Progressing"),
+        (seen(BOTH[:1]), "False GatewayMissing", "True InProgress", "False Progressing"),
+        (
+            seen((BOTH[0], a_child("chat-gateway", ready=0))),
+            "False GatewayStarting",
+            "True InProgress",
+            "False Progressing",
+        ),
+        (seen(engine(updatedReplicas=0), probe=ANSWERS), "True Serving", "True InProgress", "False Progressing"),
+        (seen(probe=ANSWERS, error="quota"), "False ApplyFailed", "True ApplyFailed", "False Progressing"),
+        (seen((), error="invalid", error_is_final=True), "False ApplyFailed", "False ApplyFailed", "True ApplyFailed"),
+        (seen((), refusal=REFUSED), "False VariantNotServed", "False VariantNotServed", "True VariantNotServed"),
+        (
+            seen(probe=ANSWERS, refusal=REFUSED),
+            "False VariantNotServed",
+            "False VariantNotServed",
+            "True VariantNotServed",
+        ),
+    ],
+)
+def test_the_summary_follows_from_what_was_seen(
+    observation: Observation, ready: str, reconciling: str, stalled: str
+) -> None:
+    found = facts(observation)
+    assert (found["Ready"], found["Reconciling"], found["Stalled"]) == (ready, reconciling, stalled)
+
+
+def test_ready_never_holds_without_an_answered_request() -> None:
+    assert facts(seen(probe=None))["Ready"] == "False EndpointSilent"
+
+
+def test_ready_carries_the_message_of_the_first_cause() -> None:
+    ready = status(seen(engine(ready=0, **FAILING)), {}, NOON)["conditions"][0]
+    assert ready["message"] == "0 of 1 engine pods are ready: container engine exited with 3"
+
+
+def test_a_lost_engine_pod_ends_ready_while_others_serve() -> None:
+    assert facts(seen(engine(desired=2, ready=1), probe=ANSWERS))["Ready"] == "False EnginesStarting"
+
+
+def test_pods_of_an_old_generation_do_not_count_as_rolled_out() -> None:
+    observation = seen(engine(observedGeneration=0), probe=ANSWERS)
+    assert facts(observation)["Reconciling"] == "True InProgress"
+
+
+def test_equal_inputs_give_an_equal_status_whatever_the_time() -> None:
+    first = status(seen(probe=ANSWERS), {}, NOON)
+    assert status(seen(probe=ANSWERS), first, NOON + timedelta(hours=1)) == first
+
+
+def test_a_transition_time_moves_only_with_its_own_condition() -> None:
+    before = status(seen(probe=ANSWERS), {}, NOON)
+    after = status(seen(probe=SILENT), before, NOON + timedelta(hours=1))
+    moved = {
+        new["type"]
+        for old, new in zip(before["conditions"], after["conditions"], strict=True)
+        if old["lastTransitionTime"] != new["lastTransitionTime"]
+    }
+    assert moved == {"Ready", "Reconciling", "EndpointReady"}
+
+
+def test_a_strange_previous_status_does_no_harm() -> None:
+    previous = {"conditions": [{"type": "FromTheFuture"}, {"type": "Ready"}], "more": 1}
+    assert status(seen(), previous, NOON)["conditions"]
+
+
+def test_a_long_message_is_cut_to_what_the_schema_allows() -> None:
+    long = status(seen(error="x" * 10_000), {}, NOON)
+    FlashDeploymentStatus.model_validate(long)
+
+
+def test_the_endpoint_is_probed_only_when_it_can_answer() -> None:
+    assert may_probe(BOTH, "chat")
+    assert not may_probe(engine(ready=0), "chat")
+    assert not may_probe((), "chat")
+
+
+def test_every_reason_has_a_cause_and_a_remedy() -> None:
+    assert EXPLANATIONS.keys() == set(Reason)
+    assert all(explanation.cause and explanation.remedy for explanation in EXPLANATIONS.values())

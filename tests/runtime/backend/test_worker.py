@@ -1,0 +1,175 @@
+"""The engine's thread, with streams that record what they are told."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+from fakes.paged_model import PagedModel
+
+from flash_runtime.backend.worker import EngineWorker, Failure, StreamClosed, Submission
+from flash_runtime.engine.loop import Engine, EngineLimits, EngineStats
+from flash_runtime.wire import FinishReason, GenerateRequest, StreamEvent
+
+PROMPT = [5, 6, 7]
+FOREVER = 900
+SECONDS = 10.0
+
+
+class RecordingStream:
+    """A client that remembers everything."""
+
+    def __init__(self, *, closed: bool = False) -> None:
+        self.tokens: list[int] = []
+        self.events: list[StreamEvent] = []
+        self.failure: tuple[Failure, str] | None = None
+        self.cancelled = False
+        self.ended = threading.Event()
+        self.began = threading.Event()
+        self._closed = closed
+
+    def send(self, token_ids: tuple[int, ...], event: StreamEvent) -> None:
+        self.began.set()
+        if self._closed:
+            raise StreamClosed("gone")
+        self.tokens += token_ids
+        self.events.append(event)
+        if event.finish_reason is not None:
+            self.ended.set()
+
+    def fail(self, failure: Failure, message: str) -> None:
+        self.failure = (failure, message)
+        self.ended.set()
+
+    def is_cancelled(self) -> bool:
+        return self.cancelled
+
+
+class Bench:
+    """A worker over a PagedModel, with what it reported."""
+
+    def __init__(self, model: PagedModel, limits: EngineLimits) -> None:
+        self.model = model
+        self.stats: list[EngineStats] = []
+        self.crashes: list[BaseException] = []
+        self.worker = EngineWorker(
+            Engine(model, limits=limits),
+            clock=time.monotonic,
+            on_stats=self.stats.append,
+            on_crash=self.crashes.append,
+        )
+
+    def submit(self, prompt: list[int], *, max_tokens: int, closed: bool = False) -> RecordingStream:
+        stream = RecordingStream(closed=closed)
+        self.worker.submit(Submission(prompt, GenerateRequest(max_tokens=max_tokens), stream))
+        return stream
+
+
+MakeBench = Callable[..., Bench]
+
+
+@pytest.fixture
+def make_bench() -> Iterator[MakeBench]:
+    benches: list[Bench] = []
+
+    def make(*, fatal_token: int | None = None, **limits: int) -> Bench:
+        bench = Bench(PagedModel(num_blocks=256, fatal_token=fatal_token), EngineLimits(**limits))
+        benches.append(bench)
+        bench.worker.start()
+        return bench
+
+    yield make
+    for bench in benches:
+        assert bench.worker.stop(SECONDS)
+
+
+def test_a_request_is_answered_token_by_token(make_bench: MakeBench) -> None:
+    bench = make_bench()
+    stream = bench.submit(PROMPT, max_tokens=5)
+    assert stream.ended.wait(SECONDS)
+    assert stream.tokens == bench.model.expected(PROMPT, 5)
+    assert [event.finish_reason for event in stream.events] == [None] * 4 + [FinishReason.LENGTH]
+
+
+def test_a_cancelled_stream_is_closed_and_another_takes_its_place(make_bench: MakeBench) -> None:
+    bench = make_bench(max_running=1)
+    first = bench.submit(PROMPT, max_tokens=FOREVER)
+    second = bench.submit(PROMPT, max_tokens=1)
+    assert first.began.wait(SECONDS)
+    first.cancelled = True
+    assert first.ended.wait(SECONDS)
+    assert first.events[-1].finish_reason == FinishReason.CANCELLED
+    assert second.ended.wait(SECONDS)
+
+
+def test_a_cancelled_request_that_still_waits_is_forgotten(make_bench: MakeBench) -> None:
+    bench = make_bench(max_running=1)
+    first = bench.submit(PROMPT, max_tokens=FOREVER)
+    second = bench.submit(PROMPT, max_tokens=FOREVER)
+    assert first.began.wait(SECONDS)
+    second.cancelled = True
+    assert second.ended.wait(SECONDS)
+    assert second.tokens == []
+
+
+def test_a_client_that_is_gone_does_not_disturb_the_others(make_bench: MakeBench) -> None:
+    bench = make_bench()
+    gone = bench.submit(PROMPT, max_tokens=FOREVER, closed=True)
+    stream = bench.submit([9, 9], max_tokens=5)
+    assert gone.began.wait(SECONDS)
+    assert stream.ended.wait(SECONDS)
+    assert stream.tokens == bench.model.expected([9, 9], 5)
+
+
+def test_a_request_that_can_never_run_is_told_so(make_bench: MakeBench) -> None:
+    stream = make_bench().submit([], max_tokens=1)
+    assert stream.ended.wait(SECONDS)
+    assert stream.failure == (Failure.INVALID, "input_ids (0 tokens) must hold at least one token")
+
+
+def test_a_request_too_many_is_told_to_try_elsewhere(make_bench: MakeBench) -> None:
+    bench = make_bench(max_running=1, max_queued=0)
+    first = bench.submit(PROMPT, max_tokens=FOREVER)
+    assert first.began.wait(SECONDS)
+    second = bench.submit(PROMPT, max_tokens=1)
+    assert second.ended.wait(SECONDS)
+    assert second.failure is not None
+    assert second.failure[0] == Failure.UNAVAILABLE
+
+
+def test_a_crash_fails_every_stream_and_is_reported(make_bench: MakeBench) -> None:
+    bench = make_bench(fatal_token=96)
+    bystander = bench.submit(PROMPT, max_tokens=FOREVER)
+    assert bystander.began.wait(SECONDS)
+    culprit = bench.submit([1, 96], max_tokens=1)
+    for stream in (bystander, culprit):
+        assert stream.ended.wait(SECONDS)
+        assert stream.failure is not None
+        assert stream.failure[0] == Failure.INTERNAL
+    assert bench.worker.stop(SECONDS)
+    assert [type(crash) for crash in bench.crashes] == [MemoryError]
+
+
+def test_stopping_tells_open_streams(make_bench: MakeBench) -> None:
+    bench = make_bench()
+    stream = bench.submit(PROMPT, max_tokens=FOREVER)
+    assert stream.began.wait(SECONDS)
+    assert bench.worker.stop(SECONDS)
+    assert stream.failure == (Failure.UNAVAILABLE, "the engine is shutting down")
+
+
+def test_a_request_after_the_end_is_told_so(make_bench: MakeBench) -> None:
+    bench = make_bench()
+    assert bench.worker.stop(SECONDS)
+    assert bench.submit(PROMPT, max_tokens=1).failure == (Failure.UNAVAILABLE, "the engine has ended")
+
+
+def test_the_numbers_are_published_when_the_engine_falls_idle(make_bench: MakeBench) -> None:
+    bench = make_bench()
+    stream = bench.submit(PROMPT, max_tokens=5)
+    assert stream.ended.wait(SECONDS)
+    assert bench.worker.stop(SECONDS)
+    assert bench.stats[-1].generated_tokens == 5
+    assert (bench.stats[-1].running, bench.stats[-1].kv_blocks_used) == (0, 0)

@@ -1,0 +1,186 @@
+"""The gRPC client against a server that speaks tritonserver's protocol, in this process."""
+
+from __future__ import annotations
+
+import asyncio
+import struct
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+from tritonclient.grpc import service_pb2, service_pb2_grpc
+
+from flash_runtime.engine.errors import QueueFull
+from flash_runtime.gateway.engine import (
+    Chunk,
+    EngineError,
+    EngineFailed,
+    EngineOverloaded,
+    EngineRefused,
+    EngineStalled,
+    EngineUnavailable,
+)
+from flash_runtime.gateway.triton import TritonReplica
+from flash_runtime.wire import FinishReason, GenerateRequest, StreamEvent
+
+REQUEST = GenerateRequest(max_tokens=9, temperature=0.5, seed=3, stop_token_ids=(2,))
+
+
+def response(ids: list[int], *, final: bool = False, **event: Any) -> Any:
+    """One response as our backend sends it."""
+    infer = service_pb2.ModelInferResponse(model_name="engine")
+    text = StreamEvent(**event).model_dump_json(exclude_defaults=True).encode()
+    infer.outputs.add(name="output_ids", datatype="INT32", shape=[len(ids)])
+    infer.outputs.add(name="event", datatype="BYTES", shape=[1])
+    infer.raw_output_contents.append(np.array(ids, dtype="<i4").tobytes())
+    infer.raw_output_contents.append(struct.pack("<I", len(text)) + text)
+    infer.parameters["triton_final_response"].bool_param = final
+    return service_pb2.ModelStreamInferResponse(infer_response=infer)
+
+
+class Server(service_pb2_grpc.GRPCInferenceServiceServicer):
+    """Plays a script for each stream and remembers the requests."""
+
+    def __init__(self, script: Callable[[Any], AsyncIterator[Any]]) -> None:
+        self.script = script
+        self.requests: list[Any] = []
+        self.cancelled = asyncio.Event()
+
+    async def ModelStreamInfer(self, request_iterator: Any, context: Any) -> Any:  # noqa: N802
+        async for request in request_iterator:
+            self.requests.append(request)
+            try:
+                async for one in self.script(context):
+                    yield one
+            except (asyncio.CancelledError, GeneratorExit):
+                self.cancelled.set()
+                raise
+
+
+class Running:
+    """The server and a client of it, as a context."""
+
+    def __init__(self, script: Callable[[Any], AsyncIterator[Any]], *, stall_timeout_seconds: float = 5.0) -> None:
+        self.servicer = Server(script)
+        self._stall_timeout_seconds = stall_timeout_seconds
+
+    async def __aenter__(self) -> Running:
+        self._server = grpc.aio.server()
+        service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(self.servicer, self._server)
+        port = self._server.add_insecure_port("127.0.0.1:0")
+        await self._server.start()
+        self.replica = TritonReplica(f"127.0.0.1:{port}", stall_timeout_seconds=self._stall_timeout_seconds)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.replica.close()
+        await self._server.stop(None)
+
+    async def answer(self) -> list[Chunk]:
+        return [chunk async for chunk in self.replica.generate([5, 6, 7], REQUEST)]
+
+
+async def two_tokens(context: Any) -> AsyncIterator[Any]:
+    yield response([10], cached_tokens=2)
+    yield response([11], final=True, finish_reason=FinishReason.STOP, cached_tokens=2)
+
+
+async def test_token_ids_go_out_and_come_back() -> None:
+    async with Running(two_tokens) as running:
+        chunks = await running.answer()
+        (request,) = running.servicer.requests
+    assert chunks == [Chunk((10,), None, 2), Chunk((11,), FinishReason.STOP, 2)]
+    assert request.model_name == "engine"
+    assert [(t.name, t.datatype, list(t.shape)) for t in request.inputs] == [
+        ("input_ids", "INT32", [3]),
+        ("request", "BYTES", [1]),
+    ]
+    assert np.frombuffer(request.raw_input_contents[0], dtype="<i4").tolist() == [5, 6, 7]
+    assert GenerateRequest.model_validate_json(request.raw_input_contents[1][4:]) == REQUEST
+
+
+async def test_closing_the_generator_cancels_the_stream_in_the_server() -> None:
+    async def endless(context: Any) -> AsyncIterator[Any]:
+        yield response([10])
+        await asyncio.Event().wait()
+
+    async with Running(endless) as running:
+        chunks = running.replica.generate([1], REQUEST)
+        await anext(chunks)
+        await chunks.aclose()
+        await asyncio.wait_for(running.servicer.cancelled.wait(), 5)
+
+
+async def test_silence_has_a_deadline_and_cancels_the_stream() -> None:
+    async def silent(context: Any) -> AsyncIterator[Any]:
+        yield response([10])
+        await asyncio.Event().wait()
+
+    async with Running(silent, stall_timeout_seconds=0.05) as running:
+        with pytest.raises(EngineStalled, match=r"nothing for 0\.05 s"):
+            await running.answer()
+        await asyncio.wait_for(running.servicer.cancelled.wait(), 5)
+
+
+def aborting(code: grpc.StatusCode, details: str) -> Callable[[Any], AsyncIterator[Any]]:
+    async def script(context: Any) -> AsyncIterator[Any]:
+        await context.abort(code, details)
+        yield response([])
+
+    return script
+
+
+@pytest.mark.parametrize(
+    ("code", "details", "expected"),
+    [
+        (grpc.StatusCode.INVALID_ARGUMENT, "max_tokens (0) must be positive", EngineRefused),
+        (grpc.StatusCode.UNAVAILABLE, str(QueueFull(16)), EngineOverloaded),
+        (grpc.StatusCode.UNAVAILABLE, "Exceeds maximum queue size", EngineOverloaded),
+        (grpc.StatusCode.UNAVAILABLE, "the engine is shutting down", EngineUnavailable),
+        (grpc.StatusCode.INTERNAL, "Stub process 'engine_0_0' is not healthy.", EngineFailed),
+    ],
+)
+async def test_a_status_says_what_happened(code: Any, details: str, expected: type[EngineError]) -> None:
+    async with Running(aborting(code, details)) as running:
+        with pytest.raises(expected, match=r"\S"):
+            await running.answer()
+
+
+async def test_a_message_without_a_status_is_a_failure() -> None:
+    async def script(context: Any) -> AsyncIterator[Any]:
+        yield service_pb2.ModelStreamInferResponse(error_message="boom")
+
+    async with Running(script) as running:
+        with pytest.raises(EngineFailed, match="boom"):
+            await running.answer()
+
+
+@pytest.mark.parametrize(
+    "last",
+    [
+        response([1], final=True),
+        response([], finish_reason=FinishReason.CANCELLED),
+        service_pb2.ModelStreamInferResponse(infer_response=service_pb2.ModelInferResponse()),
+        None,
+    ],
+)
+async def test_a_stream_that_ends_wrongly_is_a_failure(last: Any) -> None:
+    async def script(context: Any) -> AsyncIterator[Any]:
+        yield response([10])
+        if last is not None:
+            yield last
+
+    async with Running(script) as running:
+        with pytest.raises(EngineFailed):
+            await running.answer()
+
+
+async def test_where_nothing_listens_the_engine_is_unavailable_at_once() -> None:
+    async with Running(two_tokens) as running:
+        pass
+    replica = TritonReplica(running.replica._address, stall_timeout_seconds=30)
+    with pytest.raises(EngineUnavailable):
+        await anext(replica.generate([1], REQUEST))
+    await replica.close()

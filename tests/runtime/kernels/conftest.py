@@ -1,0 +1,224 @@
+"""Tiny packed models of random weights and their step in NumPy, with the kernels' roundings (int8, bf16 cache).
+
+Legend: T tokens, H hidden, h and g query and key-value heads, d head features, E experts, V vocabulary, P positions.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pytest
+
+from flash_runtime.engine.batch import Batch, FloatArray
+from flash_runtime.kernels import _native, reference
+from flash_runtime.kernels.layout import PackedLinear, pack_experts, pack_linear, unpack_linear
+
+
+@dataclass
+class TinyModel:
+    """What `CpuProvider` needs of a packed file, in a dict."""
+
+    header: dict[str, Any]
+    blobs: dict[str, Any] = field(default_factory=dict)
+
+    def blob(self, name: str) -> Any:
+        return self.blobs[name]
+
+    @property
+    def plan(self) -> dict[str, Any]:
+        return self.header["model"]
+
+    def without(self, name: str) -> TinyModel:
+        return TinyModel(self.header, {key: blob for key, blob in self.blobs.items() if key != name})
+
+    def with_blob(self, name: str, blob: Any) -> TinyModel:
+        return TinyModel(self.header, {**self.blobs, name: blob})
+
+    def with_plan(self, **changes: Any) -> TinyModel:
+        return TinyModel({"model": {**copy.deepcopy(self.plan), **changes}}, self.blobs)
+
+
+def build_tiny_model(
+    *, hidden=72, heads=6, kv_heads=2, head_dim=12, vocab=101, width=90, experts=None, top_k=2, norms=False, bias=False
+) -> TinyModel:
+    """Two layers; sizes are odd on purpose: nothing is a multiple of a register or a group."""
+    rng = np.random.default_rng(7)
+    blobs: dict[str, Any] = {}
+
+    def linear(name, n, k, count=None):
+        weight = (rng.standard_normal((count or 1, n, k)) / np.sqrt(k)).astype(np.float32)
+        packed = pack_experts(weight) if count else pack_linear(weight[0])
+        blobs[f"{name}.weight"], blobs[f"{name}.scale"] = packed.weight, packed.scale
+        return name
+
+    def vector(name, *shape):
+        blobs[name] = rng.uniform(0.5, 1.5, shape).astype(np.float32)
+        return name
+
+    def layer(i):
+        rows = (heads + 2 * kv_heads) * head_dim
+        if bias:
+            blobs[f"{i}.qkv.bias"] = rng.standard_normal(rows).astype(np.float32)
+        mlp = {
+            "kind": "moe" if experts else "dense",
+            "gate_up": linear(f"{i}.gate_up", 2 * width, hidden, experts),
+            "down": linear(f"{i}.down", hidden, width, experts),
+            "width": width,
+        }
+        if experts:
+            blobs[f"{i}.router"] = rng.standard_normal((experts, hidden)).astype(np.float32)
+            mlp |= {"router": f"{i}.router", "num_experts": experts, "top_k": top_k, "normalise": i == 0}
+        return {
+            "attn_norm": vector(f"{i}.attn_norm", hidden),
+            "qkv": linear(f"{i}.qkv", rows, hidden),
+            "q_norm": vector(f"{i}.q_norm", head_dim) if norms else None,
+            "k_norm": vector(f"{i}.k_norm", head_dim) if norms else None,
+            "o": linear(f"{i}.o", hidden, heads * head_dim),
+            "mlp_norm": vector(f"{i}.mlp_norm", hidden),
+            "mlp": mlp,
+        }
+
+    blobs["inv_freq"] = (10000.0 ** (-np.arange(0, head_dim, 2) / head_dim)).astype(np.float32)
+    plan = {
+        "family": "test",
+        "hidden_size": hidden,
+        "num_layers": 2,
+        "num_heads": heads,
+        "num_kv_heads": kv_heads,
+        "head_dim": head_dim,
+        "vocab_size": vocab,
+        "norm_eps": 1e-5,
+        "max_context_tokens": 512,
+        "rope_inv_freq": "inv_freq",
+        "rope_scale": 1.25,
+        "embedding": linear("embedding", vocab, hidden),
+        "final_norm": vector("final_norm", hidden),
+        "head": "embedding" if experts else linear("head", vocab, hidden),
+        "layers": [layer(0), layer(1)],
+    }
+    return TinyModel({"model": plan}, blobs)
+
+
+def bf16(x: FloatArray) -> FloatArray:
+    """x rounded to bfloat16, nearest even."""
+    bits = np.ascontiguousarray(x, dtype=np.float32).view(np.uint32)
+    return (((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16) << 16).astype(np.uint32).view(np.float32)
+
+
+def emulate_prompt(model: TinyModel, token_ids: Any) -> FloatArray:
+    """Logits [T, V] of one whole sequence, computed token by token without a cache."""
+    plan, blobs = model.plan, model.blobs
+    heads, kv_heads, dim = plan["num_heads"], plan["num_kv_heads"], plan["head_dim"]
+    tokens = len(token_ids)
+
+    def norm(x, name):
+        return x / np.sqrt(np.mean(x * x, axis=-1, keepdims=True) + np.float32(plan["norm_eps"])) * blobs[name]
+
+    def linear(x, name, n):
+        bias = blobs.get(f"{name}.bias")
+        return reference.linear(x, blobs[f"{name}.weight"], blobs[f"{name}.scale"], n=n, bias=bias)
+
+    def turn(x):  # [T, heads, d]
+        angles = np.arange(tokens, dtype=np.float32)[:, None, None] * blobs["inv_freq"]
+        cosine, sine = (f(angles) * np.float32(plan["rope_scale"]) for f in (np.cos, np.sin))
+        first, second = np.split(x, 2, axis=-1)
+        return np.concatenate([first * cosine - second * sine, second * cosine + first * sine], axis=-1)
+
+    def attention(x, layer):
+        rows = linear(x, layer["qkv"], (heads + 2 * kv_heads) * dim).reshape(tokens, -1, dim)
+        q, k, v = np.split(rows, [heads, heads + kv_heads], axis=1)
+        if layer["q_norm"]:
+            q, k = norm(q, layer["q_norm"]), norm(k, layer["k_norm"])
+        q, k, v = turn(q), bf16(turn(k)), bf16(v)
+        out = np.empty_like(q)
+        for h in range(heads):
+            scores = q[:, h] @ k[:, h * kv_heads // heads].T / np.sqrt(np.float32(dim))  # [T, P]
+            scores[np.triu_indices(tokens, 1)] = -np.inf
+            weights = np.exp(scores - scores.max(axis=1, keepdims=True))
+            out[:, h] = weights / weights.sum(axis=1, keepdims=True) @ v[:, h * kv_heads // heads]
+        return linear(out.reshape(tokens, -1), layer["o"], plan["hidden_size"])
+
+    def moe(x, mlp):
+        scores = x @ blobs[mlp["router"]].T
+        routed = np.exp(scores - scores.max(axis=1, keepdims=True))
+        routed /= routed.sum(axis=1, keepdims=True)
+        chosen = np.argsort(-routed, axis=1, kind="stable")[:, : mlp["top_k"]]
+        gates = np.take_along_axis(routed, chosen, axis=1)
+        if mlp["normalise"]:
+            gates /= gates.sum(axis=1, keepdims=True)
+        up, down = mlp["gate_up"], mlp["down"]
+        experts = reference.Experts(
+            gate_up=blobs[f"{up}.weight"],
+            gate_up_scale=blobs[f"{up}.scale"],
+            down=blobs[f"{down}.weight"],
+            down_scale=blobs[f"{down}.scale"],
+            width=mlp["width"],
+        )
+        return reference.expert_ffn(x, experts, chosen.astype(np.int32), gates)
+
+    def mlp_of(x, mlp):
+        if mlp["kind"] == "moe":
+            return moe(x, mlp)
+        gate, up = np.split(linear(x, mlp["gate_up"], 2 * mlp["width"]), 2, axis=1)
+        return linear(reference.swiglu(gate, up), mlp["down"], plan["hidden_size"])
+
+    table = PackedLinear(weight=blobs["embedding.weight"], scale=blobs["embedding.scale"])
+    x = unpack_linear(table, n=plan["vocab_size"], k=plan["hidden_size"])[np.asarray(token_ids)]
+    for layer in plan["layers"]:
+        x = x + attention(norm(x, layer["attn_norm"]), layer)
+        x = x + mlp_of(norm(x, layer["mlp_norm"]), layer["mlp"])
+    return linear(norm(x, "final_norm"), plan["head"], plan["vocab_size"])
+
+
+@dataclass(frozen=True)
+class Piece:
+    """The next tokens of one sequence: where they start and which blocks the sequence holds."""
+
+    token_ids: Any
+    start: int
+    blocks: list[int]
+
+
+def build_batch(*pieces: Piece) -> Batch:
+    """One step over the pieces, logits for every token."""
+    widest = max(len(piece.blocks) for piece in pieces)
+    lengths = [len(piece.token_ids) for piece in pieces]
+    tables = [piece.blocks + [-1] * (widest - len(piece.blocks)) for piece in pieces]
+    positions = [np.arange(piece.start, piece.start + len(piece.token_ids)) for piece in pieces]
+    return Batch(
+        token_ids=np.concatenate([piece.token_ids for piece in pieces]).astype(np.int32),
+        positions=np.concatenate(positions).astype(np.int32),
+        query_starts=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32),
+        block_tables=np.array(tables, dtype=np.int32),
+        logit_rows=np.arange(sum(lengths), dtype=np.int32),
+    )
+
+
+@pytest.fixture(scope="session")
+def tiny_model() -> Callable[..., TinyModel]:
+    return build_tiny_model
+
+
+@pytest.fixture(scope="session")
+def emulate() -> Callable[[TinyModel, Any], FloatArray]:
+    return emulate_prompt
+
+
+@pytest.fixture(scope="session")
+def batch() -> Callable[..., Batch]:
+    return build_batch
+
+
+@pytest.fixture(scope="session")
+def piece() -> type[Piece]:
+    return Piece
+
+
+@pytest.fixture(scope="session", params=_native.supported_isas())
+def isa(request: pytest.FixtureRequest) -> str:
+    """Each instruction set this machine can run."""
+    return request.param

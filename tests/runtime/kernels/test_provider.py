@@ -1,0 +1,208 @@
+"""Whole steps: against NumPy, alone and in company, in one piece and in many, and what is refused."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pytest
+
+from flash_runtime.kernels import _native
+from flash_runtime.kernels.provider import CpuProvider
+
+SHAPES: dict[str, dict[str, Any]] = {
+    "dense": {},
+    "dense_bias_norms": {"bias": True, "norms": True, "head_dim": 32, "kv_heads": 1, "heads": 2},
+    "moe": {"hidden": 128, "experts": 9, "top_k": 3, "width": 40, "norms": True},
+    "moe_wide": {"experts": 4, "top_k": 4, "width": 70, "heads": 4, "kv_heads": 4, "head_dim": 16},
+}
+PROMPT = np.random.default_rng(3).integers(0, 101, 150)
+
+
+@pytest.fixture(scope="session", params=SHAPES)
+def model(request: pytest.FixtureRequest, tiny_model: Any) -> Any:
+    return tiny_model(**SHAPES[request.param])
+
+
+def provider(model: Any, **arguments: Any) -> CpuProvider:
+    return CpuProvider(model, **{"kv_cache_bytes": 2**21, "threads": 2, **arguments})
+
+
+def assert_close(logits: np.ndarray, expected: np.ndarray) -> None:
+    """Nearly all values agree closely; a value that rounds to the neighbouring int8 may move its row a little."""
+    difference = np.abs(logits - expected)
+    assert np.median(difference) < 1e-3
+    assert difference.max() < 0.25 * expected.std()
+
+
+def test_a_prompt_gives_the_reference_logits(model: Any, emulate: Any, batch: Any, piece: Any, isa: str) -> None:
+    logits = provider(model, isa=isa).step(batch(piece(PROMPT, 0, list(range(2, 12)))))
+    assert_close(logits, emulate(model, PROMPT))
+
+
+def test_a_single_token_leaves_most_experts_empty_and_is_right(
+    model: Any, emulate: Any, batch: Any, piece: Any, isa: str
+) -> None:
+    logits = provider(model, isa=isa).step(batch(piece([5], 0, [3])))
+    assert_close(logits, emulate(model, [5]))
+
+
+def test_all_instruction_sets_give_the_same_bits(model: Any, batch: Any, piece: Any) -> None:
+    whole = batch(piece(PROMPT, 0, list(range(10))))
+    results = [provider(model, isa=isa).step(whole) for isa in _native.supported_isas()]
+    assert all(np.array_equal(results[0], result) for result in results)
+
+
+@pytest.mark.parametrize("block_size", [16, 32])
+def test_cutting_a_prompt_into_steps_changes_no_bit(
+    model: Any, batch: Any, piece: Any, isa: str, block_size: int
+) -> None:
+    whole = provider(model, isa=isa).step(batch(piece(PROMPT, 0, list(range(10)))))
+    cut = provider(model, isa=isa, block_size=block_size, threads=1)
+    bounds = [0, 1, 8, 72, 73, 140, 150]
+    blocks = [9, 4, 7, 1, 0, 8, 2, 6, 5, 3]
+    parts = [cut.step(batch(piece(PROMPT[a:b], a, blocks))) for a, b in pairwise(bounds)]
+    assert np.array_equal(np.concatenate(parts), whole)
+
+
+def test_company_in_the_batch_changes_no_bit(model: Any, batch: Any, piece: Any, isa: str) -> None:
+    alone = provider(model, isa=isa)
+    expected = [alone.step(batch(piece(PROMPT[:40], 0, [0, 1, 2])))]
+    expected += [alone.step(batch(piece(PROMPT[40 + i : 41 + i], 40 + i, [0, 1, 2]))) for i in range(5)]
+    crowd = provider(model, isa=isa)
+    others = np.random.default_rng(9).integers(0, 101, (4, 60))
+    own = slice(60, 100)
+    mixed = batch(
+        piece(others[0], 0, [10, 11, 12, 13]), piece(PROMPT[:40], 0, [7, 3, 5]), piece(others[1], 0, [20, 21, 22, 23])
+    )
+    got = [crowd.step(mixed)[own]]
+    for i in range(5):
+        step = batch(
+            piece(others[2][i : i + 1], 60 + i, [10, 11, 12, 13, 14]),
+            piece(PROMPT[40 + i : 41 + i], 40 + i, [7, 3, 5]),
+            piece(others[3][8 * i : 8 * i + 8], 60 + 8 * i, [20, 21, 22, 23, 24, 25, 26]),
+        )
+        got.append(crowd.step(step)[1:2])
+    assert all(np.array_equal(a, b) for a, b in zip(got, expected, strict=True))
+
+
+def test_only_the_wanted_rows_come_back_in_their_order(model: Any, batch: Any, piece: Any) -> None:
+    whole = batch(piece(PROMPT[:20], 0, [0, 1]))
+    logits = provider(model).step(whole)
+    some = provider(model).step(replace(whole, logit_rows=np.array([19, 3], dtype=np.int32)))
+    assert np.array_equal(some, logits[[19, 3]])
+    none = provider(model).step(replace(whole, logit_rows=np.array([], dtype=np.int32)))
+    assert none.shape == (0, 101)
+
+
+def test_steps_from_several_threads_queue_up(model: Any, batch: Any, piece: Any) -> None:
+    shared = provider(model)
+    work = [batch(piece(PROMPT[i : i + 20], 0, [2 * i, 2 * i + 1])) for i in range(4)]
+    expected = [provider(model).step(item) for item in work]
+    results: dict[int, np.ndarray] = {}
+    threads = [threading.Thread(target=lambda i=i: results.update({i: shared.step(work[i])})) for i in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert all(np.array_equal(results[i], expected[i]) for i in range(4))
+
+
+def test_weights_are_read_in_place(tiny_model: Any, batch: Any, piece: Any) -> None:
+    model = tiny_model()
+    for blob in model.blobs.values():
+        blob.flags.writeable = False
+    own = provider(model)
+    before = own.step(batch(piece([1], 0, [0])))
+    blob = model.blobs["head.weight"]
+    blob.flags.writeable = True
+    blob[:] = 128
+    assert before.any()
+    assert not own.step(batch(piece([1], 0, [0]))).any()
+
+
+BAD_BATCHES = [
+    ({"token_ids": [0, 101]}, r"token_ids \(101\) must lie in 0..100"),
+    ({"token_ids": [-1, 0]}, r"token_ids \(-1\)"),
+    ({"positions": [0, 512]}, r"positions \(512\) must lie in 0..511"),
+    ({"positions": [0, 16]}, r"block_tables \(-1\)"),
+    ({"positions": [0, 40]}, r"blocks of a sequence \(3\) must lie in 0..2"),
+    ({"query_starts": [0, 3]}, r"query_starts\[-1\] \(3\) must lie in 2..2"),
+    ({"query_starts": [1, 2]}, r"query_starts\[0\]"),
+    ({"query_starts": [0, 5, 2], "block_tables": [[0, 1], [2, 3]]}, r"query_starts \(5\)"),
+    ({"query_starts": []}, "query_starts must not be empty"),
+    ({"block_tables": [[2**30, 0]]}, r"block_tables \(1073741824\)"),
+    ({"block_tables": [[0, 1], [0, 1]]}, "block_tables has 2 elements, expected 1"),
+    ({"logit_rows": [2]}, r"logit_rows \(2\) must lie in 0..1"),
+    ({"positions": [0]}, "positions has 1 elements, expected 2"),
+]
+
+
+@pytest.mark.parametrize(("changes", "message"), BAD_BATCHES)
+def test_a_batch_with_an_index_out_of_range_is_refused(
+    tiny_model: Any, batch: Any, piece: Any, changes: dict[str, Any], message: str
+) -> None:
+    good = batch(piece([1, 2], 0, [0, -1]))
+    bad = replace(good, **{name: np.array(value, dtype=np.int32) for name, value in changes.items()})
+    with pytest.raises(ValueError, match=message):
+        provider(tiny_model()).step(bad)
+
+
+def test_a_missing_blob_is_named_with_what_was_expected(tiny_model: Any) -> None:
+    with pytest.raises(ValueError, match=r"blob '1.down.scale' is missing, expected float32 \[80\]"):
+        provider(tiny_model().without("1.down.scale"))
+
+
+@pytest.mark.parametrize(
+    ("name", "blob", "message"),
+    [
+        (
+            "0.qkv.weight",
+            np.zeros((8, 32, 16, 3), np.uint8),
+            r"must be uint8 \[8, 32, 16, 4\], found uint8 \[8, 32, 16, 3\]",
+        ),
+        ("0.qkv.weight", np.zeros((8, 32, 16, 4), np.int8), "found int8"),
+        ("final_norm", np.zeros(71, np.float32), r"must be float32 \[72\], found float32 \[71\]"),
+        ("inv_freq", np.zeros(6, np.float64), "found float64"),
+    ],
+)
+def test_a_blob_of_the_wrong_size_or_type_is_named(tiny_model: Any, name: str, blob: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=f"blob '{name}'.*{message}"):
+        provider(tiny_model().with_blob(name, blob))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"num_kv_heads": 4}, r"num_heads \(6\) must be a multiple of num_kv_heads \(4\)"),
+        ({"head_dim": 13}, r"head_dim \(13\) must be even"),
+        ({"hidden_size": 0}, "hidden_size"),
+        ({"num_layers": 3}, "num_layers is 3"),
+    ],
+)
+def test_a_plan_that_cannot_run_is_refused(tiny_model: Any, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        provider(tiny_model().with_plan(**changes))
+
+
+def test_more_experts_per_token_than_there_are_is_refused(tiny_model: Any) -> None:
+    with pytest.raises(ValueError, match=r"layers.0.mlp: top_k \(5\) must not exceed num_experts \(4\)"):
+        provider(tiny_model(experts=4, top_k=5))
+
+
+def test_a_cache_too_small_for_a_request_names_the_bytes_it_needs(tiny_model: Any) -> None:
+    with pytest.raises(ValueError, match=r"kv_cache_bytes \(1000\) must be at least 14336: 4 blocks of 16 tokens"):
+        provider(tiny_model(), kv_cache_bytes=1000)
+
+
+def test_the_cache_holds_as_many_blocks_as_the_bytes_allow(tiny_model: Any) -> None:
+    assert provider(tiny_model(), kv_cache_bytes=14336 + 3583).num_blocks == 4
+    assert provider(tiny_model(), kv_cache_bytes=14336 + 3584).num_blocks == 5
+
+
+def test_a_block_size_the_kernels_cannot_page_is_refused(tiny_model: Any) -> None:
+    with pytest.raises(ValueError, match=r"block_size \(24\) must be a positive multiple of 16"):
+        provider(tiny_model(), block_size=24)

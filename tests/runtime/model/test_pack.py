@@ -1,0 +1,132 @@
+"""Packing: the written file holds the plan, the text and every weight; damaged weights are named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+from tiny_checkpoints import CONFIGS, tensors, write_checkpoint
+from tiny_gguf import write_gguf
+
+from flash_runtime.kernels.layout import PackedLinear, unpack_linear
+from flash_runtime.model.checkpoint import open_checkpoint
+from flash_runtime.model.errors import CheckpointError, UnsupportedModel
+from flash_runtime.model.pack import pack
+from flash_runtime.model.plan import ModelPlan
+from flash_runtime.packed import PackedFile
+
+
+def packed(checkpoint: Path, path: Path, *, variant: str = "Lite", text_only: bool = False) -> PackedFile:
+    pack(open_checkpoint(checkpoint), path, variant=variant, progress=lambda done, total: None, text_only=text_only)
+    return PackedFile.open(path)
+
+
+@pytest.mark.parametrize("kind", sorted(CONFIGS))
+def test_dequantised_weights_are_within_half_a_step_of_the_originals(kind: str, tmp_path: Path) -> None:
+    file = packed(write_checkpoint(tmp_path / "checkpoint", kind), tmp_path / "model.flash")
+    plan = ModelPlan.from_json(file.header["model"])
+    originals = dict(tensors(CONFIGS[kind]))
+    attention = "model.layers.0.self_attn"
+    modules = {
+        plan.layers[0].qkv: [f"{attention}.q_proj", f"{attention}.k_proj", f"{attention}.v_proj"],
+        plan.layers[1].o: ["model.layers.1.self_attn.o_proj"],
+        plan.embedding: ["model.embed_tokens"],
+    }
+    for name, parts in modules.items():
+        original = np.concatenate([originals[f"{part}.weight"] for part in parts])
+        linear = PackedLinear(weight=file.blob(f"{name}.weight"), scale=file.blob(f"{name}.scale"))
+        n, k = plan.linear_shapes()[name]
+        error = np.abs(unpack_linear(linear, n=n, k=k) - original)
+        assert (error <= 0.5001 * linear.scale[:n, None]).all(), name
+
+
+def test_experts_lie_in_order(tmp_path: Path) -> None:
+    file = packed(write_checkpoint(tmp_path / "checkpoint", "qwen3_moe"), tmp_path / "model.flash")
+    originals = dict(tensors(CONFIGS["qwen3_moe"]))
+    weight, scale = file.blob("layers.2.experts.gate_up.weight"), file.blob("layers.2.experts.gate_up.scale")
+    for expert in range(8):
+        prefix = f"model.layers.2.mlp.experts.{expert}"
+        original = np.concatenate([originals[f"{prefix}.gate_proj.weight"], originals[f"{prefix}.up_proj.weight"]])
+        found = unpack_linear(PackedLinear(weight=weight[expert], scale=scale[expert]), n=96, k=96)
+        np.testing.assert_allclose(found, original, atol=0.51 * scale.max())
+
+
+def test_the_header_says_what_it_is(tmp_path: Path) -> None:
+    header = packed(write_gguf(tmp_path / "m.gguf", "llama"), tmp_path / "model.flash").header
+    assert header["variant"] == "Lite"
+    assert header["contents"] == "model"
+    assert header["about"] == {"name": "Tiny", "license": "apache-2.0", "attribution": "Tiny by Nobody"}
+    assert header["text"] == {
+        "chat_template": "{{ messages }}",
+        "bos_token": "<|im_start|>",
+        "eos_token": "<|im_end|>",
+        "eos_token_ids": [258],
+        "add_bos": False,
+        "special_tokens": {"<|endoftext|>": 256, "<|im_start|>": 257, "<|im_end|>": 258},
+    }
+
+
+def test_text_only_leaves_the_weights_out(tmp_path: Path) -> None:
+    file = packed(write_checkpoint(tmp_path / "c", "llama"), tmp_path / "model.flash", text_only=True)
+    assert set(file.blobs) == {"tokenizer.json"}
+    assert file.header["contents"] == "text"
+    assert file.header["model"]["max_context_tokens"] == 512
+
+
+def test_packing_twice_gives_the_same_bytes(tmp_path: Path) -> None:
+    folder = write_checkpoint(tmp_path / "c", "qwen3_moe")
+    packed(folder, tmp_path / "one")
+    packed(folder, tmp_path / "two")
+    assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
+
+
+def test_progress_reaches_the_number_of_tensors(tmp_path: Path) -> None:
+    seen: list[tuple[int, int]] = []
+    checkpoint = open_checkpoint(write_checkpoint(tmp_path / "c", "qwen2"))
+    pack(checkpoint, tmp_path / "f", variant="Lite", progress=lambda done, total: seen.append((done, total)))
+    total = len(dict(tensors(CONFIGS["qwen2"])))
+    assert seen[0] == (0, total)
+    assert seen[-1] == (total, total)
+    assert seen == sorted(seen)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("name", ["model.layers.1.mlp.up_proj.weight", "model.norm.weight", "lm_head.weight"])
+def test_weights_that_are_not_finite_are_named(tmp_path: Path, name: str, value: float) -> None:
+    folder = write_checkpoint(tmp_path / "c", "llama")
+    weights = load_file(folder / "model.safetensors")
+    weights[name].flat[7] = value
+    save_file(weights, folder / "model.safetensors")
+    with pytest.raises(CheckpointError, match=f"tensor {name} holds NaN or infinity"):
+        packed(folder, tmp_path / "model.flash")
+    assert not (tmp_path / "model.flash").exists()
+
+
+def test_a_tensor_of_another_shape_is_named(tmp_path: Path) -> None:
+    folder = write_checkpoint(tmp_path / "c", "llama", changes={"intermediate_size": 128})
+    with pytest.raises(
+        CheckpointError, match=r"gate_proj\.weight has shape \[160, 96\], the configuration says \[128, 96\]"
+    ):
+        packed(folder, tmp_path / "model.flash")
+
+
+def test_layers_that_are_promised_but_absent_are_named(tmp_path: Path) -> None:
+    folder = write_checkpoint(tmp_path / "c", "llama", changes={"num_hidden_layers": 2**40})
+    with pytest.raises(CheckpointError, match="layer 3 has no weights"):
+        packed(folder, tmp_path / "model.flash")
+
+
+def test_a_tokenizer_larger_than_the_embedding_is_refused(tmp_path: Path) -> None:
+    folder = write_checkpoint(tmp_path / "c", "llama", changes={"vocab_size": 258, "eos_token_id": 1})
+    (folder / "generation_config.json").unlink()
+    with pytest.raises(CheckpointError, match="highest id is 258, the embedding has 258 rows"):
+        packed(folder, tmp_path / "model.flash")
+
+
+@pytest.mark.parametrize("variant", ["Cloud", "Nano"])
+def test_a_variant_that_is_not_packed_is_refused(tmp_path: Path, variant: str) -> None:
+    folder = write_checkpoint(tmp_path / "c", "llama")
+    with pytest.raises(UnsupportedModel, match=f"variant {variant} is not packed by this release; use Lite"):
+        packed(folder, tmp_path / "model.flash", variant=variant)

@@ -1,0 +1,210 @@
+"""Checkpoints in the Hugging Face layout: every way of storing them gives the same numbers; damage is named."""
+
+from __future__ import annotations
+
+import json
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+from tiny_checkpoints import byte_tokenizer, write_checkpoint
+
+from flash_runtime.model.checkpoint import open_checkpoint
+from flash_runtime.model.errors import CheckpointError, ModelError, UnsupportedModel
+from flash_runtime.model.families import recipe
+from flash_runtime.model.safetensors_checkpoint import SafetensorsCheckpoint
+
+NAME = "model.layers.1.mlp.down_proj.weight"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return write_checkpoint(tmp_path, "llama")
+
+
+def change_json(path: Path, **changes: object) -> None:
+    document = {**json.loads(path.read_text()), **changes}
+    path.write_text(json.dumps({key: value for key, value in document.items() if value is not None}))
+
+
+def test_shards_read_like_one_file(folder: Path) -> None:
+    whole = load_file(folder / "model.safetensors")
+    expected = SafetensorsCheckpoint.open(folder).tensor(NAME)
+    shards = [dict(list(whole.items())[:10]), dict(list(whole.items())[10:])]
+    weight_map = {}
+    for number, shard in enumerate(shards):
+        save_file(shard, folder / f"model-{number}.safetensors")
+        weight_map |= dict.fromkeys(shard, f"model-{number}.safetensors")
+    (folder / "model.safetensors").unlink()
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    np.testing.assert_array_equal(SafetensorsCheckpoint.open(folder).tensor(NAME), expected)
+
+    (folder / "model-1.safetensors").unlink()
+    with pytest.raises(CheckpointError, match=r"names model-1\.safetensors, which is not in"):
+        SafetensorsCheckpoint.open(folder)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [("F16", 1e-3), ("BF16", 1e-2), ("F64", 0)])
+def test_other_float_formats_become_float32(tmp_path: Path, dtype: str, tolerance: float) -> None:
+    write_checkpoint(tmp_path, "llama")
+    values = np.array([[1.5, -2.25, 3e-3], [0.0, 100.0, -7.0]], dtype=np.float32)
+    raw = {
+        "F16": values.astype("<f2").tobytes(),
+        "BF16": (values.view(np.uint32) >> 16).astype("<u2").tobytes(),
+        "F64": values.astype("<f8").tobytes(),
+    }[dtype]
+    header = json.dumps({"x": {"dtype": dtype, "shape": [2, 3], "data_offsets": [0, len(raw)]}}).encode()
+    header += b" " * (-len(header) % 8)
+    (tmp_path / "model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + raw)
+    found = SafetensorsCheckpoint.open(tmp_path).tensor("x")
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, values, rtol=tolerance)
+
+
+def test_a_number_format_that_is_not_read_is_named(folder: Path) -> None:
+    save_file({"x": np.zeros(4, dtype=np.int8)}, folder / "model.safetensors")
+    with pytest.raises(CheckpointError, match=r"tensor x is I8; this release reads BF16, F16, F32, F64"):
+        SafetensorsCheckpoint.open(folder).tensor("x")
+
+
+def test_a_cut_off_file_is_named(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(CheckpointError, match=r"model\.safetensors: not a readable safetensors file"):
+        SafetensorsCheckpoint.open(folder)
+
+
+def test_a_missing_tensor_is_named(folder: Path) -> None:
+    with pytest.raises(CheckpointError, match="tensor nonsense is missing"):
+        SafetensorsCheckpoint.open(folder).tensor("nonsense")
+
+
+def test_a_folder_without_weights_says_what_is_expected(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(CheckpointError, match=r"no \*\.safetensors file"):
+        SafetensorsCheckpoint.open(folder)
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "reason"),
+    [
+        ({"hidden_size": 0}, CheckpointError, "hidden_size"),
+        ({"hidden_size": None}, CheckpointError, "hidden_size: Field required"),
+        ({"architectures": []}, CheckpointError, "architectures"),
+        ({"hidden_act": "gelu"}, UnsupportedModel, "hidden_act is 'gelu'"),
+        ({"mlp_bias": True}, UnsupportedModel, "mlp_bias"),
+        ({"sliding_window": 4096}, UnsupportedModel, "sliding_window is 4096"),
+        ({"partial_rotary_factor": 0.5}, UnsupportedModel, "partial_rotary_factor"),
+        ({"rope_scaling": {"rope_type": "yarn", "factor": 4}}, UnsupportedModel, "'yarn' is not supported"),
+        ({"rope_parameters": {"rope_type": "dynamic"}}, UnsupportedModel, "'dynamic' is not supported"),
+        ({"rope_scaling": {"type": "llama3", "factor": 4}}, CheckpointError, "RoPE settings are incomplete"),
+        ({"num_experts": 8}, CheckpointError, "num_experts_per_tok"),
+        (
+            {"num_experts": 8, "num_experts_per_tok": 9, "moe_intermediate_size": 4},
+            CheckpointError,
+            r"num_experts_per_tok \(9\) must be between 1 and num_experts \(8\)",
+        ),
+    ],
+)
+def test_a_configuration_we_cannot_honour_is_refused(
+    folder: Path, changes: dict[str, object], error: type[ModelError], reason: str
+) -> None:
+    change_json(folder / "config.json", **changes)
+    with pytest.raises(error, match=reason):
+        SafetensorsCheckpoint.open(folder)
+
+
+def test_newer_and_older_spellings_of_rope_agree(folder: Path) -> None:
+    older = SafetensorsCheckpoint.open(folder).config
+    change_json(
+        folder / "config.json",
+        rope_theta=None,
+        rope_scaling=None,
+        rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
+    )
+    assert SafetensorsCheckpoint.open(folder).config == older
+
+
+def test_a_sliding_window_that_is_switched_off_is_no_obstacle(folder: Path) -> None:
+    change_json(folder / "config.json", sliding_window=4096, use_sliding_window=False)
+    assert SafetensorsCheckpoint.open(folder).config.hidden_size == 96
+
+
+def test_a_configuration_that_is_not_json_is_named(folder: Path) -> None:
+    (folder / "config.json").write_text("{")
+    with pytest.raises(CheckpointError, match=r"config\.json: not JSON"):
+        SafetensorsCheckpoint.open(folder)
+
+
+def test_an_unknown_architecture_is_refused_with_the_known_ones(folder: Path) -> None:
+    change_json(folder / "config.json", architectures=["MambaForCausalLM"])
+    with pytest.raises(UnsupportedModel, match=r"MambaForCausalLM is not supported; known: LlamaForCausalLM, Qwen2"):
+        recipe(open_checkpoint(folder))
+
+
+def test_a_weight_without_a_place_is_refused(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    extra = {
+        "model.layers.0.mlp.down_proj.bias": np.zeros(96, np.float32),
+        "rotary_emb.inv_freq": np.ones(8, np.float32),
+    }
+    save_file({**load_file(path), **extra}, path)
+    with pytest.raises(
+        UnsupportedModel, match=r"1 tensors have no place in family llama, the first is model\.layers\.0"
+    ):
+        recipe(open_checkpoint(folder))
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"num_attention_heads": 8, "num_key_value_heads": 3}, "8 attention heads cannot share 3"),
+        ({"head_dim": 15}, r"head_dim \(15\) must be even"),
+    ],
+)
+def test_head_counts_that_do_not_fit_are_refused(folder: Path, changes: dict[str, int], reason: str) -> None:
+    change_json(folder / "config.json", **changes)
+    with pytest.raises(CheckpointError, match=reason):
+        recipe(open_checkpoint(folder))
+
+
+def test_text_assets_come_from_the_folder(folder: Path) -> None:
+    text = open_checkpoint(folder).text()
+    assert (text.bos_token, text.eos_token, text.eos_token_ids) == ("<|im_start|>", "<|im_end|>", (258, 256))
+    assert text.chat_template == "{{ messages }}"
+    assert text.special_tokens == {"<|endoftext|>": 256, "<|im_start|>": 257, "<|im_end|>": 258}
+    assert not text.add_bos
+    assert open_checkpoint(folder).about.license == "apache-2.0"
+
+
+def test_a_tokenizer_that_adds_the_start_token_is_noticed(folder: Path) -> None:
+    from tokenizers.processors import TemplateProcessing
+
+    tokenizer = byte_tokenizer()
+    tokenizer.post_processor = TemplateProcessing(single="<|im_start|> $A", special_tokens=[("<|im_start|>", 257)])
+    (folder / "tokenizer.json").write_text(tokenizer.to_str())
+    assert open_checkpoint(folder).text().add_bos
+
+
+def test_the_default_one_of_several_chat_templates_counts(folder: Path) -> None:
+    templates = [{"name": "tool_use", "template": "T"}, {"name": "default", "template": "D"}]
+    change_json(folder / "tokenizer_config.json", chat_template=templates)
+    assert open_checkpoint(folder).text().chat_template == "D"
+    (folder / "chat_template.jinja").write_text("J")
+    assert open_checkpoint(folder).text().chat_template == "J"
+
+
+def test_a_folder_without_an_end_token_is_refused(folder: Path) -> None:
+    (folder / "generation_config.json").unlink()
+    change_json(folder / "config.json", eos_token_id=None)
+    change_json(folder / "tokenizer_config.json", eos_token=None)
+    with pytest.raises(CheckpointError, match="no valid eos_token_id"):
+        open_checkpoint(folder).text()
+
+
+def test_a_broken_tokenizer_is_named(folder: Path) -> None:
+    (folder / "tokenizer.json").write_text("{}")
+    with pytest.raises(CheckpointError, match=r"tokenizer\.json: not a tokenizer"):
+        open_checkpoint(folder).text()

@@ -1,0 +1,165 @@
+"""Tiny checkpoints of every supported kind, in the Hugging Face layout, with weights that follow from their names.
+
+The numbers come from a hash, not from a random generator, so they are the same with every NumPy, and only what
+`transformers` makes of them is committed (`runtime/fixtures/golden`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import save_file
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+
+VOCAB_SIZE = 264
+PROMPT = (5, 250, 17, 99, 3, 3, 200, 41, 128, 7, 64, 180, 33, 91, 12, 255)
+SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+
+_LLAMA: dict[str, Any] = {
+    "architectures": ["LlamaForCausalLM"],
+    "model_type": "llama",
+    "hidden_size": 96,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 6,
+    "num_key_value_heads": 2,
+    "intermediate_size": 160,
+    "vocab_size": VOCAB_SIZE,
+    "rms_norm_eps": 1e-5,
+    "max_position_embeddings": 512,
+    "rope_theta": 10000.0,
+    "tie_word_embeddings": False,
+    "hidden_act": "silu",
+    "bos_token_id": 257,
+    "eos_token_id": 258,
+    "torch_dtype": "float32",
+}
+_LLAMA3_ROPE = {
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}
+_QWEN3_MOE = {
+    **_LLAMA,
+    "architectures": ["Qwen3MoeForCausalLM"],
+    "model_type": "qwen3_moe",
+    "head_dim": 32,
+    "num_experts": 8,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 48,
+    "decoder_sparse_step": 1,
+}
+
+CONFIGS: Mapping[str, dict[str, Any]] = {
+    "llama": _LLAMA,
+    "llama3_rope": {**_LLAMA, "rope_theta": 500000.0, "rope_scaling": _LLAMA3_ROPE},
+    "qwen2": {**_LLAMA, "architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2", "tie_word_embeddings": True},
+    "qwen3": {
+        **_LLAMA,
+        "architectures": ["Qwen3ForCausalLM"],
+        "model_type": "qwen3",
+        "head_dim": 32,
+        "tie_word_embeddings": True,
+    },
+    "qwen3_moe": {**_QWEN3_MOE, "norm_topk_prob": True},
+    # All experts take part, so rounding cannot flip the routing; one layer stays dense.
+    "qwen3_moe_all": {**_QWEN3_MOE, "num_experts_per_tok": 8, "norm_topk_prob": False, "mlp_only_layers": [1]},
+}
+
+
+def write_checkpoint(folder: Path, kind: str, *, changes: Mapping[str, Any] | None = None) -> Path:
+    """Write one of CONFIGS; `changes` are put over its config.json (weights follow the unchanged one)."""
+    folder.mkdir(parents=True, exist_ok=True)
+    config = CONFIGS[kind]
+    save_file(dict(tensors(config)), folder / "model.safetensors")
+    (folder / "config.json").write_text(json.dumps({**config, **(changes or {})}))
+    write_text_assets(folder)
+    return folder
+
+
+def write_text_assets(folder: Path) -> None:
+    """A byte-level tokenizer without merges, and the settings around it."""
+    (folder / "tokenizer.json").write_text(byte_tokenizer().to_str())
+    (folder / "tokenizer_config.json").write_text(
+        json.dumps({"bos_token": "<|im_start|>", "eos_token": "<|im_end|>", "chat_template": "{{ messages }}"})
+    )
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [258, 256]}))
+    (folder / "README.md").write_text("---\nlicense: apache-2.0\n---\n# Tiny\n")
+
+
+def byte_tokenizer() -> Tokenizer:
+    """256 bytes and three special tokens."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE(vocab={character: id_ for id_, character in enumerate(alphabet)}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens([AddedToken(text, special=True, normalized=False) for text in SPECIAL_TOKENS])
+    return tokenizer
+
+
+def tensors(config: Mapping[str, Any]) -> Iterator[tuple[str, np.ndarray]]:
+    """Every tensor that `transformers` expects for the config, by name."""
+    hidden, heads, kv_heads = config["hidden_size"], config["num_attention_heads"], config["num_key_value_heads"]
+    head_dim = config.get("head_dim", hidden // heads)
+    yield "model.embed_tokens.weight", _weight("model.embed_tokens.weight", config["vocab_size"], hidden, gain=8)
+    yield "model.norm.weight", _norm("model.norm.weight", hidden)
+    if not config["tie_word_embeddings"]:
+        yield "lm_head.weight", _weight("lm_head.weight", config["vocab_size"], hidden, gain=2)
+    for layer in range(config["num_hidden_layers"]):
+        prefix = f"model.layers.{layer}."
+        shapes = {
+            "self_attn.q_proj.weight": (heads * head_dim, hidden),
+            "self_attn.k_proj.weight": (kv_heads * head_dim, hidden),
+            "self_attn.v_proj.weight": (kv_heads * head_dim, hidden),
+            "self_attn.o_proj.weight": (hidden, heads * head_dim),
+            **_mlp_shapes(config, layer),
+        }
+        for name, (rows, columns) in shapes.items():
+            yield prefix + name, _weight(prefix + name, rows, columns, gain=2)
+        for name in ("input_layernorm.weight", "post_attention_layernorm.weight"):
+            yield prefix + name, _norm(prefix + name, hidden)
+        if config["model_type"].startswith("qwen3"):
+            for name in ("self_attn.q_norm.weight", "self_attn.k_norm.weight"):
+                yield prefix + name, _norm(prefix + name, head_dim)
+        if config["model_type"] == "qwen2":
+            for name, (rows, _) in list(shapes.items())[:3]:
+                bias = name.replace("weight", "bias")
+                yield prefix + bias, _uniform(prefix + bias, rows)
+
+
+def _mlp_shapes(config: Mapping[str, Any], layer: int) -> dict[str, tuple[int, int]]:
+    hidden = config["hidden_size"]
+    if "num_experts" not in config or layer in config.get("mlp_only_layers", []):
+        modules, width = ["mlp"], config["intermediate_size"]
+        shapes = {}
+    else:
+        modules = [f"mlp.experts.{expert}" for expert in range(config["num_experts"])]
+        width = config["moe_intermediate_size"]
+        shapes = {"mlp.gate.weight": (config["num_experts"], hidden)}
+    for module in modules:
+        shapes |= {
+            f"{module}.gate_proj.weight": (width, hidden),
+            f"{module}.up_proj.weight": (width, hidden),
+            f"{module}.down_proj.weight": (hidden, width),
+        }
+    return shapes
+
+
+def _weight(name: str, rows: int, columns: int, *, gain: float) -> np.ndarray:
+    return (_uniform(name, rows * columns) * np.float32(gain / np.sqrt(columns))).reshape(rows, columns)
+
+
+def _norm(name: str, size: int) -> np.ndarray:
+    return 1 + np.float32(0.3) * _uniform(name, size)
+
+
+def _uniform(name: str, count: int) -> np.ndarray:
+    """Float32 in [-1, 1) from a hash of the name."""
+    words = np.frombuffer(hashlib.shake_128(name.encode()).digest(4 * count), dtype="<u4")
+    return (words.astype(np.float64) / 2**31 - 1).astype(np.float32)
