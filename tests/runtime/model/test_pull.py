@@ -24,6 +24,7 @@ from flash_runtime.model.progress import ProgressReporter
 from flash_runtime.model.pull import PullRequest, pull
 from flash_runtime.model.sources import BuiltinSource, LocalSource, parse_source
 from flash_runtime.packed import PackedFile
+from flash_runtime.wheels import PipFailed, reason
 
 
 class FakePip:
@@ -368,7 +369,7 @@ def test_pips_own_reason_is_passed_on(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize(
-    ("output", "error", "reason"),
+    ("output", "error", "sentence"),
     [
         ("ERROR: Could not find it\nERROR: No matching distribution\n", DownloadError, "No matching distribution;"),
         ("ERROR: Exception:\nTraceback\n  File x\nReadTimeoutError: slow\n", DownloadError, "ReadTimeoutError: slow;"),
@@ -376,10 +377,10 @@ def test_pips_own_reason_is_passed_on(tmp_path: Path, monkeypatch: pytest.Monkey
         ("", DownloadError, "no output"),
     ],
 )
-def test_pips_output_becomes_one_sentence(output: str, error: type[Exception], reason: str) -> None:
-    failure = pip_failure("tiny==1.0", output)
+def test_pips_output_becomes_one_sentence(output: str, error: type[Exception], sentence: str) -> None:
+    failure = pip_failure("tiny==1.0", PipFailed(reason(output), output))
     assert type(failure) is error
-    assert reason in str(failure)
+    assert sentence in str(failure)
     assert "\n" not in str(failure)
 
 
