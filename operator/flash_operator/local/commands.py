@@ -213,7 +213,8 @@ def _wait_until_up(client: Client, applied: Manifest, started: float, timeout: f
         err.print("  It is tried again in the background; mend the cause, or stop it: flash down", style="dim")
         raise typer.Exit(1)
     asks_for_key = _stored_key(entry) is not None
-    out.print(view.up_message(metadata["name"], seen.endpoint, time.monotonic() - started, api_key=asks_for_key))
+    seconds, credit = time.monotonic() - started, view.credit(entry["processes"])
+    out.print(view.up_message(metadata["name"], seen.endpoint, seconds, api_key=asks_for_key, credit=credit))
 
 
 def _provide_tritonserver() -> None:

@@ -56,7 +56,7 @@ def _row(pod: Pod, container: Container, is_init: bool) -> dict[str, Any]:
         "probeFailure": state.probe_failure,
         "residentBytes": resident_bytes(state.pid) if state.pid is not None else 0,
         "log": str(container.spec.log),
-        "progress": _progress(container.spec.progress) if state.pid is not None else None,
+        "progress": _progress(container.spec.progress) if state.pid is not None or state.done else None,
     }
 
 
@@ -74,7 +74,7 @@ def _state(pod: Pod, container: Container, is_init: bool) -> str:
 
 
 def _progress(path: Path) -> dict[str, Any] | None:
-    """`{phase, done, total, unit}` as the container last wrote it."""
+    """`{phase, done, total, unit}`, at the end of a pull with `{model}`, as the container last wrote it."""
     try:
         written = json.loads(path.read_bytes())
     except (OSError, ValueError):

@@ -62,6 +62,8 @@ def details(entry: Mapping[str, Any]) -> RenderableType:
         if not row["init"] or row["pid"] or row["restarts"]:
             processes.add_row(*_process(row))
     parts: list[RenderableType] = [conditions]
+    if by := credit(entry["processes"]):
+        parts += ["", Text.assemble(("MODEL  ", "bold"), by)]
     if processes.row_count:
         parts += ["", processes]
     if ignored := status.get("ignoredFields"):
@@ -79,11 +81,23 @@ def _process(row: Mapping[str, Any]) -> Iterator[str]:
     yield "-" if row["lastExitCode"] is None else f"{row['lastExitCode']}: {row['lastLine']}"
 
 
-def up_message(name: str, endpoint: str, seconds: float, *, api_key: bool) -> RenderableType:
+def credit(processes: Sequence[Mapping[str, Any]]) -> str:
+    """Whose model is served and under which licence, as its pull found out; empty when that is not known (yet)."""
+    models = [row["progress"]["model"] for row in processes if row["progress"] and row["progress"].get("model")]
+    return (
+        " · ".join(models[0][field] for field in ("name", "license", "attribution") if field in models[0])
+        if models
+        else ""
+    )
+
+
+def up_message(name: str, endpoint: str, seconds: float, *, api_key: bool, credit: str) -> RenderableType:
     """What to do with a deployment that is up."""
     table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
     key = "the key of its Secret" if api_key else "any text as api_key"
     table.add_row("OpenAI API", Text(endpoint, style="bold cyan"), f'model "{name}", {key}')
+    if credit:
+        table.add_row("model", Text(credit.partition(" · ")[0]), credit.partition(" · ")[2])
     table.add_row("talk to it", Text(f"flash chat {name}", style="bold"))
     table.add_row("look at it", Text("flash status", style="bold"), f"logs: flash logs {name} -f")
     table.add_row("stop it", Text(f"flash down {name}", style="bold"))

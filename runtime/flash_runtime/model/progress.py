@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final, Literal, TextIO
 
 ENV_PROGRESS: Final = "FLASHPLANE_PROGRESS"
-"""Names the file; it always holds one whole JSON object {phase, done, total, unit}."""
+"""Names the file; it always holds one whole JSON object {phase, done, total, unit}, at the end with {model}."""
 
 READY: Final = "ready"
 """The last phase: the model is in place."""
@@ -38,9 +38,7 @@ class ProgressReporter:
 
     def update(self, phase: str, done: int, total: int, unit: Unit) -> None:
         """`done` of `total` in this phase; a phase ends with done = total."""
-        if phase == READY:
-            self._lines_told = _LINES_PER_PHASE  # people get a sentence of their own
-        elif phase != self._phase:
+        if phase != self._phase:
             self._phase, self._lines_told, self._written_at = phase, 0, float("-inf")
         lines_due = done * _LINES_PER_PHASE // max(total, 1)
         if lines_due > self._lines_told:
@@ -50,7 +48,12 @@ class ProgressReporter:
             self._written_at = self._now()
             self._write(self._file, {"phase": phase, "done": done, "total": total, "unit": unit})
 
-    def _write(self, file: Path, state: dict[str, str | int]) -> None:
+    def ready(self, model: Mapping[str, str]) -> None:
+        """The model is in place; `model` says whose work it is and under which licence."""
+        if self._file is not None:
+            self._write(self._file, {"phase": READY, "done": 1, "total": 1, "unit": "tensors", "model": dict(model)})
+
+    def _write(self, file: Path, state: Mapping[str, object]) -> None:
         temporary = file.with_name(f".{file.name}.{os.getpid()}")
         try:
             temporary.write_text(json.dumps(state), encoding="utf-8")

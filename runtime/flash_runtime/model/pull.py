@@ -24,7 +24,7 @@ from flash_api.names import PACKED_MODEL
 from flash_runtime.model.cache import Cache, default_root, place
 from flash_runtime.model.download import pip_download
 from flash_runtime.model.errors import CheckpointError, ModelError, StorageError
-from flash_runtime.model.progress import ENV_PROGRESS, READY, ProgressReporter
+from flash_runtime.model.progress import ENV_PROGRESS, ProgressReporter
 from flash_runtime.model.sources import Source, parse_source
 from flash_runtime.model.variants import PACK_VERSION, refuse_variant
 from flash_runtime.packed import PackedError, read_header
@@ -168,8 +168,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         progress.say("interrupted; nothing was left behind")
         return _INTERRUPTED
-    progress.update(READY, 1, 1, "tensors")
     about = header.get("about", {})
+    progress.ready({field: str(about[field]) for field in ("name", "license", "attribution") if about.get(field)})
     progress.say(
         f"{options.to / PACKED_MODEL}: {about.get('name')} ({options.variant}), licence {about.get('license')}, "
         f"{about.get('attribution')}"

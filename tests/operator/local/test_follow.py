@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from flash_operator.local import view
 from flash_operator.local.follow import Failed, Up, Verdict, Waiting, steps, verdict
 
 SETTLED = {"Ready": ("True", "Serving"), "Reconciling": ("False", "Settled"), "Stalled": ("False", "Progressing")}
@@ -67,3 +68,10 @@ def test_only_unfinished_steps_are_shown() -> None:
     ready = {"phase": "ready", "done": 1, "total": 1, "unit": "tensors"}
     found = steps([a_process(progress=pack), a_process("gateway", progress=ready), a_process("gateway")])
     assert found == [("engine: pack", 3, 9, "tensors")]
+
+
+def test_a_finished_pull_credits_the_model() -> None:
+    model = {"name": "Tiny", "license": "Apache-2.0", "attribution": "Tiny by its makers"}
+    ready = {"phase": "ready", "done": 1, "total": 1, "unit": "tensors", "model": model}
+    assert view.credit([a_process(), a_process(progress=ready)]) == "Tiny · Apache-2.0 · Tiny by its makers"
+    assert view.credit([a_process()]) == ""

@@ -292,7 +292,9 @@ def test_the_script_pulls_a_file_and_shows_the_licence(gguf: Path, tmp_path: Pat
     done = run(*arguments, cache=tmp_path / "cache", FLASHPLANE_PROGRESS=str(progress))
     assert done.returncode == 0, done.stderr
     assert "licence apache-2.0, Tiny by Nobody" in done.stderr
-    assert json.loads(progress.read_text())["phase"] == "ready"
+    told = json.loads(progress.read_text())
+    assert told["phase"] == "ready"
+    assert told["model"]["name"]
     PackedFile.open(tmp_path / "models/model.flash").verify()
 
 
