@@ -85,4 +85,4 @@ def publish(name: str, rows: list[Row]) -> None:
         ratio = "" if r.ratio is None else f"{r.ratio:.2f}x"
         table.add_row(r.case, r.unit, f"{r.ours:,.1f}", peer, ratio, "" if r.limit is None else f"{r.limit:,.0f}")
     Console().print(table)
-    Console().print(f"medians of {rows[0].repeats} repeats, ours and the peer's in turn; written to {path}")
+    Console().print(f"medians, ours and the peer's in turn; written to {path.relative_to(Path.cwd())}")
