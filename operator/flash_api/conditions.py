@@ -78,7 +78,11 @@ class Explanation:
     remedy: str
 
 
-_LOGS = "Read the pods' logs: kubectl logs -l flashplane.dev/deployment=NAME --all-containers (local: flash logs NAME)."
+_LOGS = (
+    "Read the logs: flash logs NAME on this machine, "
+    "kubectl logs -l flashplane.dev/deployment=NAME --all-containers on a cluster."
+)
+_MENDED = f"Mend what the message names. {_LOGS}"
 _WAIT = "Nothing to do: this ends by itself."
 
 EXPLANATIONS: dict[Reason, Explanation] = {
@@ -112,7 +116,7 @@ EXPLANATIONS: dict[Reason, Explanation] = {
     Reason.ENGINES_MISSING: Explanation("The engine Deployment does not exist yet.", _WAIT),
     Reason.ENGINES_STARTING: Explanation("Engine pods start: scheduling, image, weights, warm-up.", _LOGS),
     Reason.ENGINES_UPDATING: Explanation("Engine pods of the former spec are being replaced.", _WAIT),
-    Reason.ENGINES_FAILING: Explanation("Engine pods cannot be made or keep failing.", _LOGS),
+    Reason.ENGINES_FAILING: Explanation("Engine pods cannot be made or keep failing.", _MENDED),
     Reason.ENGINES_STUCK: Explanation("Engine pods made no progress within the deadline.", _LOGS),
     Reason.SCALED_TO_ZERO: Explanation(
         "spec.engine.replicas is 0, so nothing can answer.", "Set spec.engine.replicas to 1 or more."
@@ -123,7 +127,7 @@ EXPLANATIONS: dict[Reason, Explanation] = {
     Reason.GATEWAY_MISSING: Explanation("The gateway Deployment does not exist yet.", _WAIT),
     Reason.GATEWAY_STARTING: Explanation("Gateway pods start.", _LOGS),
     Reason.GATEWAY_UPDATING: Explanation("Gateway pods of the former spec are being replaced.", _WAIT),
-    Reason.GATEWAY_FAILING: Explanation("Gateway pods cannot be made or keep failing.", _LOGS),
+    Reason.GATEWAY_FAILING: Explanation("Gateway pods cannot be made or keep failing.", _MENDED),
     Reason.GATEWAY_STUCK: Explanation("Gateway pods made no progress within the deadline.", _LOGS),
     Reason.ENDPOINT_SILENT: Explanation(
         "Gateway pods are ready, but a request through the endpoint did not succeed.",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import typing
 from collections.abc import Mapping
 from functools import cache
 from typing import Any, Final
@@ -10,7 +9,7 @@ from typing import Any, Final
 from pydantic import BaseModel
 
 from flash_api import names
-from flash_api.rules import Rule
+from flash_api.rules import Rule, models_inside
 from flash_api.v1alpha1.flashdeployment import FlashDeployment
 
 Schema = dict[str, Any]
@@ -102,7 +101,7 @@ def _structural(source: Mapping[str, Any], definitions: Mapping[str, Any], model
         schema["default"] = _without_nulls(node["default"])
     schema |= {key: value for key, value in node.items() if key.startswith("x-kubernetes-")}
     if "properties" in node:
-        inner = _field_models(model)
+        inner = models_inside(model) if model is not None else {}
         schema["properties"] = {
             name: _structural(field, definitions, inner.get(name)) for name, field in node["properties"].items()
         }
@@ -131,19 +130,6 @@ def _without_nulls(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: _without_nulls(inner) for key, inner in value.items() if inner is not None}
     return value
-
-
-def _field_models(model: type[BaseModel] | None) -> dict[str, type[BaseModel]]:
-    """Wire names of the fields that hold one model, with the class, whose rules belong into the schema."""
-    if model is None:
-        return {}
-    found: dict[str, type[BaseModel]] = {}
-    for name, info in model.model_fields.items():
-        candidates = (info.annotation, *typing.get_args(info.annotation))
-        inner = next((c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), None)
-        if inner is not None and typing.get_origin(info.annotation) is not list:
-            found[info.alias or name] = inner
-    return found
 
 
 def _validation(rule: Rule) -> Schema:

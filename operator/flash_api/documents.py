@@ -12,11 +12,14 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import yaml
-from yaml.nodes import MappingNode, Node, SequenceNode
+from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 TEXT_MAX_CHARACTERS: Final = 1024**2
 NODES_MAX: Final = 100_000
 DEPTH_MAX: Final = 64
+
+_YAML: Final = "tag:yaml.org,2002:"
+_TAGS: Final = frozenset(f"{_YAML}{kind}" for kind in ("null", "bool", "int", "float", "str", "seq", "map", "merge"))
 
 
 class YamlProblem(Exception):
@@ -86,6 +89,15 @@ class _Loader(yaml.SafeLoader):
         self._depth = 0
         self._sizes: dict[int, int] = {}
 
+    def resolve(self, kind: type[Node], value: str | None, implicit: tuple[bool, bool] | bool) -> str:
+        if kind is ScalarNode and value is not None and ":" in value:
+            return f"{_YAML}str"  # YAML 1.1 reads 1:30 as a number to the base 60, kubectl does not
+        return str(super().resolve(kind, value, implicit))  # type: ignore[no-untyped-call]
+
+    def compose_document(self) -> Node | None:
+        self._sizes.clear()  # anchors end with their document, and so do the nodes whose identities are the keys here
+        return super().compose_document()
+
     def compose_node(self, parent: Node | None, index: int) -> Node | None:
         aliased = self.check_event(yaml.AliasEvent)
         mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
@@ -95,8 +107,10 @@ class _Loader(yaml.SafeLoader):
             raise yaml.MarkedYAMLError(problem=f"nested deeper than {DEPTH_MAX} levels", problem_mark=mark)
         node = super().compose_node(parent, index)
         self._depth -= 1
+        if aliased and id(node) not in self._sizes:
+            raise yaml.MarkedYAMLError(problem="an alias stands inside of what it stands for", problem_mark=mark)
         # An alias counts as everything that it stands for.
-        self._nodes += self._sizes.get(id(node), 1) if aliased else 1
+        self._nodes += self._sizes[id(node)] if aliased else 1
         if not aliased:
             self._sizes[id(node)] = self._nodes - before
         if self._nodes > NODES_MAX:
@@ -105,11 +119,28 @@ class _Loader(yaml.SafeLoader):
             )
         return node
 
+    def construct_object(self, node: Node, deep: bool = False) -> Any:
+        if node.tag not in _TAGS:
+            raise yaml.MarkedYAMLError(
+                problem=f"the tag {node.tag.replace(_YAML, '!!')} is not one of JSON's types",
+                problem_mark=node.start_mark,
+            )
+        try:
+            value = super().construct_object(node, deep=deep)
+            if isinstance(value, str):
+                value.encode()  # half of a surrogate pair, written as an escape, is no text
+            return value
+        except ValueError as error:  # `!!int x`, a number of thousands of digits, or `\ud800`
+            kind = node.tag.removeprefix(_YAML)
+            raise yaml.MarkedYAMLError(
+                problem=f"this cannot be read as {kind}", problem_mark=node.start_mark
+            ) from error
+
     def construct_mapping(self, node: MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: dict[str, Node] = {}
         for key, _ in node.value:
             name = str(key.value)
-            if key.tag != "tag:yaml.org,2002:merge" and name in seen:
+            if key.tag != f"{_YAML}merge" and name in seen:
                 line = seen[name].start_mark.line + 1
                 raise yaml.MarkedYAMLError(
                     problem=f"the key {name!r} stands twice in one mapping, first in line {line}",
@@ -119,12 +150,10 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep=deep)
 
 
-_TYPED_BY_KUBECTL_ONLY_ON_DEMAND: Final = ("tag:yaml.org,2002:timestamp", "tag:yaml.org,2002:bool")
+_TYPED_BY_KUBECTL_ONLY_ON_DEMAND: Final = tuple(f"{_YAML}{kind}" for kind in ("timestamp", "bool", "value"))
 
 _Loader.yaml_implicit_resolvers = {
     first: [(tag, pattern) for tag, pattern in resolvers if tag not in _TYPED_BY_KUBECTL_ONLY_ON_DEMAND]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:bool", re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF")
-)
+_Loader.add_implicit_resolver(f"{_YAML}bool", re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF"))

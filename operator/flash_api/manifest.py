@@ -8,23 +8,35 @@ from __future__ import annotations
 
 import base64
 import binascii
-import json
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Final, Literal, TypeVar
+from typing import Annotated, Any, Final, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, StringConstraints, ValidationError
 from pydantic.alias_generators import to_camel
 
 from flash_api import names
 from flash_api.documents import Document, YamlProblem, documents
 from flash_api.problems import Path, Problem, dotted, nearest, problems_of, shown
-from flash_api.rules import violations
-from flash_api.v1alpha1.flashdeployment import FlashDeployment, ObjectMeta
+from flash_api.rules import Violation, strictly, violations, violations_of_parts
+from flash_api.v1alpha1.base import DNS_SUBDOMAIN_PATTERN, SECRET_KEY_PATTERN
+from flash_api.v1alpha1.flashdeployment import FlashDeployment, FlashDeploymentSpec, ObjectMeta
 
 NAMESPACE_DEFAULT: Final = "default"
+_LEAST_SPEC: Final = {"model": {"source": "builtin://any"}}
+"""Breaks no rule: stands in for a spec whose own mistakes are told elsewhere."""
 
 T = TypeVar("T", bound=BaseModel)
+
+
+class SecretMeta(ObjectMeta):
+    """The name becomes part of a path where Secrets are files, as it does of a URL on a cluster."""
+
+    name: Annotated[str, StringConstraints(pattern=DNS_SUBDOMAIN_PATTERN, min_length=1, max_length=253)]
+
+
+SecretKey = Annotated[str, StringConstraints(pattern=SECRET_KEY_PATTERN, max_length=253)]
 
 
 class Secret(BaseModel):
@@ -34,11 +46,11 @@ class Secret(BaseModel):
 
     api_version: Literal["v1"] = "v1"
     kind: Literal["Secret"] = "Secret"
-    metadata: ObjectMeta
+    metadata: SecretMeta
     type: str = "Opaque"
     immutable: bool = False
-    data: dict[str, SecretStr] = Field(default_factory=dict)
-    string_data: dict[str, SecretStr] = Field(default_factory=dict)
+    data: dict[SecretKey, SecretStr] = Field(default_factory=dict)
+    string_data: dict[SecretKey, SecretStr] = Field(default_factory=dict)
 
     def value(self, key: str) -> bytes | None:
         """The decoded value of a key, None when the Secret has no such key."""
@@ -61,10 +73,13 @@ def parse_manifests(text: str, *, file: str = "", namespace: str = NAMESPACE_DEF
     deployments: list[FlashDeployment] = []
     secrets: list[Secret] = []
     problems: list[Problem] = []
+    seen: set[Identity] = set()
     number = 0
     try:
         for number, document in enumerate(documents(text), start=1):
             found, wrong = _parse(document, namespace)
+            if found is not None:
+                wrong = _repeated(document, found, seen)
             problems += [replace(problem, file=file, document=number, line=line) for line, problem in wrong]
             if isinstance(found, FlashDeployment):
                 deployments.append(found)
@@ -76,7 +91,6 @@ def parse_manifests(text: str, *, file: str = "", namespace: str = NAMESPACE_DEF
         )
     if number == 0 and not problems:
         problems.append(Problem("", "", "holds no object", f"write at least one {names.KIND}", file))
-    problems += [replace(problem, file=file) for problem in _duplicates(deployments)]
     return Manifests(tuple(deployments), tuple(secrets), tuple(problems))
 
 
@@ -95,6 +109,8 @@ def describe(error: ValidationError, raw: object) -> tuple[Problem, ...]:
 
 
 Located = tuple[int, Problem]
+Identity = tuple[str, str, str]
+"""Kind, namespace, name."""
 
 
 def _parse(document: Document, namespace: str) -> tuple[FlashDeployment | Secret | None, list[Located]]:
@@ -113,7 +129,7 @@ def _parse(document: Document, namespace: str) -> tuple[FlashDeployment | Secret
 def _identity_problem(raw: Mapping[str, Any]) -> tuple[Path, Problem] | None:
     kinds = {names.KIND: names.API_VERSION, "Secret": "v1"}
     kind, version = raw.get("kind"), raw.get("apiVersion")
-    if kind not in kinds:
+    if not isinstance(kind, str) or kind not in kinds:
         meant = nearest(kind, list(kinds)) if isinstance(kind, str) else None
         remedy = f"did you mean {meant}?" if meant else f"write kind: {names.KIND}"
         written = "" if kind is None else shown(kind)
@@ -131,17 +147,36 @@ def _deployment(
         # The status belongs to the operator; a manifest saved from a cluster carries one, and kubectl ignores it too.
         found = _strict(FlashDeployment, {key: value for key, value in raw.items() if key != "status"}, namespace)
     except ValidationError as error:
-        return None, [(document.line(path), problem) for path, problem in problems_of(error, raw)]
-    broken = [
-        Problem(
-            violation.field, "" if violation.value is None else shown(violation.value), violation.rule, violation.remedy
+        wrong = [(document.line(path), problem) for path, problem in problems_of(error, raw)]
+        return None, sorted([*wrong, *_rules_of_parts(document, raw, namespace)], key=lambda located: located[0])
+    broken = _broken(document, violations(found))
+    return (None, broken) if broken else (found, [])
+
+
+def _rules_of_parts(document: Document, raw: dict[str, Any], namespace: str) -> list[Located]:
+    """The rules that can be judged although some field is wrong: those of the name and of every part that is right."""
+    broken: list[Located] = []
+    with contextlib.suppress(ValidationError):
+        named = _strict(FlashDeployment, {"metadata": raw.get("metadata"), "spec": _LEAST_SPEC}, namespace)
+        broken += _broken(document, violations(named))
+    if isinstance(raw.get("spec"), dict):
+        broken += _broken(document, violations_of_parts(FlashDeploymentSpec, raw["spec"], "spec"))
+    return broken
+
+
+def _broken(document: Document, found: Iterable[Violation]) -> list[Located]:
+    return [
+        (
+            document.line(violation.field.split(".")),
+            Problem(
+                violation.field,
+                "" if violation.value is None else shown(violation.value),
+                violation.rule,
+                violation.remedy,
+            ),
         )
-        for violation in violations(found)
+        for violation in found
     ]
-    if broken:
-        # The rule repeats the field and its value where both matter; shown once is enough.
-        return None, [(document.line(problem.field.split(".")), problem) for problem in broken]
-    return found, []
 
 
 def _secret(document: Document, raw: dict[str, Any], namespace: str) -> tuple[Secret | None, list[Located]]:
@@ -167,8 +202,7 @@ def _strict(model: type[T], raw: dict[str, Any], namespace: str) -> T:
     metadata = raw.get("metadata")
     if isinstance(metadata, dict) and not metadata.get("namespace"):
         raw = {**raw, "metadata": {**metadata, "namespace": namespace}}
-    # Through JSON: strict there means JSON's own types, so "2" is no number, and enums are still written as text.
-    return model.model_validate_json(json.dumps(raw), strict=True, by_alias=True, by_name=False)
+    return strictly(model, raw)
 
 
 def _without_value(path: Path, problem: Problem) -> Problem:
@@ -176,15 +210,14 @@ def _without_value(path: Path, problem: Problem) -> Problem:
     return replace(problem, value="") if secret else problem
 
 
-def _duplicates(deployments: list[FlashDeployment]) -> list[Problem]:
-    seen: set[tuple[str, str]] = set()
-    problems: list[Problem] = []
-    for deployment in deployments:
-        identity = deployment.metadata.namespace, deployment.metadata.name
-        if identity in seen:
-            rule = "stands twice in this file"
-            problems.append(
-                Problem("metadata.name", shown(identity[1]), rule, "give each FlashDeployment a name of its own")
-            )
+def _repeated(document: Document, found: FlashDeployment | Secret, seen: set[Identity]) -> list[Located]:
+    """The problem of an object that an earlier document holds too; otherwise it is one of the `seen` from now on."""
+    identity = found.kind, found.metadata.namespace, found.metadata.name
+    if identity not in seen:
         seen.add(identity)
-    return problems
+        return []
+    path = ("metadata", "name")
+    remedy = f"give each {found.kind} a name of its own"
+    return [
+        (document.line(path), Problem(dotted(path), shown(found.metadata.name), "stands twice in this file", remedy))
+    ]

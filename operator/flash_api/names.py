@@ -28,6 +28,9 @@ ANNOTATION_PLAN_HASH: Final = f"{GROUP}/plan-hash"
 """On every object we own: the digest of the plan it was applied from."""
 MANAGED_BY: Final = "flashplane"
 
+ANNOTATION_BASE_IMAGE: Final = "org.opencontainers.image.base.name"
+"""The OCI key for the image that another one is built from."""
+
 COMPONENT_ENGINE: Final = "engine"
 COMPONENT_GATEWAY: Final = "gateway"
 

@@ -55,8 +55,10 @@ def problems_of(
     """The findings of a pydantic validation over a FlashDeployment (or over `schema`), with the path of each."""
     root = structural_schema() if schema is None else schema
     for found in error.errors(include_url=False, include_context=True):
-        path = tuple(found["loc"])
-        yield path, _problem(found["type"], str(found["msg"]), path, raw, root)
+        # Of a key that is wrong itself, pydantic adds this to the path.
+        path = tuple(step for step in found["loc"] if step != "[key]")
+        pattern = found.get("ctx", {}).get("pattern", "")
+        yield path, _problem(found["type"], str(found["msg"]), path, raw, root, pattern)
 
 
 def shown(value: object) -> str:
@@ -78,7 +80,7 @@ def nearest(word: str, known: Sequence[str]) -> str | None:
     return folded[close[0]] if close else None
 
 
-def _problem(kind: str, message: str, path: Path, raw: object, root: Mapping[str, Any]) -> Problem:
+def _problem(kind: str, message: str, path: Path, raw: object, root: Mapping[str, Any], pattern: str) -> Problem:
     field, value = dotted(path), _at(raw, path)
     written = "" if value is _ABSENT else shown(value)
     node = _schema_at(root, path)
@@ -95,7 +97,7 @@ def _problem(kind: str, message: str, path: Path, raw: object, root: Mapping[str
         rule = f"must be one of {', '.join(allowed)}" if allowed else _rule(message)
         return Problem(field, written, rule, f"did you mean {meant}?" if meant else "")
     if kind == "string_pattern_mismatch":
-        return Problem(field, written, PATTERN_MEANINGS.get(node.get("pattern", ""), _rule(message)), _hint(node))
+        return Problem(field, written, PATTERN_MEANINGS.get(pattern, _rule(message)), _hint(node))
     return Problem(field, written, _rule(message), _hint(node))
 
 

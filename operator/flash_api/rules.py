@@ -6,12 +6,16 @@ one template for both: `{self.source}` becomes the field's value.
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Callable, Iterator
+import typing
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
+
+T = TypeVar("T", bound=BaseModel)
 
 _PLACEHOLDER: Final = re.compile(r"\{self\.([A-Za-z0-9.]+)\}")
 _ASIDE: Final = re.compile(r" \(\{self\.[A-Za-z0-9.]+\}\)")
@@ -81,6 +85,33 @@ def violations(model: BaseModel, path: str = "") -> Iterator[Violation]:
         inner = getattr(model, name)
         if isinstance(inner, BaseModel):
             yield from violations(inner, ".".join(part for part in (path, info.alias or name) if part))
+
+
+def violations_of_parts(model: type[T], raw: Mapping[str, Any], path: str) -> Iterator[Violation]:
+    """The rules of a raw value that is not valid as a whole, as far as they speak of parts that are."""
+    try:
+        yield from violations(strictly(model, raw), path)
+    except ValidationError:
+        for field, inner in models_inside(model).items():
+            if isinstance(raw.get(field), dict):
+                yield from violations_of_parts(inner, raw[field], f"{path}.{field}")
+
+
+def strictly(model: type[T], raw: Mapping[str, Any]) -> T:
+    """Raises pydantic's ValidationError for whatever the API server would refuse."""
+    # Through JSON: strict there means JSON's own types, so "2" is no number, and enums are still written as text.
+    return model.model_validate_json(json.dumps(raw), strict=True, by_alias=True, by_name=False)
+
+
+def models_inside(model: type[BaseModel]) -> dict[str, type[BaseModel]]:
+    """Wire names of the fields that hold one model, with its class."""
+    found: dict[str, type[BaseModel]] = {}
+    for name, info in model.model_fields.items():
+        candidates = (info.annotation, *typing.get_args(info.annotation))
+        inner = next((c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), None)
+        if inner is not None and typing.get_origin(info.annotation) is not list:
+            found[info.alias or name] = inner
+    return found
 
 
 def value_at(model: BaseModel, path: str) -> object:

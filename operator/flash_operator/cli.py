@@ -75,10 +75,11 @@ def lint(
     Example: flash lint -f examples/quickstart.yaml
     """
     from flash_operator.linting import unserved
+    from flash_operator.sources import label
 
     found = [(path, _parse(path, namespace)) for path in file]
     problems = [
-        problem for path, parsed in found for problem in (*parsed.problems, *unserved(parsed, file=_label(path)))
+        problem for path, parsed in found for problem in (*parsed.problems, *unserved(parsed, file=label(path)))
     ]
     if output is Format.JSON:
         # Plain text, so that a long line is not wrapped.
@@ -105,11 +106,12 @@ def plan(
     from flash_operator.plan import PlanSettings
     from flash_operator.plan import plan as plan_of
     from flash_operator.rendering import as_yaml
+    from flash_operator.sources import label
 
     objects: list[Mapping[str, Any]] = []
     for path in file:
         parsed = _parse(path, namespace)
-        problems = (*parsed.problems, *unserved(parsed, file=_label(path)))
+        problems = (*parsed.problems, *unserved(parsed, file=label(path)))
         if problems:
             _print(problems)
             raise typer.Exit(EXIT_WRONG)
@@ -117,7 +119,7 @@ def plan(
             if name in (None, deployment.metadata.name):
                 objects += plan_of(deployment, PlanSettings()).objects
     if not objects:
-        _fail(f"no FlashDeployment{f' called {name}' if name else ''} in {', '.join(map(_label, file))}", EXIT_WRONG)
+        _fail(f"no FlashDeployment{f' called {name}' if name else ''} in {', '.join(map(label, file))}", EXIT_WRONG)
     sys.stdout.write(as_yaml(objects))
 
 
@@ -148,18 +150,13 @@ def crds(
 
 def _parse(path: Path, namespace: str) -> Manifests:
     from flash_api.manifest import parse_manifests
+    from flash_operator.sources import UnreadableError, label, manifest_text
 
     try:
-        text = sys.stdin.read() if str(path) == "-" else path.read_text(encoding="utf-8")
-    except OSError as error:
-        _fail(f"{path} cannot be read: {error.strerror}", EXIT_USAGE)
-    except UnicodeDecodeError as error:
-        _fail(f"{path} is not UTF-8 text (byte {error.start}); is it a manifest?", EXIT_USAGE)
-    return parse_manifests(text, file=_label(path), namespace=namespace)
-
-
-def _label(path: Path) -> str:
-    return "standard input" if str(path) == "-" else str(path)
+        text = manifest_text(path)
+    except UnreadableError as error:
+        _fail(str(error), EXIT_USAGE)
+    return parse_manifests(text, file=label(path), namespace=namespace)
 
 
 def _print(problems: Sequence[Problem]) -> None:

@@ -118,7 +118,7 @@ class Controller:
             outcome = await reconcile(
                 self._cluster, key, probe=self._probe, now=self._now, settings=self._settings.reconcile
             )
-        except ClusterError:
+        except Exception:
             self._metrics.failed(self._clock() - started)
             raise
         self._metrics.finished(outcome, self._clock() - started)

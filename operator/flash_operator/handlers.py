@@ -12,7 +12,7 @@ import asyncio
 import functools
 import logging
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, Final, Protocol
 
 import kopf
@@ -34,13 +34,19 @@ STOP_SECONDS: Final = 5.0
 CHILDREN: Final = (("apps", "v1", "deployments"), ("", "v1", "services"), ("", "v1", "configmaps"))
 
 
+class Wake(Protocol):
+    """Hears which FlashDeployment to look at and, of an event of its own, the generation of its spec."""
+
+    def __call__(self, key: Key, generation: int | None = None) -> None: ...
+
+
 class Delivered(Protocol):
     """Hears which version of a FlashDeployment an event brought."""
 
     def __call__(self, key: Key, version: str, *, deleted: bool) -> None: ...
 
 
-def event_registry(wake: Callable[[Key], None], delivered: Delivered) -> kopf.OperatorRegistry:
+def event_registry(wake: Wake, delivered: Delivered) -> kopf.OperatorRegistry:
     """Handlers that turn events of FlashDeployments and of their children into wake-ups."""
     registry = kopf.OperatorRegistry()
 
@@ -52,7 +58,7 @@ def event_registry(wake: Callable[[Key], None], delivered: Delivered) -> kopf.Op
     async def own_event(*, type: str | None, meta: Mapping[str, Any], **_: Any) -> None:
         key = Key(meta["namespace"], meta["name"])
         delivered(key, meta.get("resourceVersion", ""), deleted=type == "DELETED")
-        wake(key)
+        wake(key, meta.get("generation"))
 
     for group, version, plural in CHILDREN:
 
@@ -90,7 +96,7 @@ def kopf_settings() -> kopf.OperatorSettings:
     return settings
 
 
-async def deliver_events(wake: Callable[[Key], None], delivered: Delivered, *, namespaces: tuple[str, ...]) -> None:
+async def deliver_events(wake: Wake, delivered: Delivered, *, namespaces: tuple[str, ...]) -> None:
     """Call back in this loop for every event, until cancelled. Returns or raises when kopf gives up, which is fatal.
 
     No namespaces = all.
@@ -99,8 +105,8 @@ async def deliver_events(wake: Callable[[Key], None], delivered: Delivered, *, n
     ended: asyncio.Future[None] = loop.create_future()
     stop = threading.Event()
 
-    def wake_here(key: Key) -> None:
-        loop.call_soon_threadsafe(wake, key)
+    def wake_here(key: Key, generation: int | None = None) -> None:
+        loop.call_soon_threadsafe(wake, key, generation)
 
     def delivered_here(key: Key, version: str, *, deleted: bool) -> None:
         loop.call_soon_threadsafe(functools.partial(delivered, key, version, deleted=deleted))

@@ -162,6 +162,7 @@ class Elector:
         """Renew until that has failed for the whole deadline, or someone else leads."""
         deadline_seconds = self._times.renew_deadline_seconds
         renewed = self._clock()
+        cause = f"it could not be renewed within {deadline_seconds:g} s"
         while (left := renewed + deadline_seconds - self._clock()) > 0:
             await asyncio.sleep(min(self._times.retry_seconds, left))
             try:
@@ -173,8 +174,9 @@ class Elector:
             if leading:
                 renewed = self._clock()
             elif self._lost():
+                cause = "someone else holds it"
                 break
-        log.error("the lease is lost")
+        log.error("the lease is lost: %s", cause)
 
     async def release(self) -> None:
         """Let go at once, so that a successor need not wait. Best effort: an old lease runs out by itself."""

@@ -42,6 +42,15 @@ def backoff_seconds(failures: int, settings: QueueSettings) -> float:
     return min(settings.backoff_max_seconds, settings.backoff_seconds * 2.0 ** min(failures - 1, 30))
 
 
+class _Signals:
+    """What has happened to one object since its last pass began."""
+
+    def __init__(self) -> None:
+        self.event = asyncio.Event()
+        self.new_spec = asyncio.Event()
+        self.generation: int | None = None
+
+
 class Loops:
     """All running loops. `wake` may be called for any key at any time; a loop ends when its object is gone."""
 
@@ -50,16 +59,23 @@ class Loops:
         self._clock = clock
         self._settings = settings
         self._slots = asyncio.Semaphore(settings.concurrency)
-        self._wakes: dict[Key, asyncio.Event] = {}
+        self._signals: dict[Key, _Signals] = {}
         self._tasks: dict[Key, asyncio.Task[None]] = {}
         self._running_since: dict[Key, float] = {}
+        self._closed = False
 
-    def wake(self, key: Key) -> None:
-        """There is a reason to look at the object."""
+    def wake(self, key: Key, generation: int | None = None) -> None:
+        """There is a reason to look at the object; an event of the object itself tells the generation of its spec."""
+        if self._closed:
+            return  # an event that was on its way: we may no longer act
         if key not in self._tasks:
-            self._wakes[key] = asyncio.Event()
+            self._signals[key] = _Signals()
             self._tasks[key] = asyncio.create_task(self._loop(key), name=f"reconcile {key}")
-        self._wakes[key].set()
+        signals = self._signals[key]
+        signals.event.set()
+        if generation is not None and generation != signals.generation:
+            signals.generation = generation
+            signals.new_spec.set()
 
     @property
     def keys(self) -> frozenset[Key]:
@@ -71,37 +87,39 @@ class Loops:
         return max((self._clock() - since for since in self._running_since.values()), default=0.0)
 
     async def aclose(self) -> None:
-        """Stop all loops, wherever they are: a pass may be cut off at any point."""
+        """Stop all loops, wherever they are, for good: a pass may be cut off at any point."""
+        self._closed = True
         tasks = list(self._tasks.values())
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _loop(self, key: Key) -> None:
-        wake = self._wakes[key]
+        signals = self._signals[key]
         failures = 0
         try:
             while True:
                 await asyncio.sleep(self._settings.settle_seconds)
-                wake.clear()
+                signals.event.clear()
+                signals.new_spec.clear()
                 outcome = await self._pass(key)
-                if outcome is not None and outcome.gone and not wake.is_set():
+                if outcome is not None and outcome.gone and not signals.event.is_set():
                     return
                 failed = outcome is None or outcome.error is not None
                 failures = failures + 1 if failed else 0
                 if failed:
-                    # Events do not shorten this one: our own half-done writes make events too.
-                    await asyncio.sleep(backoff_seconds(failures, self._settings))
+                    # Only a new spec shortens this one: our own half-done writes make events too.
+                    await _wait(signals.new_spec, backoff_seconds(failures, self._settings))
                 elif outcome is not None:
                     await _wait(
-                        wake,
+                        signals.event,
                         min(
                             outcome.requeue_after_seconds or self._settings.resync_seconds,
                             self._settings.resync_seconds,
                         ),
                     )
         finally:
-            del self._tasks[key], self._wakes[key]
+            del self._tasks[key], self._signals[key]
 
     async def _pass(self, key: Key) -> Outcome | None:
         async with self._slots:

@@ -141,11 +141,11 @@ def _facts(seen: Observation, engines: Role, gateways: Role) -> tuple[Fact, ...]
     endpoint_ready = _endpoint_ready(gateways, engines, seen)
     parts = (accepted, model_ready, engines_ready, endpoint_ready)
 
-    stalled = _stalled(seen, engines, gateways)
     settled = engines.rolled_out and gateways.rolled_out and all(p.holds for p in parts)
     # Zero engines is a wish fulfilled, not work under way, although nothing can answer.
-    at_rest = settled or (engines.exists and engines.desired == 0 and engines.rolled_out)
-    if stalled.holds or (at_rest and seen.error is None):
+    at_rest = seen.error is None and (settled or (engines.exists and engines.desired == 0 and engines.rolled_out))
+    stalled = _stalled(seen, engines, gateways, at_rest=at_rest)
+    if stalled.holds or at_rest:
         reconciling = Fact(ConditionType.RECONCILING, "False", stalled.reason if stalled.holds else Reason.SETTLED)
     else:
         first = next((p for p in parts if not p.holds), None)
@@ -167,7 +167,7 @@ def _ready(seen: Observation, parts: tuple[Fact, ...]) -> Fact:
     return Fact(ConditionType.READY, "False", failing.reason, failing.message)
 
 
-def _stalled(seen: Observation, engines: Role, gateways: Role) -> Fact:
+def _stalled(seen: Observation, engines: Role, gateways: Role, *, at_rest: bool) -> Fact:
     if seen.refusal is not None:
         return Fact(ConditionType.STALLED, "True", seen.refusal.reason, seen.refusal.message)
     if seen.error is not None and seen.error_is_final:
@@ -176,7 +176,7 @@ def _stalled(seen: Observation, engines: Role, gateways: Role) -> Fact:
         return Fact(ConditionType.STALLED, "True", Reason.ENGINES_STUCK, engines.stuck)
     if gateways.stuck is not None and engines.ready > 0:
         return Fact(ConditionType.STALLED, "True", Reason.GATEWAY_STUCK, gateways.stuck)
-    return Fact(ConditionType.STALLED, "False", Reason.PROGRESSING)
+    return Fact(ConditionType.STALLED, "False", Reason.SETTLED if at_rest else Reason.PROGRESSING)
 
 
 def _accepted(refusal: Refusal | None) -> Fact:

@@ -21,6 +21,7 @@ import mmap
 import os
 import struct
 from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -182,11 +183,16 @@ class PackedFile:
         return content
 
     def verify(self) -> None:
-        """Read every blob and compare it with its checksum."""
-        with memoryview(self._mapping) as view:
-            for name, blob in self.blobs.items():
+        """Read every blob and compare it with its checksum, on as many threads as there are cores."""
+        with memoryview(self._mapping) as view, ThreadPoolExecutor(os.cpu_count()) as threads:
+
+            def check(name: str) -> None:
+                blob = self.blobs[name]
                 with view[blob.offset : blob.offset + blob.nbytes] as content:
                     self._check(name, blob, content)
+
+            for _ in threads.map(check, self.blobs):
+                pass
 
     def _find(self, name: str) -> Blob:
         try:
@@ -202,19 +208,6 @@ class PackedFile:
                 f"{self.path}: blob {name!r} has checksum {checksum.hexdigest()}, the index says {blob.checksum}: "
                 f"the file was changed or damaged; {_REPACK}"
             )
-
-
-def read_header(path: Path) -> Mapping[str, Any]:
-    """The caller's facts alone, after the same checks of preamble and index; maps nothing."""
-    try:
-        with path.open("rb") as file:
-            index = _read_index(path, file)
-            size = os.fstat(file.fileno()).st_size
-    except OSError as error:
-        raise PackedError(f"{path}: {error.strerror or error}; {_REPACK}") from error
-    _parse_blobs(path, index, size)
-    header: Mapping[str, Any] = index["header"]
-    return header
 
 
 def _read_index(path: Path, file: BinaryIO) -> dict[str, Any]:

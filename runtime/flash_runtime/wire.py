@@ -2,7 +2,8 @@
 
 Tensors of a request:  `input_ids` INT32 [n] and `request` BYTES [1], the JSON of a GenerateRequest.
 Tensors of a response: `output_ids` INT32 [m] (m may be 0) and `event` BYTES [1], the JSON of a StreamEvent.
-The last response of a stream carries the FINAL flag and a finish reason. No text crosses this border.
+The last response of a stream carries the FINAL flag and a finish reason. One without token ids and without a reason is
+a sign of life: the request waits, or its prompt is being computed. No text crosses this border.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ class FinishReason(StrEnum):
     LENGTH = "length"
     """`max_tokens` or the context window was reached."""
     CANCELLED = "cancelled"
+    OVERLOADED = "overloaded"
+    """Nothing was begun: every place in the engine is taken. Not an error, because a full engine is a living one."""
 
 
 class GenerateRequest(BaseModel):

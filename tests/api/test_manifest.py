@@ -80,7 +80,12 @@ def test_all_problems_of_all_documents_are_found_at_once() -> None:
         ("a: 1\na: 2\n", "chat.yaml:2:1", "the key 'a' stands twice"),
         ("a:\n\t- 1\n", "chat.yaml:2:1", "is not valid YAML"),
         ("a: *nowhere\n", "chat.yaml:1:4", "undefined alias"),
-        ("a: !!python/object:os.system {}\n", "chat.yaml:1:4", "could not determine a constructor"),
+        ("a: !!python/object:os.system {}\n", "chat.yaml:1:4", "is not one of JSON's types"),
+        ("a: !!timestamp 2024-01-01\n", "chat.yaml:1:4", "is not one of JSON's types"),
+        ("a: !!int many\n", "chat.yaml:1:4", "cannot be read as int"),
+        (f"a: {'9' * 5000}\n", "chat.yaml:1:4", "cannot be read as int"),
+        ('a: "\\ud800"\n', "chat.yaml:1:4", "cannot be read as str"),
+        ("a: &a {b: *a}\n", "chat.yaml:1:11", "inside of what it stands for"),
         ("a: \x00\n", "chat.yaml", "is not allowed in YAML"),
         ("[" * 500, "chat.yaml:1:65", "nested deeper than 64 levels"),
         ("x" * (1024**2 + 1), "chat.yaml", "larger than 1048576 characters"),
@@ -125,6 +130,8 @@ def test_scalars_are_read_as_kubectl_reads_them() -> None:
         """
     (deployment,) = parse_manifests(textwrap.dedent(text)).deployments
     assert (deployment.metadata.name, deployment.spec.model.revision) == ("no", "2024-01-01")
+    (deployment,) = parse_manifests(textwrap.dedent(text.replace("2024-01-01", "12:30"))).deployments
+    assert deployment.spec.model.revision == "12:30"
 
 
 @pytest.mark.parametrize(
@@ -136,10 +143,18 @@ def test_scalars_are_read_as_kubectl_reads_them() -> None:
         ("- a\n- b\n", "", "must be a mapping"),
         ("kind: FlashDeployment", "apiVersion", "must be flashplane.dev/v1alpha1"),
         ("kind: flashdeployment", "kind", "did you mean FlashDeployment?"),
+        ("kind: [FlashDeployment]", "kind", "must be one of FlashDeployment, Secret"),
         ("kind: Pod\napiVersion: v1", "kind", "must be one of FlashDeployment, Secret"),
         ("kind: FlashDeployment\napiVersion: flashplane.dev/v1", "apiVersion", "must be flashplane.dev/v1alpha1"),
         ("kind: Secret\napiVersion: v1\nmetadata: {}", "metadata.name", "is required"),
         ("kind: Secret\napiVersion: v1\nmetadata: {name: s}\ndata: {k: 'no base64!'}", "data.k", "must be base64"),
+        ("kind: Secret\napiVersion: v1\nmetadata: {name: ../../s}", "metadata.name", "must be a Kubernetes name"),
+        (
+            "kind: Secret\napiVersion: v1\nmetadata: {name: s, namespace: ../..}",
+            "metadata.namespace",
+            "Kubernetes name",
+        ),
+        ("kind: Secret\napiVersion: v1\nmetadata: {name: s}\ndata: {../k: eA==}", "data.../k", "a key of a Secret"),
         ("kind: Secret\napiVersion: v1\nmetadata: {name: s}\nstringdata: {}", "stringdata", "did you mean stringData?"),
     ],
 )
@@ -149,9 +164,49 @@ def test_documents_that_are_none_of_ours_are_refused(text: str, field: str, says
     assert says.lower() in str(problem).lower()
 
 
-def test_a_name_stands_once() -> None:
-    text = yaml.safe_dump_all([VALID["the least"]] * 2)
-    assert "stands twice in this file" in str(parse_manifests(text).problems[0])
+SECRET = {"kind": "Secret", "apiVersion": "v1", "metadata": {"name": "keys"}}
+
+
+@pytest.mark.parametrize("manifest", [VALID["the least"], SECRET], ids=["FlashDeployment", "Secret"])
+def test_a_name_stands_once(manifest: dict[str, Any]) -> None:
+    (problem,) = parse_manifests(yaml.safe_dump_all([manifest] * 2)).problems
+    assert "stands twice in this file" in str(problem)
+    assert (problem.document, problem.field) == (2, "metadata.name")
+    assert problem.line is not None
+
+
+def test_the_same_name_in_two_namespaces_is_two_objects() -> None:
+    elsewhere = {**VALID["the least"], "metadata": {"name": "chat", "namespace": "other"}}
+    assert parse_manifests(yaml.safe_dump_all([VALID["the least"], elsewhere])).problems == ()
+
+
+def test_a_namespace_that_is_none_is_refused() -> None:
+    climbing = {**VALID["the least"], "metadata": {"name": "chat", "namespace": "../.."}}
+    (problem,) = parse_manifests(yaml.safe_dump(climbing)).problems
+    assert problem.field == "metadata.namespace"
+
+
+def test_rules_are_judged_where_the_fields_allow_it() -> None:
+    found = problems(
+        """\
+        apiVersion: flashplane.dev/v1alpha1
+        kind: FlashDeployment
+        metadata: {name: Bad_Name}
+        unknown: {}
+        spec:
+          model: {source: "builtin://x", revision: main}
+          engine:
+            replicas: many
+            resources: {memory: 1Mi}
+        """
+    )
+    assert [p.field for p in found] == [
+        "metadata.name",
+        "unknown",
+        "spec.model.revision",
+        "spec.engine.replicas",
+        "spec.engine.resources.memory",
+    ]
 
 
 def test_a_manifest_saved_from_a_cluster_can_be_applied_again() -> None:

@@ -48,6 +48,8 @@ class ScriptedEngine:
     failure: EngineError | None = None
     block_after: int | None = None
     """Wait for ever after so many tokens: a test then watches the cancellation."""
+    signs_of_life: int = 0
+    """Empty chunks before anything else, as of a request that waits."""
     requests: list[tuple[tuple[int, ...], GenerateRequest]] = field(default_factory=list)
     num_cancelled: int = 0
     blocked: asyncio.Event = field(default_factory=asyncio.Event)
@@ -62,6 +64,8 @@ class ScriptedEngine:
         ids = self._ids[: request.max_tokens]
         finished = False
         try:
+            for _ in range(self.signs_of_life):
+                yield Chunk(())
             for start in range(0, len(ids), self.tokens_per_chunk):
                 if self.failure and start >= (self.fail_after or 0):
                     raise self.failure

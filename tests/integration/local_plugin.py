@@ -94,6 +94,16 @@ class Stack:
             assert done.returncode == 0, f"flash {' '.join(arguments)}: {done.stdout}{done.stderr}"
         return done
 
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        """A command that a test looks at while it runs."""
+        return subprocess.Popen(
+            [str(Path(sys.executable).parent / "flash"), *arguments],
+            env={**os.environ, ENV_STATE: str(self.state)},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
     def up(self, *, check: bool = True, **env: str) -> subprocess.CompletedProcess[str]:
         return self.flash("up", "-f", str(self.manifest), check=check, **env)
 

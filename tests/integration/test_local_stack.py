@@ -186,6 +186,27 @@ def test_weights_that_are_not_there_are_named_and_up_does_not_wait_for_ever() ->
         assert "EnginesReady" in failed.stderr
 
 
+def test_an_interrupted_up_says_that_it_goes_on_and_how_to_stop_it() -> None:
+    with local_stack("left") as left:
+        left.write(source="file:///nowhere/model.gguf")
+        with left.start("up", "-f", str(left.manifest)) as up:
+            assert up.stderr is not None
+            for line in up.stderr:
+                if "left: " in line:
+                    break
+            up.send_signal(signal.SIGINT)
+            rest = up.stderr.read()
+        assert up.returncode == 130
+        assert "flash down" in rest
+        assert left.status()["manifest"]["metadata"]["name"] == "left"
+
+
+def test_a_deployment_of_no_engines_is_up_at_once_and_says_what_that_means() -> None:
+    with local_stack("idle") as idle:
+        idle.manifest.write_text(idle.manifest.read_text().replace("replicas: 1", "replicas: 0"))
+        assert "spec.engine.replicas is 0" in idle.up().stdout
+
+
 def test_damaged_weights_are_named(tmp_path: Path) -> None:
     damaged = tmp_path / "damaged.gguf"
     damaged.write_bytes(b"GGUF" + bytes(100))
@@ -201,7 +222,7 @@ def test_a_missing_tritonserver_is_said_before_anything_is_started(tmp_path: Pat
         failed = bare.up(check=False, FLASHPLANE_TRITONSERVER=str(tmp_path / "nothing"))
         assert failed.returncode == 1
         assert "tritonserver is missing" in failed.stderr
-        assert "FLASHPLANE_TRITONSERVER" not in bare.manifest.read_text()
+        assert json.loads(bare.flash("status", "--json").stdout)["deployments"] == []
 
 
 def test_a_missing_secret_is_named() -> None:

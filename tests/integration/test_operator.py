@@ -281,6 +281,10 @@ def test_a_refused_spec_leaves_what_runs_alone(operator: OperatorProcess, kubect
 def test_the_operators_account_may_do_nothing_else(
     operator_kubeconfig: Path, control_plane: ControlPlane, namespace: str
 ) -> None:
+    may = control_plane.kubectl(
+        "-n", namespace, "auth", "can-i", "list", "flashdeployments", kubeconfig=operator_kubeconfig
+    )
+    assert may.strip() == "yes"
     for verb, resource in (("get", "secrets"), ("create", "pods"), ("update", "flashdeployments"), ("list", "nodes")):
         with pytest.raises(KubectlFailed):
             control_plane.kubectl("-n", namespace, "auth", "can-i", verb, resource, kubeconfig=operator_kubeconfig)

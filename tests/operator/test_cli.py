@@ -81,6 +81,12 @@ def test_a_file_that_is_no_text_is_told_plainly(command: str, content: bytes | N
     assert "Traceback" not in result.output
 
 
+def test_a_file_without_an_end_is_read_only_so_far() -> None:
+    result = runner.invoke(app, ["lint", "-f", "/dev/zero"])
+    assert result.exit_code == 1
+    assert "larger than 1048576 characters" in result.stderr
+
+
 def test_a_plan_of_a_name_that_is_not_there_says_so() -> None:
     result = runner.invoke(app, ["plan", "-f", QUICKSTART, "--name", "nobody"])
     assert result.exit_code == 1

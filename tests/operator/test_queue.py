@@ -100,6 +100,39 @@ async def test_a_loop_ends_with_its_object_and_starts_anew_with_a_namesake() -> 
     assert running.keys == frozenset()
 
 
+async def test_a_new_spec_ends_the_pause_after_a_failure() -> None:
+    steps = Steps(Outcome(error="quota"))
+    patient = QueueSettings(settle_seconds=0.0, backoff_seconds=3600.0, backoff_max_seconds=3600.0)
+    running = Loops(steps, clock=asyncio.get_running_loop().time, settings=patient)
+    running.wake(A, 1)
+    await steps.until(lambda: len(steps.passes) == 1)
+    running.wake(A, 2)
+    await steps.until(lambda: len(steps.passes) == 2)
+    await running.aclose()
+
+
+async def test_an_event_of_the_same_spec_does_not_end_the_pause_after_a_failure() -> None:
+    steps = Steps(Outcome(error="quota"))
+    patient = QueueSettings(settle_seconds=0.0, backoff_seconds=3600.0, backoff_max_seconds=3600.0)
+    running = Loops(steps, clock=asyncio.get_running_loop().time, settings=patient)
+    running.wake(A, 1)
+    await steps.until(lambda: len(steps.passes) == 1)
+    running.wake(A, 1)
+    running.wake(A)
+    running.wake(B)
+    await steps.until(lambda: B in steps.passes)
+    await running.aclose()
+    assert steps.passes == [A, B]
+
+
+async def test_an_event_that_comes_after_the_end_starts_nothing() -> None:
+    steps = Steps()
+    running = loops(steps)
+    await running.aclose()
+    running.wake(A)
+    assert running.keys == frozenset()
+
+
 async def test_a_hanging_pass_can_be_seen() -> None:
     started = asyncio.Event()
 

@@ -34,12 +34,12 @@ REFUSED = Refusal(Reason.VARIANT_NOT_SERVED, "spec.variant (Cloud) is not served
 @pytest.mark.parametrize(
     ("observation", "ready", "reconciling", "stalled"),
     [
-        (seen(probe=ANSWERS), "True Serving", "False Settled", "False Progressing"),
+        (seen(probe=ANSWERS), "True Serving", "False Settled", "False Settled"),
         (seen(()), "False EnginesMissing", "True InProgress", "False Progressing"),
         (seen(engine(ready=0)), "False EnginesStarting", "True InProgress", "False Progressing"),
         (seen(engine(ready=0, **FAILING)), "False EnginesFailing", "True InProgress", "False Progressing"),
         (seen(engine(ready=0, **STUCK)), "False EnginesStuck", "False EnginesStuck", "True EnginesStuck"),
-        (seen(engine(desired=0)), "False ScaledToZero", "False Settled", "False Progressing"),
+        (seen(engine(desired=0)), "False ScaledToZero", "False Settled", "False Settled"),
         (seen(probe=SILENT), "False EndpointSilent", "True InProgress", "False Progressing"),
         (seen(BOTH[:1]), "False GatewayMissing", "True InProgress", "False Progressing"),
         (

@@ -17,6 +17,7 @@ from pydantic.alias_generators import to_camel
 from flash_api.quantities import number
 from flash_api.rules import Rule
 from flash_api.v1alpha1.base import (
+    DNS_LABEL_PATTERN,
     DNS_SUBDOMAIN_PATTERN,
     SECRET_KEY_PATTERN,
     SERVICE_NAME_PATTERN,
@@ -308,7 +309,7 @@ class ObjectMeta(BaseModel):
     model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, extra="ignore", frozen=True)
 
     name: Annotated[str, StringConstraints(min_length=1, max_length=253)]
-    namespace: Annotated[str, StringConstraints(max_length=63)] = "default"
+    namespace: Annotated[str, StringConstraints(pattern=DNS_LABEL_PATTERN, max_length=63)] = "default"
     uid: str = ""
     resource_version: str = ""
     generation: int = 0

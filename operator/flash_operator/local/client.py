@@ -14,7 +14,7 @@ from typing import Any
 from flash_operator.local import wire
 from flash_operator.local.clock import utc_timestamp
 from flash_operator.local.logs import last_line
-from flash_operator.local.place import ENV_OWNER, Place
+from flash_operator.local.place import ENV_OWNER, ENV_STATE, Place
 from flash_operator.local.store import Manifest, Ref, Store
 from flash_operator.local.tritonserver import sweep_shared_memory
 
@@ -40,7 +40,7 @@ class Client:
         self.place = place
 
     def snapshot(self) -> Snapshot:
-        """What the daemon says; without one, what is stored."""
+        """What the daemon says; without one, what is stored. Raises StoreError."""
         try:
             answer = wire.request(self.place.socket, {"do": "status"})
         except wire.DaemonUnavailableError:
@@ -50,11 +50,17 @@ class Client:
         return Snapshot(answer["pid"], tuple(answer["deployments"]), pods)
 
     def start_daemon(self) -> subprocess.Popen[bytes] | None:
-        """Start one unless it runs already; `wait_for_daemon` says when it answers."""
+        """Start one unless it runs already; `wait_for_daemon` says when it answers. Raises DaemonUnavailableError."""
         if self._answers():
             return None
-        self.place.create()
-        with self.place.daemon_log.open("ab") as log:
+        try:
+            self.place.create()
+            log = self.place.daemon_log.open("ab")
+        except OSError as error:
+            raise wire.DaemonUnavailableError(
+                f"the state directory {self.place.root} cannot be used ({error.strerror}): set {ENV_STATE} to another"
+            ) from error
+        with log:
             return subprocess.Popen(
                 [sys.executable, "-m", "flash_operator.local.daemon", str(self.place.root)],
                 stdin=subprocess.DEVNULL,
@@ -63,6 +69,18 @@ class Client:
                 cwd=self.place.root,
                 start_new_session=True,  # it outlives the terminal
             )
+
+    def abandon_daemon(self, started: subprocess.Popen[bytes] | None) -> None:
+        """Undo `start_daemon`, unless the daemon serves what another command has brought it meanwhile."""
+        if started is None:
+            return
+        try:
+            answering = wire.request(self.place.socket, {"do": "leave", "pid": started.pid})["pid"]
+        except wire.DaemonUnavailableError:
+            answering = None
+        if answering != started.pid:  # it is still on its way, or waits behind another one
+            started.terminate()
+            started.wait()
 
     def wait_for_daemon(self, started: subprocess.Popen[bytes] | None) -> None:
         """Raises DaemonUnavailableError with the daemon's last words."""
@@ -74,6 +92,10 @@ class Client:
                     f"(log: {self.place.daemon_log})"
                 )
             time.sleep(POLL_SECONDS)
+        if started is not None and self.snapshot().daemon_pid != started.pid:
+            # Another command was faster; ours must not wait for its turn and serve this directory once more.
+            started.terminate()
+            started.wait()
 
     def apply(self, manifests: Sequence[Manifest]) -> list[Manifest]:
         """Store the objects; the stored form of each."""

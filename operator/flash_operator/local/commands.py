@@ -18,16 +18,17 @@ from rich.text import Text
 from flash_operator.local import chat as chats
 from flash_operator.local import view
 from flash_operator.local.client import Client, Snapshot, resolve
-from flash_operator.local.follow import Failed, Up, steps, verdict
+from flash_operator.local.follow import AtZero, Failed, Up, steps, verdict
 from flash_operator.local.logs import end_of_log, read_new, tail
 from flash_operator.local.place import Place, state_dir
-from flash_operator.local.store import Manifest
+from flash_operator.local.store import Manifest, StoreError
 from flash_operator.local.tritonserver import TritonserverMissingError, provide
 from flash_operator.local.waiting import Waiting
 from flash_operator.local.wire import DaemonRefusedError, DaemonUnavailableError
 
 POLL_SECONDS = 0.1
 _LOG_LINES = 12
+_EXIT_INTERRUPTED = 130
 
 _WIDTH_WITHOUT_TERMINAL = 200
 
@@ -76,8 +77,9 @@ def up(
 
     started = time.monotonic()
     client = Client(_place())
-    starting = client.start_daemon()  # it starts while the manifest is read
+    starting = None
     try:
+        starting = client.start_daemon()  # it starts while the manifest is read
         wanted = manifests.read(file)
         _provide_tritonserver()
         client.wait_for_daemon(starting)  # from here on, nothing that a former daemon left holds a port
@@ -90,15 +92,18 @@ def up(
         DaemonRefusedError,
         KeyboardInterrupt,
     ) as error:
-        if starting is not None:
-            starting.terminate()
-            starting.wait()
+        client.abandon_daemon(starting)
         _fail(str(error) or "interrupted; nothing was started")
-    for manifest in applied:
-        if manifest["kind"] == "FlashDeployment":
-            _wait_until_up(client, manifest, started, timeout)
+    try:
+        for manifest in applied:
+            if manifest["kind"] == "FlashDeployment":
+                _wait_until_up(client, manifest, started, timeout)
+    except KeyboardInterrupt:
+        err.print("It goes on in the background; look at it: flash status, stop it: flash down")
+        raise typer.Exit(_EXIT_INTERRUPTED) from None
     if prompt is not None and wanted.deployments:
-        entry = resolve(client.snapshot(), wanted.deployments[0]["metadata"]["name"])
+        metadata = wanted.deployments[0]["metadata"]
+        entry = resolve(client.snapshot(), metadata["name"], metadata["namespace"])
         _ask(_question(prompt, None, 256, 0.0), entry, api_key=_stored_key(entry))
 
 
@@ -197,21 +202,29 @@ def _wait_until_up(client: Client, applied: Manifest, started: float, timeout: f
     deadline = time.monotonic() + timeout
     with Waiting(err, metadata["name"]) as waiting:
         while True:
+            snapshot = client.snapshot()
             try:
-                entry = resolve(client.snapshot(), metadata["name"], metadata["namespace"])
+                entry = resolve(snapshot, metadata["name"], metadata["namespace"])
             except LookupError:
                 _fail(f"{metadata['name']} was removed by someone else")
+            if snapshot.daemon_pid is None:
+                _fail(f"the background process has ended; its log: {client.place.daemon_log}")
             seen = verdict(entry, generation=metadata["generation"])
-            if isinstance(seen, Up | Failed):
+            if isinstance(seen, Up | AtZero | Failed):
                 break
             if time.monotonic() > deadline:
-                _fail(f"{metadata['name']} is not ready after {timeout:g} s: {seen.message}; see flash status")
+                _fail(
+                    f"{metadata['name']} is not ready after {timeout:g} s: {seen.message.rstrip('.')}; see flash status"
+                )
             waiting.show(seen.message, steps(entry["processes"]))
             time.sleep(POLL_SECONDS)
     if isinstance(seen, Failed):
         err.print(view.failure_message(metadata["name"], seen, tail(Path(seen.log), _LOG_LINES) if seen.log else ()))
         err.print("  It is tried again in the background; mend the cause, or stop it: flash down", style="dim")
         raise typer.Exit(1)
+    if isinstance(seen, AtZero):
+        out.print(f"[green]✓[/green] [bold]{metadata['name']}[/bold] is as it should be: {seen.message}")
+        return
     asks_for_key = _stored_key(entry) is not None
     seconds, credit = time.monotonic() - started, view.credit(entry["processes"])
     out.print(view.up_message(metadata["name"], seen.endpoint, seconds, api_key=asks_for_key, credit=credit))
@@ -294,7 +307,10 @@ def _resolved(snapshot: Snapshot, name: str | None, namespace: str | None) -> di
 
 
 def _snapshot() -> Snapshot:
-    return Client(_place()).snapshot()
+    try:
+        return Client(_place()).snapshot()
+    except StoreError as error:
+        _fail(str(error))
 
 
 def _place() -> Place:

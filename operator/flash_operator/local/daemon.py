@@ -139,7 +139,10 @@ class Daemon:
         try:
             request = json.loads(await reader.readline())
             answer = self._do(request)
-        except (ValueError, KeyError, TypeError, OSError) as error:
+        except OSError as error:
+            log.warning("request failed: %s", error)
+            answer = {"error": f"the background process could not do it: {error}"}
+        except (ValueError, KeyError, TypeError) as error:
             log.warning("request refused: %s", error)
             answer = {"error": f"the daemon does not understand: {error!r}"}
         writer.write(encode(answer))
@@ -157,6 +160,11 @@ class Daemon:
             case "apply":
                 self._told_down = False
                 return {"applied": [self._store.apply(manifest) for manifest in request["manifests"]]}
+            case "leave":
+                # The command that started us has nothing to serve, but another one may have brought something since.
+                self._told_down = self._told_down or request["pid"] == os.getpid()
+                self._changed.set()
+                return {"pid": os.getpid()}
             case "down":
                 gone = [Ref(KIND, namespace, name) for namespace, name in request["deployments"]]
                 self._told_down = True

@@ -27,6 +27,13 @@ class Up:
 
 
 @dataclass(frozen=True)
+class AtZero:
+    """As the spec asks for, which is nothing that could answer."""
+
+    message: str
+
+
+@dataclass(frozen=True)
 class Failed:
     """Will not come up unless someone acts."""
 
@@ -38,7 +45,7 @@ class Failed:
     """The log of the container that fails, if one does."""
 
 
-Verdict = Waiting | Up | Failed
+Verdict = Waiting | Up | AtZero | Failed
 
 
 def verdict(entry: Mapping[str, Any], *, generation: int) -> Verdict:
@@ -51,6 +58,8 @@ def verdict(entry: Mapping[str, Any], *, generation: int) -> Verdict:
     settled = conditions[ConditionType.RECONCILING]["status"] == "False"
     if ready["status"] == "True" and settled:
         return Up(status["endpoint"])
+    if ready["reason"] == Reason.SCALED_TO_ZERO and settled:
+        return AtZero(ready["message"])
     if stalled["status"] == "True":
         return _failed(stalled, None)
     failing = conditions.get(ConditionType.ENGINES_READY), conditions.get(ConditionType.ENDPOINT_READY)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-import sys
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +14,7 @@ from flash_api.v1alpha1.flashdeployment import FlashDeployment
 from flash_operator.local.client import Snapshot
 from flash_operator.local.listeners import PortInUseError, require_free
 from flash_operator.local.store import Manifest
+from flash_operator.sources import UnreadableError, label, manifest_text
 
 _KEPT_METADATA: Final = ("name", "namespace", "labels", "annotations")
 """The rest is the store's to fill in; a manifest saved from a cluster carries values of that cluster."""
@@ -38,14 +39,14 @@ def read(files: Sequence[Path]) -> Wanted:
     problems: list[str] = []
     for file in files:
         try:
-            text = sys.stdin.read() if str(file) == "-" else file.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-            raise ManifestError(f"{file} cannot be read: {reason}") from error
-        found = parse_manifests(text, file=str(file))
+            found = parse_manifests(manifest_text(file), file=label(file))
+        except UnreadableError as error:
+            raise ManifestError(str(error)) from error
         problems += [f"{problem.place}: {problem}" if problem.place else str(problem) for problem in found.problems]
         deployments += found.deployments
         secrets += found.secrets
+    for again in _repeated([*deployments, *secrets]):
+        problems.append(f"{again} stands in more than one file; keep one of them")
     if problems:
         raise ManifestError("\n  ".join(problems))
     return Wanted(tuple(map(_stored_form, deployments)), tuple(map(_stored_secret, secrets)))
@@ -65,6 +66,11 @@ def require_free_ports(deployments: Sequence[Manifest], snapshot: Snapshot) -> N
                 require_free(port)
             except PortInUseError as error:
                 raise ManifestError(f"{name}: {error}") from error
+
+
+def _repeated(objects: Sequence[FlashDeployment | Secret]) -> list[str]:
+    counts = Counter(f"{found.kind} {found.metadata.namespace}/{found.metadata.name}" for found in objects)
+    return [name for name, count in counts.items() if count > 1]
 
 
 def _identity(manifest: Manifest) -> str:

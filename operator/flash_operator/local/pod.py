@@ -49,6 +49,9 @@ class Pod:
         )
         self._clock = clock
         self._changed = changed
+        self._policy = policy
+        self._unprepared = ""
+        """Why its folder could not be filled; empty when it was."""
         self._task: asyncio.Task[None] | None = None
 
     @property
@@ -64,6 +67,8 @@ class Pod:
     @property
     def failure(self) -> str:
         """What went wrong last in a container that does not work now; empty when nothing did."""
+        if self._unprepared:
+            return self._unprepared
         for container in (*self.init, *self.containers):
             state, name = container.state, container.spec.name
             if state.done or state.ready:
@@ -90,12 +95,26 @@ class Pod:
         shutil.rmtree(self.spec.directory, ignore_errors=True)
 
     async def _run(self) -> None:
-        for folder in self.spec.folders:
-            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        for file in self.spec.files:
-            write_atomically(file.path, file.content)
+        await self._prepare()
         for container in self.init:
             await container.run_to_completion()
         async with asyncio.TaskGroup() as group:
             for container in self.containers:
                 group.create_task(container.run_forever())
+
+    async def _prepare(self) -> None:
+        failures = 0
+        while True:
+            try:
+                for folder in self.spec.folders:
+                    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+                for file in self.spec.files:
+                    write_atomically(file.path, file.content)
+            except OSError as error:
+                failures += 1
+                self._unprepared = f"pod {self.spec.name} cannot be prepared: {error}"
+                self._changed()
+                await self._clock.sleep(self._policy.delay_seconds(failures))
+            else:
+                self._unprepared = ""
+                return

@@ -32,7 +32,7 @@ def first_api_key(store: Store, deployment: Manifest) -> str | None:
         return None
     secret = store.get(Ref("Secret", deployment["metadata"]["namespace"], wanted["name"]))
     content = object_data(secret).get(wanted.get("key", "api-keys"), b"") if secret else b""
-    lines = (line.strip() for line in content.decode().splitlines())
+    lines = (line.strip() for line in content.decode(errors="replace").splitlines())
     return next((line for line in lines if line and not line.startswith("#")), None)
 
 

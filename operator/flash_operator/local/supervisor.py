@@ -7,6 +7,7 @@ again whenever either changes.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import json
 import logging
@@ -88,13 +89,15 @@ class Supervisor:
         """Sync after each change and every now and then, until cancelled."""
         while True:
             self._wake.clear()
-            self.sync()
             try:
-                async with asyncio.timeout(SYNC_SECONDS):
-                    await self._wake.wait()
-            except TimeoutError:
+                self.sync()
                 for path in log_files(self._machine.place.logs):
                     rotate(path)
+            except Exception:  # the outermost loop: a full disk must not end what serves
+                log.exception("looking after the pods failed; it is tried again")
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(SYNC_SECONDS):
+                    await self._wake.wait()
 
     def sync(self) -> None:
         deployments = {ref_of(manifest): manifest for manifest in self._store.list("Deployment")}

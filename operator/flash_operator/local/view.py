@@ -56,11 +56,12 @@ def details(entry: Mapping[str, Any]) -> RenderableType:
         conditions.add_row(fact["type"], text, fact["reason"], "(as above)" if message in said else message)
         said |= {message} - {""}
     processes = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("PROCESS", "STATE", "PID", "PORTS", "RESTARTS", "MEMORY", "LAST EXIT"):
-        processes.add_column(column, overflow="fold")
+    for column in ("PROCESS", "STATE", "PID", "PORTS", "RESTARTS", "MEMORY", "EXIT"):
+        # In a narrow terminal only what is made of several words may wrap.
+        processes.add_column(column, overflow="fold", no_wrap=column in ("PROCESS", "PID", "MEMORY"))
     for row in entry["processes"]:
         if not row["init"] or row["pid"] or row["restarts"]:
-            processes.add_row(*_process(row))
+            processes.add_row(*_process(row, entry["manifest"]["metadata"]["name"]))
     parts: list[RenderableType] = [conditions]
     if by := credit(entry["processes"]):
         parts += ["", Text.assemble(("MODEL  ", "bold"), by)]
@@ -71,14 +72,19 @@ def details(entry: Mapping[str, Any]) -> RenderableType:
     return Group(*parts)
 
 
-def _process(row: Mapping[str, Any]) -> Iterator[str]:
-    yield f"{row['pod']} {row['container']}"
+def _process(row: Mapping[str, Any], deployment: str) -> Iterator[str]:
+    container = "" if row["container"] == row["component"] else f" {row['container']}"
+    yield f"{row['pod'].removeprefix(f'{deployment}-')}{container}"
     yield row["state"] + (f" ({row['probeFailure']})" if row["probeFailure"] else "")
     yield str(row["pid"] or "-")
     yield " ".join(f"{name}:{port}" for name, port in row["ports"].items()) or "-"
     yield str(row["restarts"])
     yield size(row["residentBytes"]) if row["residentBytes"] else "-"
-    yield "-" if row["lastExitCode"] is None else f"{row['lastExitCode']}: {row['lastLine']}"
+    if row["lastExitCode"] is None:
+        yield "-"
+    else:
+        # Of a process that recovered, its former last words say nothing about now.
+        yield str(row["lastExitCode"]) if row["ready"] else f"{row['lastExitCode']}: {row['lastLine']}"
 
 
 def credit(processes: Sequence[Mapping[str, Any]]) -> str:

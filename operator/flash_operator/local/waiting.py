@@ -33,7 +33,8 @@ class Waiting:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._progress.stop()
+        if self._console.is_terminal:
+            self._progress.stop()
 
     def show(self, message: str, long_steps: list[tuple[str, int, int, str]]) -> None:
         shown: dict[str, tuple[int, int | None, str]] = {}

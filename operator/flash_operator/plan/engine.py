@@ -77,4 +77,5 @@ def engine_deployment(deployment: FlashDeployment, config_map: Manifest, setting
         ],
         progress_deadline_seconds=START_PERIOD_SECONDS * START_FAILURES,
         settings=settings,
+        annotations={names.ANNOTATION_BASE_IMAGE: settings.engine_image_base},
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from flash_api import names
@@ -99,6 +99,7 @@ def deployment_of_pods(
     volumes: Sequence[Manifest],
     progress_deadline_seconds: int,
     settings: PlanSettings,
+    annotations: Mapping[str, str] | None = None,
 ) -> Manifest:
     """A Deployment that replaces pods one by one and never goes below the wanted number on its own account."""
     digest = {names.LABEL_CONFIG_HASH: config_map["metadata"]["labels"][names.LABEL_CONFIG_HASH]}
@@ -116,7 +117,10 @@ def deployment_of_pods(
             "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1}},
             "selector": {"matchLabels": selector(deployment, component)},
             "template": {
-                "metadata": {"labels": {**labels(deployment, component), **digest}},
+                "metadata": {
+                    "labels": {**labels(deployment, component), **digest},
+                    **({"annotations": dict(annotations)} if annotations else {}),
+                },
                 "spec": {
                     "automountServiceAccountToken": False,
                     "enableServiceLinks": False,

@@ -10,7 +10,9 @@ class PlanSettings:
     """Inputs of the plan that no FlashDeployment carries."""
 
     engine_image: str = "ghcr.io/flashplane/engine:0.1.0-tritonserver"
-    """Built on the official tritonserver image, with our Python backend and kernels added."""
+    """The official tritonserver image below, with our Python backend and kernels added."""
+    engine_image_base: str = "nvcr.io/nvidia/tritonserver:26.07-py3"
+    """What the engine image is built from; pods carry it as an annotation, for people and scanners."""
     gateway_image: str = "ghcr.io/flashplane/gateway:0.1.0"
     image_pull_policy: str = "IfNotPresent"
     drain_seconds: int = 30

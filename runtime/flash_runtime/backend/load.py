@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,11 +24,17 @@ class Loaded:
 
 
 def load(config: EngineConfig) -> Loaded:
-    """Open the packed model of `config.model_dir` for this machine's CPU."""
+    """Open the packed model of `config.model_dir` for this machine's CPU. Raises ValueError or PackedError."""
     # Imported here: the rest of the backend works, and is tested, without the native part.
     from flash_runtime.kernels.provider import CpuProvider
     from flash_runtime.packed import PackedFile
 
+    memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if config.kv_cache_bytes > memory_bytes:
+        # The cache takes memory only as it fills, so nothing else would refuse it before the machine is out of it.
+        raise ValueError(
+            f"kv_cache_bytes ({config.kv_cache_bytes}) must not exceed this machine's memory ({memory_bytes} bytes)"
+        )
     packed = PackedFile.open(Path(config.model_dir) / PACKED_MODEL)
     provider = CpuProvider(packed, kv_cache_bytes=config.kv_cache_bytes, threads=config.threads)
     return Loaded(provider, packed.header["text"]["eos_token_ids"])

@@ -5,6 +5,7 @@ tritonserver's calls arrive on its own thread and only queue; everything else, m
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import queue
 import threading
@@ -20,6 +21,8 @@ from flash_runtime.wire import FinishReason, GenerateRequest, StreamEvent
 CANCEL_POLL_STEPS: Final = 8
 """Asking a stream whether its client left costs as much as half a response."""
 CANCEL_POLL_SECONDS: Final = 0.05
+SIGN_OF_LIFE_SECONDS: Final = 2.0
+"""Longest silence of a stream, give or take a step: less than any deadline that its other side may have."""
 STATS_SECONDS: Final = 0.5
 IDLE_SECONDS: Final = 1.0
 
@@ -62,6 +65,15 @@ class Submission:
     stream: Stream
 
 
+@dataclass
+class _Open:
+    """A stream that has not ended."""
+
+    stream: Stream
+    quiet_until: float = float("-inf")
+    """When it must hear something again, on the clock."""
+
+
 class EngineWorker:
     """Runs an Engine on a thread of its own until stopped."""
 
@@ -88,7 +100,7 @@ class EngineWorker:
         self._door = threading.Lock()
         """Held to put into the inbox or to close it, so that no request is left in a closed one."""
         self._is_over = False
-        self._streams: dict[str, Stream] = {}
+        self._streams: dict[str, _Open] = {}
         self._num_submitted = 0
         self._stopping = False
         self._steps_to_poll = CANCEL_POLL_STEPS
@@ -122,6 +134,7 @@ class EngineWorker:
                 self._tell_busy()
                 self._step()
                 self._poll_cancellations()
+                self._show_life()
                 self._tell_busy()
                 self._report()
                 if self._is_orphaned():
@@ -148,19 +161,24 @@ class EngineWorker:
         self._num_submitted += 1
         try:
             self._engine.add(request_id, submission.prompt_ids, submission.request)
+        except QueueFull:
+            with contextlib.suppress(StreamClosed):
+                submission.stream.send((), StreamEvent(finish_reason=FinishReason.OVERLOADED))
         except EngineError as error:
             self._fail(submission.stream, _failure(error), str(error))
         else:
-            self._streams[request_id] = submission.stream
+            self._streams[request_id] = _Open(submission.stream)
 
     def _step(self) -> None:
-        for output in self._engine.step():
-            stream = self._streams[output.request_id]
+        outputs = self._engine.step()
+        quiet_until = self._clock() + SIGN_OF_LIFE_SECONDS
+        for output in outputs:
+            open_ = self._streams[output.request_id]
+            open_.quiet_until = quiet_until
             try:
-                _deliver(stream, output)
+                _deliver(open_.stream, output)
             except StreamClosed:
-                self._engine.cancel(output.request_id)
-                del self._streams[output.request_id]
+                self._forget(output.request_id)
             else:
                 if output.is_final:
                     del self._streams[output.request_id]
@@ -171,15 +189,30 @@ class EngineWorker:
             return
         self._steps_to_poll = CANCEL_POLL_STEPS
         self._next_poll = self._clock() + CANCEL_POLL_SECONDS
-        for request_id, stream in tuple(self._streams.items()):
+        for request_id, open_ in tuple(self._streams.items()):
             try:
-                if not stream.is_cancelled():
+                if not open_.stream.is_cancelled():
                     continue
-                stream.send((), StreamEvent(finish_reason=FinishReason.CANCELLED))
+                open_.stream.send((), StreamEvent(finish_reason=FinishReason.CANCELLED))
             except StreamClosed:
                 pass  # gone already: the same to us
-            self._engine.cancel(request_id)
-            del self._streams[request_id]
+            self._forget(request_id)
+
+    def _show_life(self) -> None:
+        """Tell streams without news that their requests wait or are being computed: silence means a dead engine."""
+        now = self._clock()
+        for request_id, open_ in tuple(self._streams.items()):
+            if now < open_.quiet_until:
+                continue
+            open_.quiet_until = now + SIGN_OF_LIFE_SECONDS
+            try:
+                open_.stream.send((), StreamEvent())
+            except StreamClosed:
+                self._forget(request_id)
+
+    def _forget(self, request_id: str) -> None:
+        self._engine.cancel(request_id)
+        del self._streams[request_id]
 
     def _tell_busy(self) -> None:
         if bool(self._streams) != self._is_busy:
@@ -197,8 +230,8 @@ class EngineWorker:
             self._on_stats(stats)
 
     def _fail_all(self, failure: Failure, message: str) -> None:
-        for stream in self._streams.values():
-            self._fail(stream, failure, message)
+        for open_ in self._streams.values():
+            self._fail(open_.stream, failure, message)
         self._streams.clear()
         with self._door:
             self._is_over = True
@@ -227,7 +260,5 @@ def _failure(error: EngineError) -> Failure:
     match error:
         case RequestRefused():
             return Failure.INVALID
-        case QueueFull():
-            return Failure.UNAVAILABLE
         case _:
             return Failure.INTERNAL

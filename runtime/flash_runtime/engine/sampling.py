@@ -68,7 +68,8 @@ def _candidates(
         token_ids = _best_first(row, np.flatnonzero(row >= threshold))[: request.top_k]
         row = row[token_ids]
     # In float32 until the exponential, in float64 after it: the sums below run over up to V terms.
-    weights = np.exp((row - row.max()).astype(np.float64) / request.temperature)
+    with np.errstate(over="ignore"):  # next to temperature 0 all but the best go to minus infinity, which is right
+        weights = np.exp((row - row.max()).astype(np.float64) / request.temperature)
     if request.top_p == 1.0:
         return token_ids, weights
     weights /= weights.sum()

@@ -48,7 +48,9 @@ def chat_choices(
     """The choices of a chat. Raises ApiError."""
     field = "max_tokens" if request.max_completion_tokens is None else "max_completion_tokens"
     wanted = _checked_output(request.output_tokens, limits, field=field)
-    num_tokens = _output_tokens(len(prompt_ids), wanted, model=model, limits=limits, param="messages")
+    num_tokens = _output_tokens(
+        len(prompt_ids), wanted, default=limits.max_output_tokens, model=model, param="messages"
+    )
     return _spread(request, [(tuple(prompt_ids), num_tokens)], model=model, limits=limits, draw_seed=draw_seed)
 
 
@@ -70,7 +72,7 @@ def completion_choices(
         for id_ in ids:
             if not 0 <= id_ < model.vocab_size:
                 raise invalid("prompt", f"prompt holds token id {id_}; ids must be 0 to {model.vocab_size - 1}")
-        num_tokens = _output_tokens(len(ids), wanted or default, model=model, limits=limits, param="prompt")
+        num_tokens = _output_tokens(len(ids), wanted, default=default, model=model, param="prompt")
         sized.append((tuple(ids), num_tokens))
     return _spread(request, sized, model=model, limits=limits, draw_seed=draw_seed)
 
@@ -100,7 +102,7 @@ def _spread(
                 top_p=top_p or 1.0,
                 top_k=top_k,
                 seed=(first_seed + index) % SEEDS,
-                stop_token_ids=model.stop_token_ids,
+                stop_token_ids=() if request.ignore_eos else model.stop_token_ids,
                 ignore_eos=bool(request.ignore_eos),
             )
             choices.append(Choice(index, prompt, ids, how, tuple(request.stop)))
@@ -113,11 +115,11 @@ def _checked_output(wanted: int | None, limits: GatewayLimits, *, field: str) ->
     return wanted
 
 
-def _output_tokens(num_prompt: int, wanted: int | None, *, model: ModelFacts, limits: GatewayLimits, param: str) -> int:
-    """How many tokens to generate after a prompt: what was asked for, or all that fits."""
+def _output_tokens(num_prompt: int, wanted: int | None, *, default: int, model: ModelFacts, param: str) -> int:
+    """How many tokens to generate after a prompt: what was asked for, or as much of the default as fits."""
     window = model.max_context_tokens
     if window is None:
-        return wanted or limits.max_output_tokens
+        return wanted or default
     if num_prompt + (wanted or 1) > window:
         asked = f"{wanted} for the answer" if wanted else "at least 1 for the answer"
         raise ApiError(
@@ -127,4 +129,4 @@ def _output_tokens(num_prompt: int, wanted: int | None, *, model: ModelFacts, li
             param=param,
             code="context_length_exceeded",
         )
-    return wanted or min(window - num_prompt, limits.max_output_tokens)
+    return wanted or min(window - num_prompt, default)

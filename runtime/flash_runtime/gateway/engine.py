@@ -43,7 +43,7 @@ class EngineFailed(EngineError):
 
 @dataclass(frozen=True)
 class Chunk:
-    """One response of an engine. The chunk with a finish reason is the last one."""
+    """One response of an engine. The chunk with a finish reason is the last one; an empty one is a sign of life."""
 
     token_ids: tuple[int, ...]
     finish_reason: FinishReason | None = None

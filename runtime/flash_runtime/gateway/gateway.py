@@ -153,7 +153,7 @@ class Gateway:
     def _note(self, piece: Piece, usage: Usage, record: Record) -> None:
         usage.add(piece)
         record.completion_tokens = usage.completion_tokens
-        if piece.num_tokens or piece.finish_reason:
+        if piece.is_news:
             now = self.surroundings.clock()
             self.answered_at = record.last_token_at = now
             if record.first_token_at is None:

@@ -18,13 +18,18 @@ QUEUED_PIECES = 64
 
 @dataclass(frozen=True)
 class Piece:
-    """Some text of one choice. The piece with a finish reason is the choice's last."""
+    """Some text of one choice. The piece with a finish reason is the choice's last; without tokens it shows life."""
 
     index: int
     text: str
     num_tokens: int
     finish_reason: Literal["stop", "length"] | None = None
     cached_tokens: int = 0
+
+    @property
+    def is_news(self) -> bool:
+        """Whether it brings the answer further."""
+        return self.num_tokens > 0 or self.finish_reason is not None
 
 
 async def run_choice(engine: Engine, decode: Decode, choice: Choice) -> AsyncGenerator[Piece, None]:

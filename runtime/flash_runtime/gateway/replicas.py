@@ -75,7 +75,7 @@ class ReplicaPool:
             try:
                 async with aclosing(replica.connection.generate(prompt_ids, request)) as chunks:
                     async for chunk in chunks:
-                        started = True
+                        started = started or bool(chunk.token_ids)
                         yield chunk
                 return
             except EngineRefused:

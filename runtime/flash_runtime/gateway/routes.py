@@ -113,13 +113,16 @@ class Routes:
             answer = collect(head, form, pieces, num_choices=len(choices), usage=usage)
             return JsonResponse(await until_disconnect(request.receive, answer))
         # Nothing is sent before the first token, so a failure until then still has its own HTTP status.
-        first = await until_disconnect(request.receive, _first(pieces))
+        first = await until_disconnect(request.receive, _first_news(pieces))
         stream = events(head, form, _rejoined(first, pieces), usage=usage, include_usage=body.include_usage)
         return EventStream(_with_error_event(stream, record))
 
 
-async def _first(pieces: AsyncGenerator[Piece, None]) -> Piece:
-    return await anext(pieces)
+async def _first_news(pieces: AsyncGenerator[Piece, None]) -> Piece:
+    while True:
+        piece = await anext(pieces)
+        if piece.is_news:
+            return piece
 
 
 async def _rejoined(first: Piece, rest: AsyncGenerator[Piece, None]) -> AsyncGenerator[Piece, None]:

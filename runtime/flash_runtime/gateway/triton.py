@@ -45,8 +45,6 @@ CHANNEL_OPTIONS = [
 ]
 REAL_STATUS_CODES = {"triton_grpc_error": "true"}
 """Asks tritonserver to end a failed stream with a gRPC status instead of a message without a code."""
-FULL_QUEUE = ("already holds", "maximum queue size")
-"""What our engine and tritonserver itself say when they have no room."""
 END_SECONDS = 1.0
 """How long the end of a finished stream may take to arrive."""
 FINAL_FLAG = "triton_final_response"
@@ -70,9 +68,13 @@ class TritonReplica:
                 if chunk.finish_reason is None:
                     yield chunk
                     continue
-                # Before the yield, as the caller may not come back: a call that is cancelled in the instant between its
-                # last response and its end stays open inside tritonserver 2.51, which then cannot stop.
+                # Before anything else, as the caller may not come back: a call that is cancelled in the instant between
+                # its last response and its end stays open inside tritonserver 2.51, which then cannot stop.
                 await _read_to_end(call)
+                if chunk.finish_reason is FinishReason.OVERLOADED:
+                    raise EngineOverloaded(f"{self._address} has no room")
+                if chunk.finish_reason is FinishReason.CANCELLED:
+                    raise EngineFailed(f"{self._address} cancelled the request")
                 yield chunk
                 return
         finally:
@@ -129,8 +131,6 @@ def _chunk(response: Any) -> Chunk:
     finish_reason = event.finish_reason
     if finish_reason is None and response.parameters[FINAL_FLAG].bool_param:
         raise EngineFailed("the engine ended a stream without a finish reason")
-    if finish_reason is FinishReason.CANCELLED:
-        raise EngineFailed("the engine cancelled the request")
     return Chunk(tuple(ids), finish_reason, event.cached_tokens)
 
 
@@ -139,6 +139,5 @@ def _failure(code: grpc.StatusCode, details: str) -> EngineError:
     if code is grpc.StatusCode.INVALID_ARGUMENT:
         return EngineRefused(details)
     if code is grpc.StatusCode.UNAVAILABLE:
-        # A broken connection has the same code as a full queue, so only the words tell them apart.
-        return EngineOverloaded(details) if any(word in details for word in FULL_QUEUE) else EngineUnavailable(details)
+        return EngineUnavailable(details)
     return EngineFailed(f"{code.name}: {details}")

@@ -27,7 +27,7 @@ from flash_runtime.model.errors import CheckpointError, ModelError, StorageError
 from flash_runtime.model.progress import ENV_PROGRESS, ProgressReporter
 from flash_runtime.model.sources import Source, parse_source
 from flash_runtime.model.variants import PACK_VERSION, refuse_variant
-from flash_runtime.packed import PackedError, read_header
+from flash_runtime.packed import PackedError, PackedFile
 
 _INTERRUPTED: Final = 130
 _TERMINATED: Final = 143
@@ -86,13 +86,21 @@ def _key(request: PullRequest, cache: Cache) -> str:
 
 
 def _usable(path: Path, key: str, *, text_only: bool) -> dict[str, Any] | None:
-    """The header of a packed file that serves: right key, undamaged index, weights unless they are not needed."""
+    """The header of a packed file that serves: right key, undamaged, with weights unless they are not needed.
+
+    Whoever opens the file afterwards only maps it, so this is where damage is found, and another pull mends it.
+    """
     try:
-        header = dict(read_header(path))
+        packed = PackedFile.open(path)
+        if packed.header.get("key") != key or not (text_only or packed.header.get("contents") == "model"):
+            return None
+        if text_only:
+            packed.text_bytes("tokenizer.json")
+        else:
+            packed.verify()
     except PackedError:
         return None
-    serves = header.get("key") == key and (text_only or header.get("contents") == "model")
-    return header if serves else None
+    return dict(packed.header)
 
 
 def _packed(request: PullRequest, key: str, cache: Cache, progress: ProgressReporter) -> tuple[Path, dict[str, Any]]:

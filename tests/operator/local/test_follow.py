@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from flash_operator.local import view
-from flash_operator.local.follow import Failed, Up, Verdict, Waiting, steps, verdict
+from flash_operator.local.follow import AtZero, Failed, Up, Verdict, Waiting, steps, verdict
 
 SETTLED = {"Ready": ("True", "Serving"), "Reconciling": ("False", "Settled"), "Stalled": ("False", "Progressing")}
 STARTING = {"Ready": ("False", "EnginesStarting"), "Reconciling": ("True", "InProgress")}
@@ -37,6 +37,14 @@ def test_serving_with_old_pods_is_not_yet_up() -> None:
 
 def test_a_status_of_a_former_spec_says_nothing_about_this_one() -> None:
     assert isinstance(judged(SETTLED, generation=2), Waiting)
+
+
+def test_a_deployment_of_no_engines_is_not_waited_for() -> None:
+    assert judged({"Ready": ("False", "ScaledToZero")}) == AtZero("about Ready")
+
+
+def test_the_way_down_to_no_engines_is_waited_for() -> None:
+    assert isinstance(judged({"Ready": ("False", "ScaledToZero"), "Reconciling": ("True", "InProgress")}), Waiting)
 
 
 def test_no_status_yet_is_waiting() -> None:

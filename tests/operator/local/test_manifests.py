@@ -88,3 +88,11 @@ def test_two_deployments_cannot_share_a_port() -> None:
     (port,) = free_ports(1, ())
     with pytest.raises(ManifestError, match=rf"spec.endpoint.port \({port}\) of default/b is the port of default/a"):
         require_free_ports([a_deployment("a", port), a_deployment("b", port)], running())
+
+
+def test_an_object_in_two_files_is_refused(tmp_path: Path) -> None:
+    first, second = tmp_path / "a.yaml", tmp_path / "b.yaml"
+    first.write_text(DEPLOYMENT)
+    second.write_text(DEPLOYMENT)
+    with pytest.raises(ManifestError, match="FlashDeployment default/chat stands in more than one file"):
+        read([first, second])

@@ -266,6 +266,29 @@ async def test_nothing_is_left_of_a_deployment_that_is_gone(site: Site, machine:
         pass
 
 
+async def test_a_pod_whose_folder_cannot_be_made_says_why_and_starts_once_it_can(site: Site, machine: Machine) -> None:
+    machine.place.pods.rmdir()
+    machine.place.pods.write_text("a file where a folder should be")
+    site.store.apply(a_deployment("flash-server", "one", "--port", "80"))
+    await site.until(lambda: "cannot be prepared" in site.failure())
+    assert str(machine.place.pods) in site.failure()
+    machine.place.pods.unlink()
+    await site.until_ready()
+
+
+async def test_a_look_that_fails_does_not_end_the_looking(
+    site: Site, machine: Machine, caplog: pytest.LogCaptureFixture
+) -> None:
+    await site.until(machine.place.hosts.is_file)
+    machine.place.hosts.unlink()
+    machine.place.hosts.mkdir()
+    site.store.apply(a_deployment("flash-server", "one", "--port", "80"))
+    await site.until(lambda: "looking after the pods failed" in caplog.text)
+    machine.place.hosts.rmdir()
+    await site.until_ready()
+    await site.until(machine.place.hosts.is_file)
+
+
 def read(path: Path) -> str:
     return path.read_text()
 

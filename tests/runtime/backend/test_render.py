@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 from pathlib import Path
 
 import pytest
@@ -102,3 +103,4 @@ def test_the_canary_speaks_the_wire_without_importing_it() -> None:
     assert f"/v2/models/{TRITON_MODEL}/generate_stream" == canary.PATH
     assert set(canary.BODY) == {wire.INPUT_IDS, wire.REQUEST}
     assert GenerateRequest.model_validate_json(str(canary.BODY[wire.REQUEST])).max_tokens == 1
+    assert json.dumps(wire.OUTPUT_IDS).encode() == canary.SIGN

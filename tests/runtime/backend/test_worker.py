@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
+from itertools import count
 
 import pytest
 from fakes.paged_model import PagedModel
@@ -50,13 +51,13 @@ class RecordingStream:
 class Bench:
     """A worker over a PagedModel, with what it reported."""
 
-    def __init__(self, model: PagedModel, limits: EngineLimits) -> None:
+    def __init__(self, model: PagedModel, limits: EngineLimits, clock: Callable[[], float]) -> None:
         self.model = model
         self.stats: list[EngineStats] = []
         self.crashes: list[BaseException] = []
         self.worker = EngineWorker(
             Engine(model, limits=limits),
-            clock=time.monotonic,
+            clock=clock,
             on_stats=self.stats.append,
             on_crash=self.crashes.append,
         )
@@ -74,10 +75,17 @@ MakeBench = Callable[..., Bench]
 def make_bench() -> Iterator[MakeBench]:
     benches: list[Bench] = []
 
-    def make(*, fatal_token: int | None = None, **limits: int) -> Bench:
-        bench = Bench(PagedModel(num_blocks=256, fatal_token=fatal_token), EngineLimits(**limits))
+    def make(
+        *,
+        fatal_token: int | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        started: bool = True,
+        **limits: int,
+    ) -> Bench:
+        bench = Bench(PagedModel(num_blocks=256, fatal_token=fatal_token), EngineLimits(**limits), clock)
         benches.append(bench)
-        bench.worker.start()
+        if started:
+            bench.worker.start()
         return bench
 
     yield make
@@ -135,8 +143,46 @@ def test_a_request_too_many_is_told_to_try_elsewhere(make_bench: MakeBench) -> N
     assert first.began.wait(SECONDS)
     second = bench.submit(PROMPT, max_tokens=1)
     assert second.ended.wait(SECONDS)
-    assert second.failure is not None
-    assert second.failure[0] == Failure.UNAVAILABLE
+    assert second.events == [StreamEvent(finish_reason=FinishReason.OVERLOADED)]
+
+
+@pytest.mark.parametrize(
+    ("clock", "is_enough"),
+    [(lambda: 0.0, lambda num_signs: num_signs == 1), (count(step=3600).__next__, lambda num_signs: num_signs > 1)],
+    ids=["at once, and not again too soon", "again and again"],
+)
+def test_a_request_that_waits_or_is_being_computed_shows_life(
+    make_bench: MakeBench, clock: Callable[[], float], is_enough: Callable[[int], bool]
+) -> None:
+    bench = make_bench(max_running=1, max_batch_tokens=4, clock=clock, started=False)
+    prompt = list(range(40))
+    computed = bench.submit(prompt, max_tokens=1)
+    waits = bench.submit(PROMPT, max_tokens=1)
+    bench.worker.start()
+    for stream, ids in ((computed, prompt), (waits, PROMPT)):
+        assert stream.ended.wait(SECONDS)
+        assert stream.events[:-1] == [StreamEvent()] * (len(stream.events) - 1)
+        assert is_enough(len(stream.events) - 1)
+        assert stream.tokens == bench.model.expected(ids, 1)
+
+
+def test_a_request_that_is_answered_at_once_shows_no_life_but_tokens(make_bench: MakeBench) -> None:
+    bench = make_bench(clock=lambda: 0.0)
+    stream = bench.submit(PROMPT, max_tokens=5)
+    assert stream.ended.wait(SECONDS)
+    assert len(stream.events) == 5
+
+
+def test_a_client_that_left_while_it_waited_is_found_by_the_sign_of_life(make_bench: MakeBench) -> None:
+    hours = count(step=3600).__next__
+    bench = make_bench(max_running=1, clock=hours, started=False)
+    first = bench.submit(PROMPT, max_tokens=5)
+    gone = bench.submit(PROMPT, max_tokens=FOREVER, closed=True)
+    bench.worker.start()
+    assert first.ended.wait(SECONDS)
+    assert bench.worker.stop(SECONDS)
+    assert gone.failure is None, "it was forgotten before the end, not told of it"
+    assert bench.stats[-1].waiting == 0
 
 
 def test_a_crash_fails_every_stream_and_is_reported(make_bench: MakeBench) -> None:

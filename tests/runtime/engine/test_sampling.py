@@ -110,3 +110,10 @@ def test_a_sample_is_always_one_of_the_nucleus_by_the_plain_definition(
     mass_before = np.concatenate([[0.0], np.cumsum(weights / weights.sum())[:-1]])
     # A margin of rounding: sums in another order differ in the last bits.
     assert token in order[mass_before <= top_p + 1e-9]
+
+
+@pytest.mark.parametrize("temperature", [5e-324, 1e-300, 1e-9])
+@pytest.mark.parametrize("top_p", [1e-300, 0.5, 1.0])
+def test_next_to_temperature_zero_the_best_token_wins(temperature: float, top_p: float) -> None:
+    row = np.array([-30.0, 2.0, 40.0, 39.5], dtype=np.float32)
+    assert sample(row, a_request(temperature=temperature, top_p=top_p), position=3) == 2

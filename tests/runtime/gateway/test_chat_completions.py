@@ -140,6 +140,7 @@ async def test_sampling_parameters_reach_the_engine() -> None:
     ((_, request),) = stack.engine.requests
     assert (request.temperature, request.top_p, request.top_k) == (0.5, 0.9, 40)
     assert (request.seed, request.ignore_eos, request.max_tokens) == (2**63 - 1, True, 9)
+    assert request.stop_token_ids == (), "an end token would stop it after all"
 
 
 async def test_an_empty_nucleus_holds_the_likeliest_token() -> None:

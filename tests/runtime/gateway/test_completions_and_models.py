@@ -35,6 +35,12 @@ async def test_sixteen_tokens_are_the_default() -> None:
     assert stack.engine.requests[0][1].max_tokens == 16
 
 
+async def test_less_than_the_default_is_generated_where_less_fits() -> None:
+    stack = a_stack(max_context_tokens=64)
+    await post(stack, prompt=[7] * 63)
+    assert stack.engine.requests[0][1].max_tokens == 1
+
+
 @pytest.mark.parametrize(
     ("prompt", "expected"),
     [

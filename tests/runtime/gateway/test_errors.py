@@ -127,7 +127,7 @@ async def test_an_unknown_model_is_not_found_and_the_served_one_named() -> None:
         (CHAT, a_chat(messages=[{"role": "user", "content": "hello " * 600}])),
         (CHAT, a_chat(max_tokens=510)),
         (TEXT, {"model": MODEL, "prompt": [7] * 512}),
-        (TEXT, {"model": MODEL, "prompt": [7] * 500}),
+        (TEXT, {"model": MODEL, "prompt": [7] * 500, "max_tokens": 13}),
     ],
 )
 async def test_a_prompt_that_does_not_fit_is_refused_with_its_numbers(path: str, body: Any) -> None:
@@ -208,6 +208,7 @@ async def test_routes_and_methods_that_do_not_exist_are_refused_in_the_envelope(
     assert response.headers["allow"] == "POST"
 
 
+@pytest.mark.parametrize("signs_of_life", [0, 2])
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize(
     ("failure", "status", "code", "retry"),
@@ -220,9 +221,9 @@ async def test_routes_and_methods_that_do_not_exist_are_refused_in_the_envelope(
     ],
 )
 async def test_a_failure_before_the_first_token_has_its_own_status(
-    failure: EngineError, status: int, code: str, retry: bool, stream: bool
+    failure: EngineError, status: int, code: str, retry: bool, stream: bool, signs_of_life: int
 ) -> None:
-    stack = a_stack(ScriptedEngine(failure=failure))
+    stack = a_stack(ScriptedEngine(failure=failure, signs_of_life=signs_of_life))
     response, error = await refused(stack, json=a_chat(stream=stream))
     assert (response.status_code, error["code"]) == (status, code)
     assert ("retry-after" in response.headers) == retry

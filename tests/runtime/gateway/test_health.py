@@ -103,6 +103,12 @@ async def test_a_full_engine_is_alive() -> None:
     assert await readyz(a_stack(ScriptedEngine(failure=EngineOverloaded("full")))) == (200, "busy")
 
 
+async def test_an_engine_that_shows_life_is_alive_and_not_kept_busy_by_the_probe() -> None:
+    stack = a_stack(ScriptedEngine(signs_of_life=1, block_after=0))
+    assert await readyz(stack) == (200, "busy")
+    assert stack.engine.num_cancelled == 1
+
+
 async def test_a_draining_gateway_is_not_ready_but_still_answers_and_closes_connections() -> None:
     stack = a_stack()
     stack.drain.started = True

@@ -75,6 +75,13 @@ async def test_before_the_first_token_another_replica_takes_over(failure: Engine
     assert fleet.asked() == {"a": 1, "b": 1}
 
 
+async def test_a_sign_of_life_is_no_token() -> None:
+    fleet = Fleet(a=EngineFailed("x"), b=None)
+    fleet.connections["a"].signs_of_life = 2
+    assert (await answer(fleet.pool))[-1].finish_reason is FinishReason.STOP
+    assert fleet.asked() == {"a": 1, "b": 1}
+
+
 async def test_when_every_replica_fails_the_last_failure_is_told() -> None:
     fleet = Fleet(a=EngineUnavailable("x"), b=EngineOverloaded("x"))
     with pytest.raises(EngineOverloaded):

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
-from flash_runtime.engine.errors import QueueFull
 from flash_runtime.gateway.engine import (
     Chunk,
     EngineError,
@@ -136,8 +135,6 @@ def aborting(code: grpc.StatusCode, details: str) -> Callable[[Any], AsyncIterat
     ("code", "details", "expected"),
     [
         (grpc.StatusCode.INVALID_ARGUMENT, "max_tokens (0) must be positive", EngineRefused),
-        (grpc.StatusCode.UNAVAILABLE, str(QueueFull(16)), EngineOverloaded),
-        (grpc.StatusCode.UNAVAILABLE, "Exceeds maximum queue size", EngineOverloaded),
         (grpc.StatusCode.UNAVAILABLE, "the engine is shutting down", EngineUnavailable),
         (grpc.StatusCode.INTERNAL, "Stub process 'engine_0_0' is not healthy.", EngineFailed),
     ],
@@ -175,6 +172,31 @@ async def test_a_stream_that_ends_wrongly_is_a_failure(last: Any) -> None:
     async with Running(script) as running:
         with pytest.raises(EngineFailed):
             await running.answer()
+
+
+async def test_a_full_engine_says_so_and_its_call_is_read_to_the_end() -> None:
+    ended = asyncio.Event()
+
+    async def full(context: Any) -> AsyncIterator[Any]:
+        yield response([], final=True, finish_reason=FinishReason.OVERLOADED)
+        ended.set()
+
+    async with Running(full) as running:
+        with pytest.raises(EngineOverloaded):
+            await running.answer()
+        assert ended.is_set()
+        assert not running.servicer.cancelled.is_set()
+
+
+async def test_a_sign_of_life_is_passed_on() -> None:
+    async def waiting(context: Any) -> AsyncIterator[Any]:
+        yield response([])
+        async for one in two_tokens(context):
+            yield one
+
+    async with Running(waiting) as running:
+        chunks = await running.answer()
+    assert chunks == [Chunk(()), Chunk((10,), None, 2), Chunk((11,), FinishReason.STOP, 2)]
 
 
 async def test_where_nothing_listens_the_engine_is_unavailable_at_once() -> None:

