@@ -20,6 +20,8 @@ _MASK: Final = 0xFFFFFFFF
 LOWEST_LOGPROB: Final = -9999.0
 """Stands for minus infinity, which JSON cannot say; OpenAI's API uses the same number."""
 _SEGMENTS: Final = 256
+_FIRST_LOOK: Final = 128
+"""Most nuclei are smaller than this, and then nothing else needs sorting."""
 
 
 def philox(counter: tuple[int, int, int, int], key: tuple[int, int]) -> tuple[int, int, int, int]:
@@ -56,11 +58,30 @@ def sample(row: FloatArray, request: GenerateRequest, position: int) -> int:
     tie.
     """
     token_ids, weights = _candidates(row, request)  # [N], [N]
-    cumulative = np.cumsum(weights)
-    index = int(np.searchsorted(cumulative, uniform(request.seed, position) * cumulative[-1], side="right"))
-    if index == len(weights):  # the product was rounded up to the sum: the last token that has any weight
-        index = int(np.flatnonzero(weights)[-1])
+    index = _draw(weights, uniform(request.seed, position))
     return index if token_ids is None else int(token_ids[index])
+
+
+def _draw(weights: NDArray[np.float64], fraction: float) -> int:
+    """The index at which the running sum of weights first exceeds this fraction of their total."""
+    width = -(-len(weights) // _SEGMENTS)
+    if width == 1:
+        return _exceeding(weights, fraction * float(weights.sum()))[0]
+    # First among sums of segments, then inside one: a running sum over a whole vocabulary costs most of a sample.
+    count = len(weights) // width
+    sums = weights[: count * width].reshape(count, width).sum(axis=1)
+    sums = np.append(sums, weights[count * width :].sum())
+    segment, rest = _exceeding(sums, fraction * float(sums.sum()))
+    return segment * width + _exceeding(weights[segment * width : (segment + 1) * width], rest)[0]
+
+
+def _exceeding(weights: NDArray[np.float64], target: float) -> tuple[int, float]:
+    """The index at which the running sum first exceeds `target`, and what is left of the target before it."""
+    cumulative = np.cumsum(weights)
+    index = int(np.searchsorted(cumulative, target, side="right"))
+    if index == len(weights):  # sums are rounded: then it is the last one that has any weight
+        index = int(np.flatnonzero(weights)[-1])
+    return index, target - (float(cumulative[index - 1]) if index else 0.0)
 
 
 def logprobs_of(row: FloatArray, token: int, num_top: int) -> TokenLogprobs:
@@ -99,12 +120,15 @@ def _candidates(
     weights = np.exp((row - row.max()).astype(np.float64) / request.temperature)
     if request.top_p == 1.0:
         return token_ids, weights
-    weights /= weights.sum()
+    total = float(weights.sum())
+    nucleus = request.top_p * total
+    if token_ids is None and weights[first := _top(row, _FIRST_LOOK)].sum() > nucleus:
+        token_ids, weights = first, weights[first]
     if token_ids is None:
         # Tokens below (1 - p) / V weigh at most 1 - p together, so the nucleus lies among the others: no full sort.
-        token_ids = _best_first(row, np.flatnonzero(weights >= (1.0 - request.top_p) / vocab_size))
+        token_ids = _best_first(row, np.flatnonzero(weights >= (total - nucleus) / vocab_size))
         weights = weights[token_ids]
-    size = int(np.searchsorted(np.cumsum(weights), request.top_p, side="left")) + 1
+    size = int(np.searchsorted(np.cumsum(weights), nucleus, side="left")) + 1
     return token_ids[:size], weights[:size]
 
 

@@ -149,3 +149,25 @@ def test_logprobs_are_the_log_softmax_and_its_highest_entries(vocab_size: int, n
 
 def test_an_impossible_token_has_the_lowest_logprob_that_json_can_say() -> None:
     assert logprobs_of(np.array([0.0, -np.inf], dtype=np.float32), 1, 2).top == ((0, 0.0), (1, LOWEST_LOGPROB))
+
+
+@pytest.mark.parametrize("vocab_size", [1, 2, 255, 256, 257, 1000, 49152])
+def test_a_sample_of_any_vocabulary_is_the_one_that_a_running_sum_finds(vocab_size: int) -> None:
+    row = np.random.default_rng(vocab_size).normal(scale=3, size=vocab_size).astype(np.float32)
+    cumulative = np.cumsum(np.exp((row - row.max()).astype(float)))
+    for position in range(50):
+        expected = int(np.searchsorted(cumulative, uniform(7, position) * cumulative[-1], side="right"))
+        assert sample(row, a_request(seed=7), position) == expected
+
+
+@pytest.mark.parametrize("scale", [0.5, 8.0])  # a nucleus of thousands, and one of a few
+@pytest.mark.parametrize("top_p", [0.3, 0.95, 0.999])
+def test_a_nucleus_of_a_large_vocabulary_is_the_one_of_a_full_sort(scale: float, top_p: float) -> None:
+    row = np.random.default_rng(3).normal(scale=scale, size=5000).astype(np.float32)
+    weights = np.exp((row - row.max()).astype(float))
+    order = np.argsort(-row, kind="stable")
+    size = int(np.searchsorted(np.cumsum(weights[order]), top_p * weights.sum())) + 1
+    nucleus = weights[order][:size]
+    for position in range(50):
+        index = int(np.searchsorted(np.cumsum(nucleus), uniform(7, position) * nucleus.sum(), side="right"))
+        assert sample(row, a_request(seed=7, top_p=top_p), position) == order[index]
