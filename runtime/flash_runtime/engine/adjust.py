@@ -21,7 +21,8 @@ from flash_runtime.wire import GenerateRequest
 class TokenMask(Protocol):
     """Which tokens may come next, decided from outside (a grammar). One object serves one sequence, from its start.
 
-    A preempted sequence keeps its tokens and its mask; only keys and values are computed again.
+    A preempted sequence keeps its tokens and its mask; only keys and values are computed again. It runs on the engine's
+    thread: what it raises ends the engine, and its time is every request's.
     """
 
     def allowed(self) -> NDArray[np.bool_]:
