@@ -9,7 +9,7 @@ a sign of life: the request waits, or its prompt is being computed. No text cros
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Final
+from typing import Annotated, Final, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -17,6 +17,9 @@ INPUT_IDS: Final = "input_ids"
 REQUEST: Final = "request"
 OUTPUT_IDS: Final = "output_ids"
 EVENT: Final = "event"
+
+MAX_LOGIT_BIASES: Final = 1024
+MAX_TOP_LOGPROBS: Final = 20
 
 
 class FinishReason(StrEnum):
@@ -42,11 +45,33 @@ class GenerateRequest(BaseModel):
     top_p: float = Field(default=1.0, gt=0.0, le=1.0)
     top_k: int = Field(default=0, ge=0)
     """0 = all tokens."""
+    min_p: float = Field(default=0.0, ge=0.0, le=1.0)
+    """Tokens less likely than this share of the likeliest one are left out."""
+    frequency_penalty: float = Field(default=0.0, ge=-2.0, le=2.0)
+    """Taken from a token's logit for each time it was generated."""
+    presence_penalty: float = Field(default=0.0, ge=-2.0, le=2.0)
+    """Taken from the logit of a token that was generated at all."""
+    repetition_penalty: float = Field(default=1.0, ge=0.1, le=10.0)
+    """Divides positive logits, and multiplies negative ones, of tokens in the prompt or the output."""
+    logit_bias: dict[int, Annotated[float, Field(ge=-100.0, le=100.0)]] = Field(
+        default_factory=dict, max_length=MAX_LOGIT_BIASES
+    )
+    """Added to the logits of these tokens."""
+    logprobs: int | None = Field(default=None, ge=0, le=MAX_TOP_LOGPROBS)
+    """Report each token's log-probability, and those of so many likeliest tokens; None = neither."""
     seed: int = Field(default=0, ge=0, lt=2**63)
     """Random numbers are keyed by (seed, position): the same seed gives the same tokens on any replica."""
-    stop_token_ids: tuple[int, ...] = Field(default=(), max_length=64)
+    stop_token_ids: tuple[int, ...] = Field(default=(), max_length=128)
     ignore_eos: bool = False
     """Benchmarks: go on until max_tokens."""
+
+
+class TokenLogprobs(NamedTuple):
+    """How likely a token was in the model's own distribution: natural logarithms, before any change by the request."""
+
+    logprob: float
+    top: tuple[tuple[int, float], ...] = ()
+    """The likeliest tokens at this place and their log-probabilities, best first."""
 
 
 class StreamEvent(BaseModel):
@@ -57,3 +82,5 @@ class StreamEvent(BaseModel):
     finish_reason: FinishReason | None = None
     cached_tokens: int = 0
     """Prompt tokens whose keys and values were already in the cache (final event only)."""
+    logprobs: tuple[TokenLogprobs, ...] = ()
+    """One for each token of this response, when the request asked for them."""

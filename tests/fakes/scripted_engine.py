@@ -22,7 +22,7 @@ from flash_runtime.gateway.gateway import Gateway, Surroundings
 from flash_runtime.text.assets import TextAssets
 from flash_runtime.text.chat import ChatTemplate
 from flash_runtime.text.tokenizer import Tokenizer
-from flash_runtime.wire import FinishReason, GenerateRequest
+from flash_runtime.wire import FinishReason, GenerateRequest, TokenLogprobs
 
 MODEL = "tiny"
 
@@ -73,7 +73,9 @@ class ScriptedEngine:
                     self.blocked.set()
                     await asyncio.Event().wait()
                 await asyncio.sleep(0)
-                yield Chunk(tuple(ids[start : start + self.tokens_per_chunk]), cached_tokens=self.cached_tokens)
+                some = tuple(ids[start : start + self.tokens_per_chunk])
+                logprobs = tuple(_logprobs(id_, request.logprobs) for id_ in some if request.logprobs is not None)
+                yield Chunk(some, cached_tokens=self.cached_tokens, logprobs=logprobs)
             if self.failure:
                 raise self.failure
             finished = True
@@ -83,6 +85,11 @@ class ScriptedEngine:
             if not finished:
                 self.num_cancelled += 1
                 self.cancelled.set()
+
+
+def _logprobs(id_: int, num_top: int | None) -> TokenLogprobs:
+    """The token itself, then the ones after it in the vocabulary."""
+    return TokenLogprobs(-id_ / 100, tuple((id_ + index, -id_ / 100 - index) for index in range(num_top or 0)))
 
 
 @dataclass

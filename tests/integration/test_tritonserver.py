@@ -12,6 +12,7 @@ import urllib.error
 import urllib.request
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,7 +28,7 @@ from flash_runtime.backend.canary import NotAlive, probe
 from flash_runtime.backend.load import load
 from flash_runtime.backend.serve import read_config
 from flash_runtime.engine.loop import Engine, EngineLimits
-from flash_runtime.wire import FinishReason, GenerateRequest, StreamEvent
+from flash_runtime.wire import FinishReason, GenerateRequest, StreamEvent, TokenLogprobs
 
 StartEngine = Callable[..., RunningEngine]
 PROMPT = [5, 6, 7, 8, 9, 10]
@@ -40,6 +41,7 @@ class Stream:
     def __init__(self, engine: RunningEngine, prompt: list[int], **request: object) -> None:
         self.tokens: list[int] = []
         self.event = StreamEvent()
+        self.logprobs: list[TokenLogprobs] = []
         self.num_responses = 0
         self._client = triton.InferenceServerClient(engine.grpc)
         body = GenerateRequest.model_validate({"max_tokens": 8, **request}).model_dump_json()
@@ -67,6 +69,7 @@ class Stream:
         self.num_responses += 1
         self.tokens += result.as_numpy(wire.OUTPUT_IDS).tolist()
         self.event = StreamEvent.model_validate_json(result.as_numpy(wire.EVENT)[0])
+        self.logprobs += self.event.logprobs
         is_final = result.get_response().parameters["triton_final_response"].bool_param
         assert is_final == (self.event.finish_reason is not None)
         return not is_final
@@ -264,15 +267,21 @@ async def test_a_packed_model_answers_as_its_engine_does_without_a_server(
     engine = start_packed_engine(packed_folder, kv_cache_bytes=4 * 1024**2, threads=1)
     engine.wait_until_ready()
     prompt = list(tiny_checkpoints.PROMPT)
-    streams = await asyncio.gather(*(generate(engine, prompt[number:], max_tokens=16) for number in range(4)))
+    sampled = {"temperature": 1.0, "frequency_penalty": 0.5, "logit_bias": {7: 2.0}, "logprobs": 3, "seed": 5}
+    fields: list[dict[str, Any]] = [{}, sampled, {}, {**sampled, "min_p": 0.1, "repetition_penalty": 1.2}]
+    streams = await asyncio.gather(
+        *(generate(engine, prompt[number:], max_tokens=16, **asked) for number, asked in enumerate(fields))
+    )
     loaded = load(read_config(packed_folder / "engine.json"))
     for number, stream in enumerate(streams):
         alone = Engine(loaded.provider, limits=EngineLimits(), eos_token_ids=loaded.eos_token_ids)
-        alone.add("only", prompt[number:], GenerateRequest(max_tokens=16))
+        alone.add("only", prompt[number:], GenerateRequest(max_tokens=16, **fields[number]))
         outputs = []
         while alone.has_work:
             outputs += alone.step()
         assert stream.tokens == [token for output in outputs for token in output.token_ids]
+        assert stream.logprobs == [one for output in outputs for one in output.logprobs]
+        assert len(stream.logprobs) == (len(stream.tokens) if fields[number] else 0)
     assert await asyncio.to_thread(engine.stop) == 0
 
 

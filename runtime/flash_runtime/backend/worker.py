@@ -252,7 +252,10 @@ def _deliver(stream: Stream, output: Output) -> None:
         stream.fail(_failure(output.error), str(output.error))
     else:
         stream.send(
-            output.token_ids, StreamEvent(finish_reason=output.finish_reason, cached_tokens=output.cached_tokens)
+            output.token_ids,
+            StreamEvent(
+                finish_reason=output.finish_reason, cached_tokens=output.cached_tokens, logprobs=output.logprobs
+            ),
         )
 
 

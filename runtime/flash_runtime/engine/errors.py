@@ -3,7 +3,8 @@
 EngineError
 ├── RequestRefused    what the caller sent can never run here: names the field, the value and the rule
 ├── QueueFull         nothing wrong with it, but no room now: try again or elsewhere
-└── NonFiniteLogits   the model produced NaN or infinity for this sequence
+├── NonFiniteLogits   the model produced NaN or infinity for this sequence
+└── NoTokenAllowed    the sequence's token mask and biases leave nothing to choose
 """
 
 from __future__ import annotations
@@ -33,3 +34,7 @@ class QueueFull(EngineError):
 
 class NonFiniteLogits(EngineError):
     """No token can be chosen from these logits."""
+
+
+class NoTokenAllowed(EngineError):
+    """A token mask forbids every token, or is not made for this vocabulary."""

@@ -11,13 +11,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from flash_runtime.engine.batch import Batch, FloatArray, Provider
+from flash_runtime.engine.adjust import TokenMask, adjuster
+from flash_runtime.engine.batch import Batch, Provider
 from flash_runtime.engine.blocks import BlockPool, root_key
-from flash_runtime.engine.errors import EngineError, NonFiniteLogits, QueueFull, RequestRefused
-from flash_runtime.engine.sampling import greedy, sample
+from flash_runtime.engine.choose import Chosen, choose
+from flash_runtime.engine.errors import EngineError, QueueFull, RequestRefused
 from flash_runtime.engine.scheduler import Chunk, Scheduler
 from flash_runtime.engine.sequence import Sequence
-from flash_runtime.wire import FinishReason, GenerateRequest
+from flash_runtime.wire import FinishReason, GenerateRequest, TokenLogprobs
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,8 @@ class Output:
     error: EngineError | None = None
     cached_tokens: int = 0
     """Prompt tokens that were not computed because their keys and values were cached."""
+    logprobs: tuple[TokenLogprobs, ...] = ()
+    """One for each token, when the request asked for them."""
 
     @property
     def is_final(self) -> bool:
@@ -85,12 +88,20 @@ class Engine:
         """Whether `step` would do something."""
         return bool(self._sequences)
 
-    def add(self, request_id: str, prompt_ids: Ids[int], request: GenerateRequest, *, salt: str = "") -> None:
+    def add(
+        self,
+        request_id: str,
+        prompt_ids: Ids[int],
+        request: GenerateRequest,
+        *,
+        salt: str = "",
+        mask: TokenMask | None = None,
+    ) -> None:
         """Queue a request. Raises RequestRefused for one that can never run, QueueFull when there is no room now.
 
-        `salt` separates tenants: prompts with different salts never share cached blocks.
+        `salt` separates tenants: prompts with different salts never share cached blocks. `mask` restricts the answer.
         """
-        self._check(request_id, prompt_ids)
+        self._check(request_id, prompt_ids, request)
         capacity = self._limits.max_running + self._limits.max_queued
         if len(self._sequences) >= capacity:
             raise QueueFull(capacity)
@@ -101,6 +112,7 @@ class Engine:
             request=request,
             root=root_key(salt),
             max_total_tokens=min(len(prompt_ids) + request.max_tokens, self._model_window, self._kv_tokens),
+            adjuster=adjuster(request, prompt_ids, mask),
         )
         self._sequences[request_id] = sequence
         self._scheduler.add(sequence)
@@ -123,8 +135,8 @@ class Engine:
         self._scheduler.settle(chunks)
         self._steps += 1
         return [
-            self._fail(sequence) if token is None else self._advance(sequence, token)
-            for sequence, token in zip(sampled, _choose(sampled, logits), strict=True)
+            self._advance(sequence, choice) if isinstance(choice, Chosen) else self._fail(sequence, choice)
+            for sequence, choice in zip(sampled, choose(sampled, logits), strict=True)
         ]
 
     def stats(self) -> EngineStats:
@@ -146,18 +158,19 @@ class Engine:
         self._scheduler.check_integrity()
         assert len(self._sequences) == self._scheduler.num_running + self._scheduler.num_waiting
 
-    def _check(self, request_id: str, prompt_ids: Ids[int]) -> None:
+    def _check(self, request_id: str, prompt_ids: Ids[int], request: GenerateRequest) -> None:
         if request_id in self._sequences:
             raise RequestRefused(field="request_id", value=request_id, rule="is already running")
         length = len(prompt_ids)
         if length == 0:
             raise RequestRefused(field="input_ids", value="0 tokens", rule="must hold at least one token")
         vocab_size = self._provider.vocab_size
-        for outlier in (min(prompt_ids), max(prompt_ids)):
-            if not 0 <= outlier < vocab_size:
-                raise RequestRefused(
-                    field="input_ids", value=outlier, rule=f"must hold token ids from 0 to {vocab_size - 1}"
-                )
+        for field, ids in (("input_ids", prompt_ids), ("logit_bias", request.logit_bias)):
+            for outlier in (min(ids), max(ids)) if ids else ():
+                if not 0 <= outlier < vocab_size:
+                    raise RequestRefused(
+                        field=field, value=outlier, rule=f"must hold token ids from 0 to {vocab_size - 1}"
+                    )
         # One token of room for the answer.
         if length >= self._model_window:
             raise RequestRefused(
@@ -172,30 +185,41 @@ class Engine:
                 rule=f"must be shorter than the KV cache, which holds {self._kv_tokens} tokens (raise kv_cache_bytes)",
             )
 
-    def _advance(self, sequence: Sequence, token: int) -> Output:
-        """Take one sampled token into the sequence, and end it where it ends."""
+    def _advance(self, sequence: Sequence, chosen: Chosen) -> Output:
+        """Take one chosen token into the sequence, and end it where it ends."""
         if sequence.num_output_tokens == 0:
             self._prompt_tokens += sequence.num_prompt_tokens
             self._cached_prompt_tokens += sequence.num_cached_tokens or 0
-        request = sequence.request
+        request, token = sequence.request, chosen.token_id
         if token in request.stop_token_ids or (token in self._eos and not request.ignore_eos):
-            return self._finish(sequence, FinishReason.STOP, ())
+            return self._finish(sequence, FinishReason.STOP)
         sequence.token_ids.append(token)
+        if sequence.adjuster is not None:
+            sequence.adjuster.advance(token)
         self._generated_tokens += 1
+        logprobs = () if chosen.logprobs is None else (chosen.logprobs,)
         if len(sequence.token_ids) >= sequence.max_total_tokens:
-            return self._finish(sequence, FinishReason.LENGTH, (token,))
-        return Output(sequence.request_id, (token,))
+            return self._finish(sequence, FinishReason.LENGTH, (token,), logprobs)
+        return Output(sequence.request_id, (token,), logprobs=logprobs)
 
-    def _finish(self, sequence: Sequence, reason: FinishReason, token_ids: tuple[int, ...]) -> Output:
+    def _finish(
+        self,
+        sequence: Sequence,
+        reason: FinishReason,
+        token_ids: tuple[int, ...] = (),
+        logprobs: tuple[TokenLogprobs, ...] = (),
+    ) -> Output:
         self.cancel(sequence.request_id)
         return Output(
-            sequence.request_id, token_ids, finish_reason=reason, cached_tokens=sequence.num_cached_tokens or 0
+            sequence.request_id,
+            token_ids,
+            finish_reason=reason,
+            cached_tokens=sequence.num_cached_tokens or 0,
+            logprobs=logprobs,
         )
 
-    def _fail(self, sequence: Sequence) -> Output:
+    def _fail(self, sequence: Sequence, error: EngineError) -> Output:
         self.cancel(sequence.request_id)
-        position = len(sequence.token_ids)
-        error = NonFiniteLogits(f"the model produced no finite logits for the token at position {position}")
         return Output(sequence.request_id, error=error)
 
 
@@ -221,18 +245,3 @@ def _batch(chunks: list[Chunk]) -> Batch:
         block_tables=block_tables,
         logit_rows=np.array(logit_rows, dtype=np.int32),  # [R]
     )
-
-
-def _choose(sequences: list[Sequence], logits: FloatArray) -> list[int | None]:
-    """The next token of each sequence, from its row of logits; None where the row has no finite best."""
-    if not sequences:
-        return []
-    best, is_finite = greedy(logits)  # [R], [R]
-    return [
-        None
-        if not finite
-        else sample(row, sequence.request, len(sequence.token_ids))
-        if sequence.request.temperature
-        else token
-        for sequence, row, token, finite in zip(sequences, logits, best.tolist(), is_finite.tolist(), strict=True)
-    ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from array import array
 from dataclasses import dataclass, field
 
+from flash_runtime.engine.adjust import Adjuster
 from flash_runtime.engine.blocks import Key
 from flash_runtime.wire import GenerateRequest
 
@@ -22,6 +23,8 @@ class Sequence:
     """Key before the first block; carries the tenant's salt."""
     max_total_tokens: int
     """Prompt plus output at which generation ends with `length`."""
+    adjuster: Adjuster | None = None
+    """What the request changes about the logits; None = nothing."""
     arrival: int = 0
     """Set by the scheduler: the order of `add`."""
     num_computed_tokens: int = 0
@@ -33,6 +36,11 @@ class Sequence:
     """Keys of the full blocks known so far; tokens never change, so they survive preemption."""
     num_published: int = 0
     """Of `blocks`, those already offered to the cache (or found there)."""
+
+    def __post_init__(self) -> None:
+        request = self.request
+        self.takes_best_token = self.adjuster is None and not request.temperature and request.logprobs is None
+        """The next token is the one with the highest logit, and that is all there is to say about it."""
 
     @property
     def num_pending_tokens(self) -> int:

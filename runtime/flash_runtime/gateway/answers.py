@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Iterable, Mapping
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -10,8 +10,7 @@ from typing import Any, Protocol
 from flash_runtime.gateway.choices import Choice
 from flash_runtime.gateway.generation import Piece
 from flash_runtime.gateway.http import DONE, event
-
-Json = dict[str, Any]
+from flash_runtime.gateway.logprobs import Json, Scored, chat_logprobs, completion_logprobs
 
 
 class Form(Protocol):
@@ -33,6 +32,9 @@ class Form(Protocol):
     def whole(self, text: str) -> Json:
         """All text of a choice."""
 
+    def logprobs(self, scored: Sequence[Scored]) -> Json:
+        """How likely the tokens of a chunk or a choice were."""
+
 
 class ChatForm:
     """/v1/chat/completions."""
@@ -53,6 +55,9 @@ class ChatForm:
     def whole(self, text: str) -> Json:
         return {"message": {"role": "assistant", "content": text, "refusal": None}}
 
+    def logprobs(self, scored: Sequence[Scored]) -> Json:
+        return chat_logprobs(scored)
+
 
 class CompletionForm:
     """/v1/completions."""
@@ -72,6 +77,9 @@ class CompletionForm:
 
     def whole(self, text: str) -> Json:
         return {"text": text}
+
+    def logprobs(self, scored: Sequence[Scored]) -> Json:
+        return completion_logprobs(scored)
 
 
 @dataclass
@@ -119,20 +127,27 @@ class Head:
 
 
 async def collect(
-    head: Head, form: Form, pieces: AsyncGenerator[Piece, None], *, num_choices: int, usage: Usage
+    head: Head, form: Form, pieces: AsyncGenerator[Piece, None], choices: Sequence[Choice], *, usage: Usage
 ) -> Json:
     """The whole answer."""
-    texts: list[list[str]] = [[] for _ in range(num_choices)]
-    reasons: list[str | None] = [None] * num_choices
+    texts: list[list[str]] = [[] for _ in choices]
+    scored: list[list[Scored]] = [[] for _ in choices]
+    reasons: list[str | None] = [None] * len(choices)
     async with aclosing(pieces):
         async for piece in pieces:
             texts[piece.index].append(piece.text)
+            scored[piece.index] += piece.scored
             reasons[piece.index] = piece.finish_reason
-    choices = [
-        {"index": index, **form.whole("".join(texts[index])), "logprobs": None, "finish_reason": reasons[index]}
-        for index in range(num_choices)
+    wholes = [
+        {
+            "index": index,
+            **form.whole("".join(texts[index])),
+            "logprobs": None if choice.request.logprobs is None else form.logprobs(scored[index]),
+            "finish_reason": reasons[index],
+        }
+        for index, choice in enumerate(choices)
     ]
-    return {"object": form.whole_object, **vars(head), "choices": choices, "usage": usage.as_json()}
+    return {"object": form.whole_object, **vars(head), "choices": wholes, "usage": usage.as_json()}
 
 
 async def events(
@@ -143,8 +158,11 @@ async def events(
     tail: Json = {"usage": None} if include_usage else {}
     opened: set[int] = set()
 
-    def chunk(index: int, content: Mapping[str, Any], finish_reason: str | None = None) -> bytes:
-        choice = {"index": index, **content, "logprobs": None, "finish_reason": finish_reason}
+    def chunk(
+        index: int, content: Mapping[str, Any], finish_reason: str | None = None, scored: Sequence[Scored] = ()
+    ) -> bytes:
+        logprobs = form.logprobs(scored) if scored else None
+        choice = {"index": index, **content, "logprobs": logprobs, "finish_reason": finish_reason}
         return event({**common, "choices": [choice], **tail})
 
     async with aclosing(pieces):
@@ -154,8 +172,8 @@ async def events(
                 opened.add(piece.index)
                 if opening := form.opening():
                     batch += chunk(piece.index, opening)
-            if piece.text:
-                batch += chunk(piece.index, form.part(piece.text))
+            if piece.text or piece.scored:
+                batch += chunk(piece.index, form.part(piece.text), scored=piece.scored)
             if piece.finish_reason is not None:
                 batch += chunk(piece.index, form.ending(), piece.finish_reason)
             if batch:

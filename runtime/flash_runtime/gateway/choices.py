@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from flash_api.config.gateway import GatewayLimits
 from flash_runtime.gateway.errors import ApiError, invalid
-from flash_runtime.gateway.requests import ChatRequest, CompletionRequest, SamplingFields
+from flash_runtime.gateway.requests import ChatRequest, CompletionRequest
 from flash_runtime.wire import GenerateRequest
 
 SEEDS = 2**63
@@ -78,7 +78,7 @@ def completion_choices(
 
 
 def _spread(
-    request: SamplingFields,
+    request: ChatRequest | CompletionRequest,
     sized: Sequence[tuple[tuple[int, ...], int]],
     *,
     model: ModelFacts,
@@ -88,10 +88,16 @@ def _spread(
     n = request.n or 1
     if n > limits.max_choices:
         raise invalid("n", f"n ({n}) must not exceed {limits.max_choices} here; send several requests")
+    own_stops = tuple(request.stop_token_ids or ())
+    for field, ids in (("logit_bias", request.logit_bias), ("stop_token_ids", own_stops)):
+        for id_ in ids:
+            if not 0 <= id_ < model.vocab_size:
+                raise invalid(field, f"{field} holds token id {id_}; ids must be 0 to {model.vocab_size - 1}")
     first_seed = draw_seed() if request.seed is None else request.seed
     top_p = 1.0 if request.top_p is None else request.top_p
     # A nucleus of nothing still holds the likeliest token.
     top_k = 1 if top_p == 0 else request.top_k or 0
+    end_tokens = () if request.ignore_eos else model.stop_token_ids
     choices: list[Choice] = []
     for prompt, (ids, num_tokens) in enumerate(sized):
         for _ in range(n):
@@ -101,8 +107,15 @@ def _spread(
                 temperature=1.0 if request.temperature is None else request.temperature,
                 top_p=top_p or 1.0,
                 top_k=top_k,
+                min_p=request.min_p or 0.0,
+                frequency_penalty=request.frequency_penalty or 0.0,
+                presence_penalty=request.presence_penalty or 0.0,
+                repetition_penalty=1.0 if request.repetition_penalty is None else request.repetition_penalty,
+                logit_bias=request.logit_bias,
+                logprobs=request.num_top_logprobs,
+                # Each choice has a stream of its own, and the same one whenever the request is repeated.
                 seed=(first_seed + index) % SEEDS,
-                stop_token_ids=() if request.ignore_eos else model.stop_token_ids,
+                stop_token_ids=end_tokens + own_stops,
                 ignore_eos=bool(request.ignore_eos),
             )
             choices.append(Choice(index, prompt, ids, how, tuple(request.stop)))

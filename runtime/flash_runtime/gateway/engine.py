@@ -14,7 +14,7 @@ from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from flash_runtime.wire import FinishReason, GenerateRequest
+from flash_runtime.wire import FinishReason, GenerateRequest, TokenLogprobs
 
 
 class EngineError(Exception):
@@ -48,6 +48,8 @@ class Chunk:
     token_ids: tuple[int, ...]
     finish_reason: FinishReason | None = None
     cached_tokens: int = 0
+    logprobs: tuple[TokenLogprobs, ...] = ()
+    """One for each token, when the request asked for them."""
 
 
 class Engine(Protocol):

@@ -116,7 +116,7 @@ class Gateway:
         seconds = self.config.limits.request_timeout_seconds
         deadline = asyncio.get_running_loop().time() + seconds
         pieces = until(
-            run_choices(self._engine, self._tokenizer.decode, choices),
+            run_choices(self._engine, self._tokenizer.decode, self._tokenizer.spell, choices),
             deadline=deadline,
             late=lambda: ApiError(
                 504,

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from flash_runtime.gateway.choices import Choice
-from flash_runtime.gateway.engine import Engine, EngineFailed
+from flash_runtime.gateway.engine import Chunk, Engine, EngineFailed
+from flash_runtime.gateway.logprobs import Scored, Scorer, Spell
 from flash_runtime.text.stream import Decode, Detokenizer, StopScanner
 
 QUEUED_PIECES = 64
@@ -25,6 +26,8 @@ class Piece:
     num_tokens: int
     finish_reason: Literal["stop", "length"] | None = None
     cached_tokens: int = 0
+    scored: tuple[Scored, ...] = ()
+    """Its tokens, when the request asked for log-probabilities. Their text may still be held back, or cut off."""
 
     @property
     def is_news(self) -> bool:
@@ -32,10 +35,11 @@ class Piece:
         return self.num_tokens > 0 or self.finish_reason is not None
 
 
-async def run_choice(engine: Engine, decode: Decode, choice: Choice) -> AsyncGenerator[Piece, None]:
+async def run_choice(engine: Engine, decode: Decode, spell: Spell, choice: Choice) -> AsyncGenerator[Piece, None]:
     """Pieces of one choice, up to its first stop string. Raises EngineError."""
     detokenizer = Detokenizer(decode)
     scanner = StopScanner(choice.stops)
+    scorer = None if choice.request.logprobs is None else Scorer(spell)
     async with aclosing(engine.generate(choice.prompt_ids, choice.request)) as chunks:
         async for chunk in chunks:
             # Token by token where a stop string may end the answer, so that exactly the tokens up to it are counted.
@@ -45,20 +49,33 @@ async def run_choice(engine: Engine, decode: Decode, choice: Choice) -> AsyncGen
                 text += scanner.push(detokenizer.push(ids))
                 num_tokens += len(ids)
                 if scanner.stopped:
-                    yield Piece(choice.index, text, num_tokens, "stop", chunk.cached_tokens)
+                    scored = _scored(scorer, chunk, num_tokens)
+                    yield Piece(choice.index, text, num_tokens, "stop", chunk.cached_tokens, scored)
                     return
+            scored = _scored(scorer, chunk, num_tokens)
             if chunk.finish_reason is not None:
                 text += scanner.finish()
                 reason: Literal["stop", "length"] = "length" if chunk.finish_reason == "length" else "stop"
-                yield Piece(choice.index, text, num_tokens, reason, chunk.cached_tokens)
+                yield Piece(choice.index, text, num_tokens, reason, chunk.cached_tokens, scored)
                 return
-            yield Piece(choice.index, text, num_tokens, cached_tokens=chunk.cached_tokens)
+            yield Piece(choice.index, text, num_tokens, cached_tokens=chunk.cached_tokens, scored=scored)
     raise EngineFailed("the stream ended without a finish reason")
 
 
-async def run_choices(engine: Engine, decode: Decode, choices: Sequence[Choice]) -> AsyncGenerator[Piece, None]:
+def _scored(scorer: Scorer | None, chunk: Chunk, num_tokens: int) -> tuple[Scored, ...]:
+    """The first tokens of a chunk with their log-probabilities, if anybody asked for those."""
+    if scorer is None:
+        return ()
+    if len(chunk.logprobs) != len(chunk.token_ids):
+        raise EngineFailed("the engine sent tokens without the log-probabilities it was asked for")
+    return scorer.push(chunk.token_ids[:num_tokens], chunk.logprobs[:num_tokens])
+
+
+async def run_choices(
+    engine: Engine, decode: Decode, spell: Spell, choices: Sequence[Choice]
+) -> AsyncGenerator[Piece, None]:
     """Pieces of all choices, which run side by side, as they come. The first failure ends all. Raises EngineError."""
-    streams = [run_choice(engine, decode, choice) for choice in choices]
+    streams = [run_choice(engine, decode, spell, choice) for choice in choices]
     merged = streams[0] if len(streams) == 1 else _side_by_side(streams)
     async with aclosing(merged) as pieces:
         async for piece in pieces:

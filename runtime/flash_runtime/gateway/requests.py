@@ -12,10 +12,14 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 
 from flash_runtime.gateway.errors import ApiError, invalid
 from flash_runtime.gateway.unsupported import CHAT, COMPLETION, MESSAGE, without_unsupported
+from flash_runtime.wire import MAX_LOGIT_BIASES, MAX_TOP_LOGPROBS
 
 MAX_STOPS = 4
 MAX_STOP_CHARACTERS = 1024
+MAX_STOP_TOKEN_IDS = 32
 MAX_PROMPTS = 64
+MAX_BIAS = 100
+MAX_ID_DIGITS = 10
 LONGEST_SHOWN_VALUE = 60
 
 TokenIds = list[int]
@@ -55,6 +59,25 @@ def _stops_of(stop: Any) -> Any:
     return stops
 
 
+def _biases_of(biases: Any) -> Any:
+    """Biases by token id; JSON's keys are strings."""
+    if biases is None:
+        return {}
+    if not isinstance(biases, dict):
+        raise _refuse('must be an object of token ids and biases, like {"50": -100}')
+    if len(biases) > MAX_LOGIT_BIASES:
+        raise _refuse(f"must hold at most {MAX_LOGIT_BIASES} token ids, not {len(biases)}")
+    by_id: dict[int, float] = {}
+    for key, bias in biases.items():
+        shown = str(key)[:LONGEST_SHOWN_VALUE]
+        if not (isinstance(key, str) and key.isascii() and key.isdigit() and len(key) <= MAX_ID_DIGITS):
+            raise _refuse(f'has the key "{shown}"; keys must be token ids, like "50"')
+        if isinstance(bias, bool) or not isinstance(bias, int | float) or not -MAX_BIAS <= bias <= MAX_BIAS:
+            raise _refuse(f'must give "{shown}" a number from -{MAX_BIAS} to {MAX_BIAS}')
+        by_id[int(key)] = float(bias)
+    return by_id
+
+
 def _prompts_of(prompt: Any) -> Any:
     """A string, token ids, or a list of either, as a list of prompts."""
     if isinstance(prompt, str) or _is_token_ids(prompt):
@@ -90,8 +113,17 @@ class SamplingFields(_Body):
     top_p: float | None = Field(default=None, ge=0, le=1)
     top_k: int | None = Field(default=None, ge=0, le=2**31 - 1)
     """Extension: choose among the k likeliest tokens; 0 = all."""
+    min_p: float | None = Field(default=None, ge=0, le=1)
+    """Extension: leave out tokens less likely than this share of the likeliest one."""
+    frequency_penalty: float | None = Field(default=None, ge=-2, le=2)
+    presence_penalty: float | None = Field(default=None, ge=-2, le=2)
+    repetition_penalty: float | None = Field(default=None, ge=0.1, le=10)
+    """Extension: makes tokens of the prompt and the answer less likely (above 1) or more likely (below 1)."""
+    logit_bias: Annotated[dict[int, float], BeforeValidator(_biases_of)] = {}
     seed: int | None = Field(default=None, ge=-(2**63), lt=2**63)
     stop: Annotated[list[str], BeforeValidator(_stops_of)] = []
+    stop_token_ids: list[int] | None = Field(default=None, max_length=MAX_STOP_TOKEN_IDS)
+    """Extension: tokens that end the answer; they are not part of it."""
     n: int | None = Field(default=None, ge=1)
     stream: bool | None = None
     stream_options: StreamOptions | None = None
@@ -118,6 +150,8 @@ class ChatRequest(SamplingFields):
 
     messages: list[ChatMessage] = Field(min_length=1)
     max_completion_tokens: int | None = Field(default=None, ge=1)
+    logprobs: bool | None = None
+    top_logprobs: int | None = Field(default=None, ge=0, le=MAX_TOP_LOGPROBS)
     safety_identifier: str | None = None
     """Accepted, not used: nothing is stored about users."""
     prompt_cache_key: str | None = None
@@ -128,11 +162,22 @@ class ChatRequest(SamplingFields):
         """Longest answer asked for, under either of its names."""
         return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
 
+    @property
+    def num_top_logprobs(self) -> int | None:
+        """How many likeliest tokens to report at each place; None = no log-probabilities at all."""
+        return (self.top_logprobs or 0) if self.logprobs else None
+
 
 class CompletionRequest(SamplingFields):
     """Body of POST /v1/completions."""
 
     prompt: Annotated[list[str | TokenIds], BeforeValidator(_prompts_of)]
+    logprobs: int | None = Field(default=None, ge=0, le=MAX_TOP_LOGPROBS)
+
+    @property
+    def num_top_logprobs(self) -> int | None:
+        """The same as for a chat, under this endpoint's name for it."""
+        return self.logprobs
 
 
 Parsed = TypeVar("Parsed", bound=SamplingFields)
@@ -150,6 +195,11 @@ def parse_chat(body: Any) -> ChatRequest:
     request = _parse(ChatRequest, fields)
     if None not in (request.max_tokens, request.max_completion_tokens):
         raise invalid("max_tokens", "max_tokens and max_completion_tokens mean the same; send only one of them")
+    if request.top_logprobs and not request.logprobs:
+        raise invalid(
+            "top_logprobs",
+            f"top_logprobs ({request.top_logprobs}) may only be sent with logprobs: true; add it or leave this out",
+        )
     return request
 
 

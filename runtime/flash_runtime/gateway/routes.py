@@ -110,7 +110,7 @@ class Routes:
             system_fingerprint=self._gateway.system_fingerprint,
         )
         if not body.stream:
-            answer = collect(head, form, pieces, num_choices=len(choices), usage=usage)
+            answer = collect(head, form, pieces, choices, usage=usage)
             return JsonResponse(await until_disconnect(request.receive, answer))
         # Nothing is sent before the first token, so a failure until then still has its own HTTP status.
         first = await until_disconnect(request.receive, _first_news(pieces))

@@ -116,7 +116,9 @@ def _tensors(prompt_ids: Sequence[int], request: GenerateRequest) -> list[InferI
     ids = InferInput(INPUT_IDS, [len(prompt_ids)], "INT32")
     ids.set_data_from_numpy(np.asarray(prompt_ids, dtype=np.int32))
     how = InferInput(REQUEST, [1], "BYTES")
-    how.set_data_from_numpy(np.array([request.model_dump_json().encode()], dtype=np.object_))
+    # Without defaults: an engine of the version before, in the middle of an update, knows the fields it needs.
+    text = request.model_dump_json(exclude_defaults=True)
+    how.set_data_from_numpy(np.array([text.encode()], dtype=np.object_))
     return [ids, how]
 
 
@@ -131,7 +133,7 @@ def _chunk(response: Any) -> Chunk:
     finish_reason = event.finish_reason
     if finish_reason is None and response.parameters[FINAL_FLAG].bool_param:
         raise EngineFailed("the engine ended a stream without a finish reason")
-    return Chunk(tuple(ids), finish_reason, event.cached_tokens)
+    return Chunk(tuple(ids), finish_reason, event.cached_tokens, event.logprobs)
 
 
 def _failure(code: grpc.StatusCode, details: str) -> EngineError:

@@ -23,19 +23,9 @@ class NotOffered:
 
 LEAVE_OUT = "leave it out"
 _TOOLS = NotOffered("tool calls are not offered yet; describe the tools in a message and parse the answer", ([],))
-_LOGPROBS = NotOffered("token probabilities are not offered yet; leave it out", (False, 0))
-_PENALTY = NotOffered("penalties are not offered yet; use temperature and top_p", (0,))
-_LOGIT_BIAS = NotOffered("biases are not offered yet; leave it out", ({},))
 _TEXT_ONLY = NotOffered("only text is offered; leave it out", (["text"],))
 
-COMMON: Mapping[str, NotOffered] = {
-    "logprobs": _LOGPROBS,
-    "logit_bias": _LOGIT_BIAS,
-    "frequency_penalty": _PENALTY,
-    "presence_penalty": _PENALTY,
-}
 CHAT: Mapping[str, NotOffered] = {
-    **COMMON,
     "tools": _TOOLS,
     "tool_choice": NotOffered(_TOOLS.remedy, ("none", "auto")),
     "parallel_tool_calls": NotOffered(_TOOLS.remedy, (True, False)),
@@ -44,7 +34,6 @@ CHAT: Mapping[str, NotOffered] = {
     "response_format": NotOffered(
         "guaranteed output formats are not offered yet; ask for the format in a message", ({"type": "text"},)
     ),
-    "top_logprobs": _LOGPROBS,
     "modalities": _TEXT_ONLY,
     "audio": _TEXT_ONLY,
     "prediction": NotOffered("predicted outputs are not offered; leave it out"),
@@ -56,7 +45,6 @@ CHAT: Mapping[str, NotOffered] = {
     "service_tier": NotOffered("there is one tier; leave it out", ("auto", "default")),
 }
 COMPLETION: Mapping[str, NotOffered] = {
-    **COMMON,
     "best_of": NotOffered("choosing the best of several is not offered; use n", (1,)),
     "echo": NotOffered("repeating the prompt is not offered; prepend it yourself", (False,)),
     "suffix": NotOffered("insertion is not offered; leave it out", ("",)),

@@ -6,10 +6,23 @@ import functools
 import json
 import re
 from collections.abc import Sequence
+from typing import Final
 
 from tokenizers import Tokenizer as HfTokenizer
 
 from flash_runtime.text.assets import TextAssets, TextError
+
+
+def _byte_level() -> dict[str, bytes]:
+    """The printable characters that byte-level vocabularies write bytes with, as GPT-2's tokenizer defined them."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in printable]
+    table = {chr(byte): bytes([byte]) for byte in printable}
+    return table | {chr(256 + index): bytes([byte]) for index, byte in enumerate(others)}
+
+
+_BYTE_LEVEL: Final = _byte_level()
+_FALLBACK_BYTE: Final = re.compile("<0x([0-9A-F]{2})>")
 
 
 class Tokenizer:
@@ -74,6 +87,19 @@ class Tokenizer:
         text: str = self._hf.decode(ids, skip_special_tokens=True)
         return text
 
+    def spell(self, id_: int) -> bytes:
+        """The bytes that a token stands for inside a text, control tokens as they are written."""
+        token = self._hf.id_to_token(id_)
+        if token is None:
+            return b""
+        if id_ in self._added_ids:
+            return bytes(token, "utf-8")
+        if "ByteLevel" in self._decoders:
+            return b"".join(_BYTE_LEVEL.get(character) or character.encode() for character in token)
+        if "ByteFallback" in self._decoders and (byte := _FALLBACK_BYTE.fullmatch(token)):
+            return bytes.fromhex(byte[1])
+        return (token.replace("\u2581", " ") if self._decoders & {"Replace", "Metaspace"} else token).encode()
+
     def protect(self, text: str, *, mark: str) -> str:
         """`text` with `mark` before everything in it that reads like a control token, overlaps included."""
         return self._control_start.sub(lambda _: mark, text)
@@ -90,6 +116,16 @@ class Tokenizer:
     def _encode_plain(self, text: str) -> list[int]:
         ids: list[int] = self._plain.encode(text, add_special_tokens=False).ids if text else []
         return ids
+
+    @functools.cached_property
+    def _added_ids(self) -> frozenset[int]:
+        return frozenset(self._hf.get_added_tokens_decoder())
+
+    @functools.cached_property
+    def _decoders(self) -> frozenset[str]:
+        """The kinds of decoders that turn this vocabulary's spelling into text."""
+        decoder = json.loads(self._json).get("decoder") or {}
+        return frozenset(one["type"] for one in decoder.get("decoders", [decoder]) if "type" in one)
 
     @functools.cached_property
     def _plain(self) -> HfTokenizer:

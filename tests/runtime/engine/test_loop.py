@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from fakes.paged_model import PagedModel
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
-from flash_runtime.engine.errors import NonFiniteLogits, QueueFull, RequestRefused
+from flash_runtime.engine.errors import NonFiniteLogits, NoTokenAllowed, QueueFull, RequestRefused
 from flash_runtime.engine.loop import Engine, EngineLimits, Output
-from flash_runtime.wire import FinishReason, GenerateRequest
+from flash_runtime.wire import FinishReason, GenerateRequest, TokenLogprobs
 
 PROMPT = [5, 6, 7, 8, 9, 10]
 
@@ -30,6 +32,24 @@ def run(engine: Engine) -> dict[str, list[Output]]:
 
 def tokens(outputs: list[Output]) -> list[int]:
     return [token for output in outputs for token in output.token_ids]
+
+
+def logprobs(outputs: list[Output]) -> list[TokenLogprobs]:
+    return [one for output in outputs for one in output.logprobs]
+
+
+class Counting:
+    """Allows 10, then 11, then 12 … and, where `width` is not the vocabulary's, nothing."""
+
+    def __init__(self, *, width: int = 97, first: int = 10) -> None:
+        self._width = width
+        self._next = first
+
+    def allowed(self) -> NDArray[np.bool_]:
+        return np.arange(self._width) == self._next
+
+    def advance(self, token_id: int) -> None:
+        self._next += 1
 
 
 def test_a_greedy_request_gets_the_models_own_continuation() -> None:
@@ -140,6 +160,82 @@ def test_a_full_engine_says_so() -> None:
         engine.add("c", PROMPT, GenerateRequest(max_tokens=1))
 
 
+def test_a_bias_outside_the_vocabulary_is_refused_with_field_value_and_rule() -> None:
+    with pytest.raises(RequestRefused, match=r"logit_bias \(97\) must hold token ids from 0 to 96"):
+        an_engine().add("a", PROMPT, GenerateRequest(max_tokens=1, logit_bias={3: 1.0, 97: 1.0}))
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_bias_forces_a_token(temperature: float) -> None:
+    engine = an_engine()
+    engine.add("a", PROMPT, GenerateRequest(max_tokens=4, temperature=temperature, logit_bias={33: 100.0}))
+    assert tokens(run(engine)["a"]) == [33] * 4
+
+
+def test_penalties_keep_a_greedy_answer_from_repeating_itself_and_its_prompt() -> None:
+    strong = {"frequency_penalty": 2.0, "presence_penalty": 2.0, "repetition_penalty": 10.0}
+    engine = an_engine()
+    engine.add("a", list(range(40)), GenerateRequest(max_tokens=30, **strong))
+    answer = tokens(run(engine)["a"])
+    assert len(set(answer)) == 30
+    assert min(answer) >= 40
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_token_mask_decides_what_may_come(temperature: float) -> None:
+    engine = an_engine()
+    request = GenerateRequest(max_tokens=5, temperature=temperature, top_p=0.9, logit_bias={50: 100.0})
+    engine.add("masked", PROMPT, request, mask=Counting())
+    engine.add("free", PROMPT, GenerateRequest(max_tokens=5))
+    outputs = run(engine)
+    assert tokens(outputs["masked"]) == [10, 11, 12, 13, 14]
+    assert tokens(outputs["free"]) == PagedModel().expected(PROMPT, 5)
+
+
+def test_a_mask_survives_preemption() -> None:
+    engine = an_engine(PagedModel(num_blocks=6))
+    for name in ("a", "b", "c"):
+        engine.add(name, PROMPT, GenerateRequest(max_tokens=12, temperature=1.0), mask=Counting())
+    outputs = run(engine)
+    assert engine.stats().preemptions > 0
+    assert [tokens(outputs[name]) for name in ("a", "b", "c")] == [list(range(10, 22))] * 3
+
+
+@pytest.mark.parametrize("mask", [Counting(first=500), Counting(width=12)])
+def test_a_mask_that_leaves_nothing_fails_its_own_sequence_only(mask: Counting) -> None:
+    engine = an_engine()
+    engine.add("stuck", PROMPT, GenerateRequest(max_tokens=5), mask=mask)
+    engine.add("free", PROMPT, GenerateRequest(max_tokens=5))
+    outputs = run(engine)
+    assert isinstance(outputs["stuck"][-1].error, NoTokenAllowed)
+    assert tokens(outputs["free"]) == PagedModel().expected(PROMPT, 5)
+
+
+def test_logprobs_come_with_each_token_and_show_the_models_own_distribution() -> None:
+    plain, engine = an_engine(), an_engine()
+    request = GenerateRequest(max_tokens=6, logprobs=3)
+    plain.add("a", PROMPT, request)
+    greedy = run(plain)["a"]
+    for output in greedy:
+        assert len(output.logprobs) == len(output.token_ids)
+    assert [one.top[0] for one in logprobs(greedy)] == [
+        (token, one.logprob) for token, one in zip(tokens(greedy), logprobs(greedy), strict=True)
+    ]
+    # Neither temperature nor bias changes what is reported of the same position.
+    engine.add("a", PROMPT, request.model_copy(update={"temperature": 2.0, "logit_bias": {33: 100.0}}))
+    forced = logprobs(run(engine)["a"])[0]
+    assert forced.top == logprobs(greedy)[0].top
+    assert forced.logprob < forced.top[-1][1]
+
+
+def test_a_stop_token_leaves_no_logprobs() -> None:
+    expected = PagedModel().expected(PROMPT, 12)
+    engine = an_engine(eos=(expected[4],))
+    engine.add("a", PROMPT, GenerateRequest(max_tokens=12, logprobs=0))
+    outputs = run(engine)["a"]
+    assert len(logprobs(outputs)) == len(tokens(outputs)) == 4
+
+
 def test_a_request_id_in_use_is_refused() -> None:
     engine = an_engine()
     engine.add("a", PROMPT, GenerateRequest(max_tokens=1))
@@ -156,6 +252,12 @@ requests = st.lists(
             temperature=st.sampled_from([0.0, 0.8]),
             top_p=st.sampled_from([1.0, 0.9]),
             top_k=st.sampled_from([0, 20]),
+            min_p=st.sampled_from([0.0, 0.1]),
+            frequency_penalty=st.sampled_from([0.0, 0.5]),
+            presence_penalty=st.sampled_from([0.0, -0.5]),
+            repetition_penalty=st.sampled_from([1.0, 1.2]),
+            logit_bias=st.sampled_from([{}, {1: 2.0, 2: 2.0}]),
+            logprobs=st.sampled_from([None, 2]),
             seed=st.integers(0, 3),
         ),
     ),
@@ -175,10 +277,11 @@ def test_a_request_gets_the_same_tokens_alone_and_in_any_company(
     for prompt, request in requests:
         engine = an_engine(PagedModel(num_blocks=24))
         engine.add("only", prompt, request)
-        alone.append(tokens(run(engine)["only"]))
+        outputs = run(engine)["only"]
+        alone.append((tokens(outputs), logprobs(outputs)))
     # Few blocks and a small budget: preemption, chunked prefill and prefix hits all happen.
     together = an_engine(PagedModel(num_blocks=num_blocks), max_running=max_running, max_batch_tokens=max_batch_tokens)
     for index, (prompt, request) in enumerate(requests):
         together.add(str(index), prompt, request)
-    outputs = run(together)
-    assert [tokens(outputs[str(index)]) for index in range(len(requests))] == alone
+    answers = run(together)
+    assert [(tokens(answers[str(index)]), logprobs(answers[str(index)])) for index in range(len(requests))] == alone

@@ -7,12 +7,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flash_runtime.engine.sampling import greedy, philox, sample, uniform
+from flash_runtime.engine.sampling import LOWEST_LOGPROB, greedy, logprobs_of, philox, sample, uniform
 from flash_runtime.wire import GenerateRequest
 
 
-def a_request(*, temperature: float = 1.0, top_p: float = 1.0, top_k: int = 0, seed: int = 0) -> GenerateRequest:
-    return GenerateRequest(max_tokens=1, temperature=temperature, top_p=top_p, top_k=top_k, seed=seed)
+def a_request(
+    *, temperature: float = 1.0, top_p: float = 1.0, top_k: int = 0, min_p: float = 0.0, seed: int = 0
+) -> GenerateRequest:
+    return GenerateRequest(max_tokens=1, temperature=temperature, top_p=top_p, top_k=top_k, min_p=min_p, seed=seed)
 
 
 @pytest.mark.parametrize(
@@ -69,6 +71,14 @@ def test_greedy_reports_a_row_without_a_finite_best(row: list[float]) -> None:
         ({"top_p": 0.75}, {3, 1}),
         ({"top_k": 3, "top_p": 0.9}, {3, 1, 0}),
         ({"top_p": 1.0}, {0, 1, 2, 3}),
+        ({"min_p": 0.3}, {3, 1}),
+        ({"min_p": 0.2}, {3, 1, 0}),
+        ({"min_p": 1.0}, {3}),
+        ({"min_p": 0.2, "top_k": 2}, {3, 1}),
+        # Of 0.6, 0.2 and 0.15 that min-p leaves, the first two hold 84 %; of all four they would hold only 80 %.
+        ({"min_p": 0.2, "top_p": 0.82}, {3, 1}),
+        # At temperature 2 the likeliest token is 1.7 times as likely as the next, not 3 times.
+        ({"min_p": 0.55, "temperature": 2.0}, {3, 1}),
     ],
 )
 def test_filters_keep_exactly_the_tokens_they_promise(filters: dict[str, float], allowed: set[int]) -> None:
@@ -97,15 +107,19 @@ def test_equal_logits_at_the_edge_of_top_k_are_ordered_by_token_id() -> None:
     logits=st.lists(st.floats(-20, 20, width=32), min_size=1, max_size=60),
     top_p=st.floats(0.01, 1.0),
     top_k=st.integers(0, 70),
+    min_p=st.sampled_from([0.0, 0.01, 0.2, 1.0]),
     temperature=st.floats(0.01, 2.0),
     position=st.integers(0, 1000),
 )
 def test_a_sample_is_always_one_of_the_nucleus_by_the_plain_definition(
-    logits: list[float], top_p: float, top_k: int, temperature: float, position: int
+    logits: list[float], top_p: float, top_k: int, min_p: float, temperature: float, position: int
 ) -> None:
     row = np.array(logits, dtype=np.float32)
-    token = sample(row, a_request(temperature=temperature, top_p=top_p, top_k=top_k), position)
-    order = np.argsort(-row, kind="stable")[: top_k or None]
+    token = sample(row, a_request(temperature=temperature, top_p=top_p, top_k=top_k, min_p=min_p), position)
+    order = np.argsort(-row, kind="stable")
+    weights = np.exp((row[order] - row.max()).astype(float) / temperature)
+    # A margin of rounding: the threshold is a float32 logit.
+    order = order[weights >= min_p * (1 - 1e-3)][: top_k or None]
     weights = np.exp((row[order] - row.max()).astype(float) / temperature)
     mass_before = np.concatenate([[0.0], np.cumsum(weights / weights.sum())[:-1]])
     # A margin of rounding: sums in another order differ in the last bits.
@@ -117,3 +131,50 @@ def test_a_sample_is_always_one_of_the_nucleus_by_the_plain_definition(
 def test_next_to_temperature_zero_the_best_token_wins(temperature: float, top_p: float) -> None:
     row = np.array([-30.0, 2.0, 40.0, 39.5], dtype=np.float32)
     assert sample(row, a_request(temperature=temperature, top_p=top_p), position=3) == 2
+
+
+def test_a_token_without_weight_is_never_chosen() -> None:
+    row = np.full(40, -np.inf, dtype=np.float32)
+    row[[3, 9]] = 0.0
+    assert {sample(row, a_request(), position) for position in range(100)} == {3, 9}
+    assert {sample(row, a_request(top_p=0.9, top_k=20), position) for position in range(100)} == {3, 9}
+
+
+@pytest.mark.parametrize("vocab_size", [1, 5, 300, 1000, 49152])
+@pytest.mark.parametrize("num_top", [0, 1, 20])
+def test_logprobs_are_the_log_softmax_and_its_highest_entries(vocab_size: int, num_top: int) -> None:
+    rng = np.random.default_rng(vocab_size)
+    row = rng.normal(size=vocab_size).astype(np.float32).round(2)  # rounded: equal logits happen
+    token = int(rng.integers(vocab_size))
+    expected = row.astype(float) - np.log(np.exp(row.astype(float)).sum())
+    logprobs = logprobs_of(row, token, num_top)
+    assert logprobs.logprob == pytest.approx(expected[token], abs=1e-5)
+    best = np.argsort(-row, kind="stable")[:num_top]
+    assert [id_ for id_, _ in logprobs.top] == best.tolist()
+    np.testing.assert_allclose([value for _, value in logprobs.top], expected[best], atol=1e-5)
+
+
+def test_an_impossible_token_has_the_lowest_logprob_that_json_can_say() -> None:
+    assert logprobs_of(np.array([0.0, -np.inf], dtype=np.float32), 1, 2).top == ((0, 0.0), (1, LOWEST_LOGPROB))
+
+
+@pytest.mark.parametrize("vocab_size", [1, 2, 255, 256, 257, 1000, 49152])
+def test_a_sample_of_any_vocabulary_is_the_one_that_a_running_sum_finds(vocab_size: int) -> None:
+    row = np.random.default_rng(vocab_size).normal(scale=3, size=vocab_size).astype(np.float32)
+    cumulative = np.cumsum(np.exp((row - row.max()).astype(float)))
+    for position in range(50):
+        expected = int(np.searchsorted(cumulative, uniform(7, position) * cumulative[-1], side="right"))
+        assert sample(row, a_request(seed=7), position) == expected
+
+
+@pytest.mark.parametrize("scale", [0.5, 8.0])  # a nucleus of thousands, and one of a few
+@pytest.mark.parametrize("top_p", [0.3, 0.95, 0.999])
+def test_a_nucleus_of_a_large_vocabulary_is_the_one_of_a_full_sort(scale: float, top_p: float) -> None:
+    row = np.random.default_rng(3).normal(scale=scale, size=5000).astype(np.float32)
+    weights = np.exp((row - row.max()).astype(float))
+    order = np.argsort(-row, kind="stable")
+    size = int(np.searchsorted(np.cumsum(weights[order]), top_p * weights.sum())) + 1
+    nucleus = weights[order][:size]
+    for position in range(50):
+        index = int(np.searchsorted(np.cumsum(nucleus), uniform(7, position) * nucleus.sum(), side="right"))
+        assert sample(row, a_request(seed=7, top_p=top_p), position) == order[index]

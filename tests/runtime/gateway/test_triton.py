@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import struct
 from collections.abc import AsyncIterator, Callable
 from typing import Any
@@ -22,7 +23,7 @@ from flash_runtime.gateway.engine import (
     EngineUnavailable,
 )
 from flash_runtime.gateway.triton import TritonReplica
-from flash_runtime.wire import FinishReason, GenerateRequest, StreamEvent
+from flash_runtime.wire import FinishReason, GenerateRequest, StreamEvent, TokenLogprobs
 
 REQUEST = GenerateRequest(max_tokens=9, temperature=0.5, seed=3, stop_token_ids=(2,))
 
@@ -98,6 +99,13 @@ async def test_token_ids_go_out_and_come_back() -> None:
     ]
     assert np.frombuffer(request.raw_input_contents[0], dtype="<i4").tolist() == [5, 6, 7]
     assert GenerateRequest.model_validate_json(request.raw_input_contents[1][4:]) == REQUEST
+    # What has its default is not sent: an engine of an older version would not know a new field.
+    assert json.loads(request.raw_input_contents[1][4:]).keys() == {
+        "max_tokens",
+        "temperature",
+        "seed",
+        "stop_token_ids",
+    }
 
 
 async def test_closing_the_generator_cancels_the_stream_in_the_server() -> None:
@@ -110,6 +118,16 @@ async def test_closing_the_generator_cancels_the_stream_in_the_server() -> None:
         await anext(chunks)
         await chunks.aclose()
         await asyncio.wait_for(running.servicer.cancelled.wait(), 5)
+
+
+async def test_log_probabilities_come_back_as_the_engine_sent_them() -> None:
+    logprobs = (TokenLogprobs(-0.25, ((10, -0.25), (3, -1.5))), TokenLogprobs(-9999.0))
+
+    async def script(context: Any) -> AsyncIterator[Any]:
+        yield response([10, 4], final=True, finish_reason=FinishReason.LENGTH, logprobs=logprobs)
+
+    async with Running(script) as running:
+        assert await running.answer() == [Chunk((10, 4), FinishReason.LENGTH, 0, logprobs)]
 
 
 async def test_silence_has_a_deadline_and_cancels_the_stream() -> None:

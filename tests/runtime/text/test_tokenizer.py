@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fakes.tiny_text import CONTROL, EOS_ID, text_assets, tokenizer_json
+from fakes.tiny_text import CONTROL, EOS_ID, byte_fallback_json, text_assets, tokenizer_json
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -146,3 +146,22 @@ def test_a_packed_file_without_text_is_refused(tmp_path: Path) -> None:
         writer.set_header({"text": {"eos_token_ids": []}})
     with pytest.raises(TextError, match=r"text\.eos_token_ids.*pull the model again"):
         TextAssets.from_packed(path)
+
+
+@pytest.mark.parametrize("text", ["hello world, how are you?", " two  spaces\n", "é 😀 ß\x00\x7f", "日本"])
+def test_the_bytes_of_all_tokens_are_the_text(text: str) -> None:
+    tokenizer = Tokenizer(text_assets())
+    assert b"".join(map(tokenizer.spell, tokenizer.encode(text))) == text.encode()
+
+
+def test_tokens_with_word_marks_and_bytes_spell_what_they_stand_for() -> None:
+    tokenizer = Tokenizer(text_assets().model_copy(update={"tokenizer_json": byte_fallback_json()}))
+    vocab = json.loads(byte_fallback_json())["model"]["vocab"]
+    spelled = {token: tokenizer.spell(vocab[token]) for token in ("\u2581hello", "\u2581", "a", "<0xE2>", "<0x00>")}
+    assert list(spelled.values()) == [b" hello", b" ", b"a", b"\xe2", b"\0"]
+
+
+def test_a_control_token_is_spelled_as_it_is_written_and_an_unknown_one_as_nothing() -> None:
+    tokenizer = Tokenizer(text_assets())
+    assert tokenizer.spell(EOS_ID) == b"<|im_end|>"
+    assert tokenizer.spell(10**6) == b""
