@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,22 @@ _QWEN3_MOE = {
     "moe_intermediate_size": 48,
     "decoder_sparse_step": 1,
 }
+_OLMOE = {
+    **_LLAMA,
+    "architectures": ["OlmoeForCausalLM"],
+    "model_type": "olmoe",
+    "num_experts": 8,
+    "num_experts_per_tok": 3,
+    "intermediate_size": 48,
+}
+_MIXTRAL = {
+    **_LLAMA,
+    "architectures": ["MixtralForCausalLM"],
+    "model_type": "mixtral",
+    "num_local_experts": 8,
+    "num_experts_per_tok": 2,
+    "intermediate_size": 48,
+}
 
 CONFIGS: Mapping[str, dict[str, Any]] = {
     "llama": _LLAMA,
@@ -70,6 +87,10 @@ CONFIGS: Mapping[str, dict[str, Any]] = {
     "qwen3_moe": {**_QWEN3_MOE, "norm_topk_prob": True},
     # All experts take part, so rounding cannot flip the routing; one layer stays dense.
     "qwen3_moe_all": {**_QWEN3_MOE, "num_experts_per_tok": 8, "norm_topk_prob": False, "mlp_only_layers": [1]},
+    "olmoe": {**_OLMOE, "norm_topk_prob": False},
+    "olmoe_all": {**_OLMOE, "norm_topk_prob": True, "num_experts_per_tok": 8},
+    "mixtral": _MIXTRAL,
+    "mixtral_all": {**_MIXTRAL, "num_experts_per_tok": 8},
 }
 
 
@@ -113,46 +134,61 @@ def tensors(config: Mapping[str, Any]) -> Iterator[tuple[str, np.ndarray]]:
         yield "lm_head.weight", _weight("lm_head.weight", config["vocab_size"], hidden, gain=2)
     for layer in range(config["num_hidden_layers"]):
         prefix = f"model.layers.{layer}."
-        shapes = {
+        shapes: dict[str, tuple[int, ...]] = {
             "self_attn.q_proj.weight": (heads * head_dim, hidden),
             "self_attn.k_proj.weight": (kv_heads * head_dim, hidden),
             "self_attn.v_proj.weight": (kv_heads * head_dim, hidden),
             "self_attn.o_proj.weight": (hidden, heads * head_dim),
             **_mlp_shapes(config, layer),
         }
-        for name, (rows, columns) in shapes.items():
-            yield prefix + name, _weight(prefix + name, rows, columns, gain=2)
+        for name, shape in shapes.items():
+            yield prefix + name, _weight(prefix + name, *shape, gain=2)
         for name in ("input_layernorm.weight", "post_attention_layernorm.weight"):
             yield prefix + name, _norm(prefix + name, hidden)
-        if config["model_type"].startswith("qwen3"):
-            for name in ("self_attn.q_norm.weight", "self_attn.k_norm.weight"):
-                yield prefix + name, _norm(prefix + name, head_dim)
+        for name, width in _qk_norms(config, head_dim).items():
+            yield prefix + name, _norm(prefix + name, width)
         if config["model_type"] == "qwen2":
-            for name, (rows, _) in list(shapes.items())[:3]:
+            for name, shape in list(shapes.items())[:3]:
                 bias = name.replace("weight", "bias")
-                yield prefix + bias, _uniform(prefix + bias, rows)
+                yield prefix + bias, _uniform(prefix + bias, shape[0])
 
 
-def _mlp_shapes(config: Mapping[str, Any], layer: int) -> dict[str, tuple[int, int]]:
-    hidden = config["hidden_size"]
-    if "num_experts" not in config or layer in config.get("mlp_only_layers", []):
-        modules, width = ["mlp"], config["intermediate_size"]
-        shapes = {}
-    else:
-        modules = [f"mlp.experts.{expert}" for expert in range(config["num_experts"])]
-        width = config["moe_intermediate_size"]
-        shapes = {"mlp.gate.weight": (config["num_experts"], hidden)}
-    for module in modules:
-        shapes |= {
-            f"{module}.gate_proj.weight": (width, hidden),
-            f"{module}.up_proj.weight": (width, hidden),
-            f"{module}.down_proj.weight": (hidden, width),
-        }
+def _qk_norms(config: Mapping[str, Any], head_dim: int) -> dict[str, int]:
+    """Qwen3 normalises each head, OLMoE all of them together."""
+    kind = config["model_type"]
+    widths = {"q_norm": config["num_attention_heads"] * head_dim, "k_norm": config["num_key_value_heads"] * head_dim}
+    if kind.startswith("qwen3"):
+        widths = dict.fromkeys(widths, head_dim)
+    elif kind != "olmoe":
+        widths = {}
+    return {f"self_attn.{name}.weight": width for name, width in widths.items()}
+
+
+def _mlp_shapes(config: Mapping[str, Any], layer: int) -> dict[str, tuple[int, ...]]:
+    hidden, width = config["hidden_size"], config["intermediate_size"]
+    experts = config.get("num_experts", config.get("num_local_experts"))
+    if experts is None or layer in config.get("mlp_only_layers", []):
+        return _swiglu_shapes("mlp", hidden, width)
+    width = config.get("moe_intermediate_size", width)
+    block = "block_sparse_moe" if "num_local_experts" in config else "mlp"
+    shapes = {f"{block}.gate.weight": (experts, hidden)}
+    for expert in range(experts):
+        shapes |= _swiglu_shapes(f"{block}.experts.{expert}", hidden, width)
     return shapes
 
 
-def _weight(name: str, rows: int, columns: int, *, gain: float) -> np.ndarray:
-    return (_uniform(name, rows * columns) * np.float32(gain / np.sqrt(columns))).reshape(rows, columns)
+def _swiglu_shapes(module: str, hidden: int, width: int) -> dict[str, tuple[int, ...]]:
+    mixtral = module.startswith("block_sparse_moe")
+    gate, up, down = ("w1", "w3", "w2") if mixtral else ("gate_proj", "up_proj", "down_proj")
+    return {
+        f"{module}.{gate}.weight": (width, hidden),
+        f"{module}.{up}.weight": (width, hidden),
+        f"{module}.{down}.weight": (hidden, width),
+    }
+
+
+def _weight(name: str, *shape: int, gain: float) -> np.ndarray:
+    return (_uniform(name, math.prod(shape)) * np.float32(gain / np.sqrt(shape[-1]))).reshape(shape)
 
 
 def _norm(name: str, size: int) -> np.ndarray:

@@ -22,6 +22,7 @@ class Layer:
         qkv: Linear,
         q_norm: _Floats | None,
         k_norm: _Floats | None,
+        norm_together: bool,
         o: Linear,
         mlp_norm: _Floats,
         router: _Floats | None,

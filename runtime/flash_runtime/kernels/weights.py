@@ -53,12 +53,14 @@ class Weights:
         """The native view of one transformer block."""
         plan, mlp = self._plan, layer.mlp
         hidden, head_dim, attended = plan.hidden_size, plan.head_dim, plan.num_heads * plan.head_dim
+        keyed, together = plan.num_kv_heads * head_dim, layer.qk_norm_over == "projection"
         experts = mlp.num_experts if isinstance(mlp, MoeMlp) else None
         return _native.Layer.of(
             attn_norm=self.vector(layer.attn_norm, hidden),
-            qkv=self.linear(layer.qkv, n=attended + 2 * plan.num_kv_heads * head_dim, k=hidden),
-            q_norm=None if layer.q_norm is None else self.vector(layer.q_norm, head_dim),
-            k_norm=None if layer.k_norm is None else self.vector(layer.k_norm, head_dim),
+            qkv=self.linear(layer.qkv, n=attended + 2 * keyed, k=hidden),
+            q_norm=None if layer.q_norm is None else self.vector(layer.q_norm, attended if together else head_dim),
+            k_norm=None if layer.k_norm is None else self.vector(layer.k_norm, keyed if together else head_dim),
+            norm_together=together,
             o=self.linear(layer.o, n=hidden, k=attended),
             mlp_norm=self.vector(layer.mlp_norm, hidden),
             router=self.vector(mlp.router, mlp.num_experts, hidden) if isinstance(mlp, MoeMlp) else None,

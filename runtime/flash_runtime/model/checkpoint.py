@@ -28,6 +28,7 @@ class ExpertsConfig:
     top_k: int
     width: int
     normalise: bool
+    """What the checkpoint says of its router's weights; some families always normalise."""
     dense_layers: frozenset[int] = frozenset()
     """Layers with one dense MLP instead."""
 
@@ -95,8 +96,8 @@ class Checkpoint(Protocol):
     def has(self, name: str) -> bool:
         """Whether the tensor is there."""
 
-    def tensor(self, name: str) -> FloatArray:
-        """Read one tensor as float32, rows = output features."""
+    def tensor(self, name: str, *, part: int | None = None) -> FloatArray:
+        """Read one tensor as float32, rows = output features; of a stack of tensors, the one that `part` counts."""
 
     def left_over(self, used: Collection[str]) -> list[str]:
         """Weights in the file that none of the used names refers to; buffers that a model derives are not weights."""

@@ -88,12 +88,12 @@ class GgufCheckpoint:
     def left_over(self, used: Collection[str]) -> list[str]:
         return sorted(self._file.tensors.keys() - {_gguf_name(name)[0] for name in used} - {_ROPE_DIVISORS})
 
-    def tensor(self, name: str) -> FloatArray:
+    def tensor(self, name: str, *, part: int | None = None) -> FloatArray:
         gguf_name, expert = _gguf_name(name)
         entry = self._file.tensors.get(gguf_name)
         if entry is None:
             raise CheckpointError(f"{self.path}: tensor {gguf_name} ({name}) is missing")
-        values = self._read(gguf_name, entry, expert)
+        values = self._read(gguf_name, entry, part if expert is None else expert)
         if self._file.metadata["general.architecture"] in _INTERLEAVED:
             for module, num_heads in (("q_proj", self.config.num_heads), ("k_proj", self.config.num_kv_heads)):
                 if name.endswith(f"self_attn.{module}.weight"):

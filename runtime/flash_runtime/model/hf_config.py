@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 
 from flash_runtime.model.checkpoint import ExpertsConfig, ModelConfig
 from flash_runtime.model.errors import CheckpointError, UnsupportedModel
@@ -31,6 +31,7 @@ class _HfConfig(BaseModel):
     tie_word_embeddings: bool = False
     hidden_act: str = "silu"
     mlp_bias: bool = False
+    clip_qkv: float | None = None
     partial_rotary_factor: float = 1.0
     use_sliding_window: bool = True
     sliding_window: int | None = None
@@ -41,7 +42,7 @@ class _HfConfig(BaseModel):
     rope_parameters: dict[str, Any] | None = None
 
     # Mixture of experts.
-    num_experts: int | None = None
+    num_experts: int | None = Field(default=None, validation_alias=AliasChoices("num_experts", "num_local_experts"))
     num_experts_per_tok: int | None = None
     moe_intermediate_size: int | None = None
     norm_topk_prob: bool = False
@@ -84,6 +85,8 @@ def _refuse_what_changes_the_arithmetic(path: Path, config: _HfConfig) -> None:
         raise UnsupportedModel(f"{path}: hidden_act is {config.hidden_act!r}; this release computes silu")
     if config.mlp_bias:
         raise UnsupportedModel(f"{path}: mlp_bias is true; this release computes MLPs without bias")
+    if config.clip_qkv is not None:
+        raise UnsupportedModel(f"{path}: clip_qkv is {config.clip_qkv}; this release does not clip queries and keys")
     if config.sliding_window is not None and config.use_sliding_window:
         raise UnsupportedModel(
             f"{path}: sliding_window is {config.sliding_window}; this release attends to the whole context"
@@ -117,8 +120,8 @@ def _rope(path: Path, config: _HfConfig) -> Rope:
 def _experts(path: Path, config: _HfConfig) -> ExpertsConfig | None:
     if config.num_experts is None:
         return None
-    if config.num_experts_per_tok is None or config.moe_intermediate_size is None:
-        raise CheckpointError(f"{path}: num_experts is set, num_experts_per_tok or moe_intermediate_size is missing")
+    if config.num_experts_per_tok is None:
+        raise CheckpointError(f"{path}: num_experts is set, num_experts_per_tok is missing")
     if not 1 <= config.num_experts_per_tok <= config.num_experts:
         raise CheckpointError(
             f"{path}: num_experts_per_tok ({config.num_experts_per_tok}) must be between 1 and "
@@ -132,7 +135,7 @@ def _experts(path: Path, config: _HfConfig) -> ExpertsConfig | None:
     return ExpertsConfig(
         num_experts=config.num_experts,
         top_k=config.num_experts_per_tok,
-        width=config.moe_intermediate_size,
+        width=config.moe_intermediate_size or config.intermediate_size,
         normalise=config.norm_topk_prob,
         dense_layers=dense,
     )

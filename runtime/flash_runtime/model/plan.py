@@ -30,7 +30,11 @@ class DenseMlp:
 
 @dataclass(frozen=True)
 class MoeMlp:
-    """SwiGLU experts behind a softmax router; the outputs of the top_k experts are summed by router weight."""
+    """SwiGLU experts behind a softmax router; the outputs of the top_k experts are summed by router weight.
+
+    A softmax over the chosen experts alone gives the same weights as one over all of them, normalised after the choice:
+    both are written with `normalise`.
+    """
 
     router: str
     """Vector blob f32 [E, H]; routing is computed in float."""
@@ -55,11 +59,13 @@ class LayerPlan:
     qkv: str
     """Linear whose rows are those of q, then k, then v, head by head."""
     q_norm: str | None
-    """RMS norm over head_dim of each query head before RoPE; None = absent."""
+    """RMS norm of the queries before RoPE; None = absent."""
     k_norm: str | None
     o: str
     mlp_norm: str
     mlp: Annotated[DenseMlp | MoeMlp, Field(discriminator="kind")]
+    qk_norm_over: Literal["head", "projection"] = "head"
+    """What q_norm and k_norm normalise: each head by itself [head_dim], or all heads together [heads * head_dim]."""
 
 
 @dataclass(frozen=True)

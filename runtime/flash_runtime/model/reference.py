@@ -67,10 +67,7 @@ class ReferenceProvider:
         plan = self._plan
         qkv = self._weights.linear(layer.qkv, x).reshape(len(x), -1, plan.head_dim)  # [T, h + 2 g, d]
         q, k, v = np.split(qkv, [plan.num_heads, plan.num_heads + plan.num_kv_heads], axis=1)
-        if layer.q_norm is not None:
-            q = self._norm(q, layer.q_norm)
-        if layer.k_norm is not None:
-            k = self._norm(k, layer.k_norm)
+        q, k = self._head_norm(layer, q, layer.q_norm), self._head_norm(layer, k, layer.k_norm)
         q, k = self._turn(q, batch.positions), self._turn(k, batch.positions)
         out = np.empty_like(q)
         for sequence in range(len(batch.query_starts) - 1):
@@ -81,6 +78,13 @@ class ReferenceProvider:
                 self._keys[slot], self._values[slot] = k[token], v[token]
                 out[token] = self._attend(index, q[token], blocks, num_positions=position + 1)
         return self._weights.linear(layer.o, out.reshape(len(x), -1))
+
+    def _head_norm(self, layer: LayerPlan, x: FloatArray, name: str | None) -> FloatArray:
+        """The norm of queries or keys [T, heads, d], where there is one."""
+        if name is None:
+            return x
+        together = x.reshape(len(x), -1) if layer.qk_norm_over == "projection" else x
+        return self._norm(together, name).reshape(x.shape)
 
     def _attend(self, index: int, q: FloatArray, blocks: NDArray[np.int32], *, num_positions: int) -> FloatArray:
         """One token's heads over the positions it sees. q [h, d] -> [h, d]."""

@@ -43,7 +43,17 @@ class TinyModel:
 
 
 def build_tiny_model(
-    *, hidden=72, heads=6, kv_heads=2, head_dim=12, vocab=101, width=90, experts=None, top_k=2, norms=False, bias=False
+    *,
+    hidden=72,
+    heads=6,
+    kv_heads=2,
+    head_dim=12,
+    vocab=101,
+    width=90,
+    experts=None,
+    top_k=2,
+    norms=None,
+    bias=False,
 ) -> TinyModel:
     """Two layers; sizes are odd on purpose: nothing is a multiple of a register or a group."""
     rng = np.random.default_rng(7)
@@ -75,8 +85,9 @@ def build_tiny_model(
         return {
             "attn_norm": vector(f"{i}.attn_norm", hidden),
             "qkv": linear(f"{i}.qkv", rows, hidden),
-            "q_norm": vector(f"{i}.q_norm", head_dim) if norms else None,
-            "k_norm": vector(f"{i}.k_norm", head_dim) if norms else None,
+            "q_norm": vector(f"{i}.q_norm", head_dim * (heads if norms == "projection" else 1)) if norms else None,
+            "k_norm": vector(f"{i}.k_norm", head_dim * (kv_heads if norms == "projection" else 1)) if norms else None,
+            "qk_norm_over": norms or "head",
             "o": linear(f"{i}.o", hidden, heads * head_dim),
             "mlp_norm": vector(f"{i}.mlp_norm", hidden),
             "mlp": mlp,
@@ -132,7 +143,8 @@ def emulate_prompt(model: TinyModel, token_ids: Any) -> FloatArray:
         rows = linear(x, layer["qkv"], (heads + 2 * kv_heads) * dim).reshape(tokens, -1, dim)
         q, k, v = np.split(rows, [heads, heads + kv_heads], axis=1)
         if layer["q_norm"]:
-            q, k = norm(q, layer["q_norm"]), norm(k, layer["k_norm"])
+            wide = (tokens, -1) if layer["qk_norm_over"] == "projection" else (tokens, -1, dim)
+            q, k = (norm(x.reshape(wide), layer[n]).reshape(x.shape) for x, n in ((q, "q_norm"), (k, "k_norm")))
         q, k, v = turn(q), bf16(turn(k)), bf16(v)
         out = np.empty_like(q)
         for h in range(heads):

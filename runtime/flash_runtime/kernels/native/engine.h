@@ -35,8 +35,9 @@ struct Linear {
 struct Layer {
     const float* attn_norm = nullptr; // [H]
     Linear qkv;                       // rows: q heads, k heads, v heads
-    const float* q_norm = nullptr;    // [head_dim], null: none
-    const float* k_norm = nullptr;
+    const float* q_norm = nullptr;    // [head_dim], or [heads * head_dim] if together; null: none
+    const float* k_norm = nullptr;    // [head_dim], or [kv_heads * head_dim]
+    bool norm_together = false;       // q_norm and k_norm see all heads as one vector
     Linear o;
     const float* mlp_norm = nullptr; // [H]
     const float* router = nullptr;   // [E, H], null: dense

@@ -91,7 +91,7 @@ NB_MODULE(_native, m) {
         .def_static(
             "of",
             [](const Floats& attn_norm, const flash::Linear& qkv, const std::optional<Floats>& q_norm,
-               const std::optional<Floats>& k_norm, const flash::Linear& o, const Floats& mlp_norm,
+               const std::optional<Floats>& k_norm, bool norm_together, const flash::Linear& o, const Floats& mlp_norm,
                const std::optional<Floats>& router, int experts, int top_k, bool normalise,
                const flash::Linear& gate_up, const flash::Linear& down, int width) {
                 flash::Layer layer;
@@ -99,6 +99,7 @@ NB_MODULE(_native, m) {
                 layer.qkv = qkv;
                 layer.q_norm = q_norm ? q_norm->data() : nullptr;
                 layer.k_norm = k_norm ? k_norm->data() : nullptr;
+                layer.norm_together = norm_together;
                 layer.o = o;
                 layer.mlp_norm = mlp_norm.data();
                 layer.router = router ? router->data() : nullptr;
@@ -110,7 +111,7 @@ NB_MODULE(_native, m) {
                 layer.width = width;
                 return layer;
             },
-            "attn_norm"_a, "qkv"_a, "q_norm"_a.none(), "k_norm"_a.none(), "o"_a, "mlp_norm"_a, "router"_a.none(),
+            "attn_norm"_a, "qkv"_a, "q_norm"_a.none(), "k_norm"_a.none(), "norm_together"_a, "o"_a, "mlp_norm"_a, "router"_a.none(),
             "experts"_a, "top_k"_a, "normalise"_a, "gate_up"_a, "down"_a, "width"_a);
 
     nb::class_<PyEngine>(m, "Engine")

@@ -16,9 +16,16 @@ void Engine::write_cache(const Batch& batch, const Layer& layer, size_t layer_in
         for (int t = first; t < last; ++t) {
             const ptrdiff_t angle = static_cast<ptrdiff_t>(t) * (dim / 2);
             float* head = qkv_.data() + static_cast<ptrdiff_t>(t) * layer.qkv.features;
+            if (layer.norm_together) {
+                const int queries = model_.heads * dim;
+                if (layer.q_norm) kernels_.rms_norm(head, layer.q_norm, queries, model_.norm_epsilon, head);
+                float* first_key = head + queries;
+                const int width = model_.kv_heads * dim;
+                if (layer.k_norm) kernels_.rms_norm(first_key, layer.k_norm, width, model_.norm_epsilon, first_key);
+            }
             for (int h = 0; h < model_.heads + model_.kv_heads; ++h, head += dim) {
                 const float* norm = h < model_.heads ? layer.q_norm : layer.k_norm;
-                if (norm) kernels_.rms_norm(head, norm, dim, model_.norm_epsilon, head);
+                if (norm && !layer.norm_together) kernels_.rms_norm(head, norm, dim, model_.norm_epsilon, head);
                 kernels_.rope(head, cosine_.data() + angle, sine_.data() + angle, dim / 2);
             }
             const float* value = head;

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, Literal
 
 from flash_runtime.model.checkpoint import Checkpoint
 from flash_runtime.model.errors import CheckpointError
@@ -63,7 +63,9 @@ class DecoderBuilder:
             width=width,
         )
 
-    def layer(self, index: int, mlp: DenseMlp | MoeMlp) -> LayerPlan:
+    def layer(
+        self, index: int, mlp: DenseMlp | MoeMlp, *, qk_norm_over: Literal["head", "projection"] = "head"
+    ) -> LayerPlan:
         """One block around its MLP."""
         config, source = self.config, f"model.layers.{index}"
         attention = f"{source}.self_attn"
@@ -87,11 +89,20 @@ class DecoderBuilder:
         return LayerPlan(
             attn_norm=self._norm(f"layers.{index}.attn_norm", f"{source}.input_layernorm"),
             qkv=self.linear(f"layers.{index}.qkv", qkv),
-            q_norm=self._head_norm(f"layers.{index}.q_norm", f"{attention}.q_norm"),
-            k_norm=self._head_norm(f"layers.{index}.k_norm", f"{attention}.k_norm"),
+            q_norm=self._qk_norm(
+                f"layers.{index}.q_norm",
+                f"{attention}.q_norm",
+                query_rows if qk_norm_over == "projection" else config.head_dim,
+            ),
+            k_norm=self._qk_norm(
+                f"layers.{index}.k_norm",
+                f"{attention}.k_norm",
+                kv_rows if qk_norm_over == "projection" else config.head_dim,
+            ),
             o=self.linear(f"layers.{index}.o", output),
             mlp_norm=self._norm(f"layers.{index}.mlp_norm", f"{source}.post_attention_layernorm"),
             mlp=mlp,
+            qk_norm_over=qk_norm_over,
         )
 
     def recipe(self, family: str, layers: Sequence[LayerPlan]) -> Recipe:
@@ -129,7 +140,7 @@ class DecoderBuilder:
     def _norm(self, name: str, module: str) -> str:
         return self.vector(name, Vector(f"{module}.weight", (self.config.hidden_size,)))
 
-    def _head_norm(self, name: str, module: str) -> str | None:
+    def _qk_norm(self, name: str, module: str, width: int) -> str | None:
         if not self._checkpoint.has(f"{module}.weight"):
             return None
-        return self.vector(name, Vector(f"{module}.weight", (self.config.head_dim,)))
+        return self.vector(name, Vector(f"{module}.weight", (width,)))
