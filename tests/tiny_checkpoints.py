@@ -72,6 +72,16 @@ _MIXTRAL = {
     "num_experts_per_tok": 2,
     "intermediate_size": 48,
 }
+_QWEN2_MOE = {
+    **_LLAMA,
+    "architectures": ["Qwen2MoeForCausalLM"],
+    "model_type": "qwen2_moe",
+    "num_experts": 8,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 48,
+    "shared_expert_intermediate_size": 80,
+    "decoder_sparse_step": 1,
+}
 
 CONFIGS: Mapping[str, dict[str, Any]] = {
     "llama": _LLAMA,
@@ -89,6 +99,8 @@ CONFIGS: Mapping[str, dict[str, Any]] = {
     "qwen3_moe_all": {**_QWEN3_MOE, "num_experts_per_tok": 8, "norm_topk_prob": False, "mlp_only_layers": [1]},
     "olmoe": {**_OLMOE, "norm_topk_prob": False},
     "olmoe_all": {**_OLMOE, "norm_topk_prob": True, "num_experts_per_tok": 8},
+    "qwen2_moe": {**_QWEN2_MOE, "norm_topk_prob": False},
+    "qwen2_moe_all": {**_QWEN2_MOE, "num_experts_per_tok": 8, "norm_topk_prob": True, "mlp_only_layers": [0]},
     "mixtral": _MIXTRAL,
     "mixtral_all": {**_MIXTRAL, "num_experts_per_tok": 8},
 }
@@ -147,7 +159,7 @@ def tensors(config: Mapping[str, Any]) -> Iterator[tuple[str, np.ndarray]]:
             yield prefix + name, _norm(prefix + name, hidden)
         for name, width in _qk_norms(config, head_dim).items():
             yield prefix + name, _norm(prefix + name, width)
-        if config["model_type"] == "qwen2":
+        if config["model_type"].startswith("qwen2"):
             for name, shape in list(shapes.items())[:3]:
                 bias = name.replace("weight", "bias")
                 yield prefix + bias, _uniform(prefix + bias, shape[0])
@@ -171,7 +183,10 @@ def _mlp_shapes(config: Mapping[str, Any], layer: int) -> dict[str, tuple[int, .
         return _swiglu_shapes("mlp", hidden, width)
     width = config.get("moe_intermediate_size", width)
     block = "block_sparse_moe" if "num_local_experts" in config else "mlp"
-    shapes = {f"{block}.gate.weight": (experts, hidden)}
+    shapes: dict[str, tuple[int, ...]] = {f"{block}.gate.weight": (experts, hidden)}
+    if "shared_expert_intermediate_size" in config:
+        shapes |= _swiglu_shapes(f"{block}.shared_expert", hidden, config["shared_expert_intermediate_size"])
+        shapes[f"{block}.shared_expert_gate.weight"] = (1, hidden)
     for expert in range(experts):
         shapes |= _swiglu_shapes(f"{block}.experts.{expert}", hidden, width)
     return shapes

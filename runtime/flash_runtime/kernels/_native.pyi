@@ -15,6 +15,10 @@ class Linear:
         weight: NDArray[np.uint8], scale: _Floats, bias: _Floats | None, features: int, inputs: int, experts: int
     ) -> Linear: ...
 
+class Swiglu:
+    @staticmethod
+    def of(gate_up: Linear, down: Linear, width: int) -> Swiglu: ...
+
 class Layer:
     @staticmethod
     def of(
@@ -29,9 +33,9 @@ class Layer:
         experts: int,
         top_k: int,
         normalise: bool,
-        gate_up: Linear,
-        down: Linear,
-        width: int,
+        mlp: Swiglu,
+        shared: Swiglu | None,
+        shared_gate: _Floats | None,
     ) -> Layer: ...
 
 class Engine:

@@ -31,6 +31,8 @@ class ExpertsConfig:
     """What the checkpoint says of its router's weights; some families always normalise."""
     dense_layers: frozenset[int] = frozenset()
     """Layers with one dense MLP instead."""
+    shared_width: int | None = None
+    """Hidden features of the expert that every token passes; None = there is none."""
 
 
 @dataclass(frozen=True)

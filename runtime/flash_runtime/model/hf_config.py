@@ -45,6 +45,7 @@ class _HfConfig(BaseModel):
     num_experts: int | None = Field(default=None, validation_alias=AliasChoices("num_experts", "num_local_experts"))
     num_experts_per_tok: int | None = None
     moe_intermediate_size: int | None = None
+    shared_expert_intermediate_size: int | None = Field(default=None, ge=1)
     norm_topk_prob: bool = False
     decoder_sparse_step: int = 1
     mlp_only_layers: list[int] = Field(default_factory=list)
@@ -138,4 +139,5 @@ def _experts(path: Path, config: _HfConfig) -> ExpertsConfig | None:
         width=config.moe_intermediate_size or config.intermediate_size,
         normalise=config.norm_topk_prob,
         dense_layers=dense,
+        shared_width=config.shared_expert_intermediate_size,
     )

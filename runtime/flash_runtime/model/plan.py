@@ -29,6 +29,19 @@ class DenseMlp:
 
 
 @dataclass(frozen=True)
+class SharedExpert:
+    """A SwiGLU that every token passes, whatever its router says; its output is weighted by sigmoid(gate . x)."""
+
+    gate: str
+    """Vector blob f32 [H]; computed in float like the router."""
+    gate_up: str
+    """Linear [2 * width, H]: the rows of gate, then those of up."""
+    down: str
+    """Linear [H, width]."""
+    width: Count
+
+
+@dataclass(frozen=True)
 class MoeMlp:
     """SwiGLU experts behind a softmax router; the outputs of the top_k experts are summed by router weight.
 
@@ -48,6 +61,8 @@ class MoeMlp:
     """Hidden features of one expert."""
     normalise: bool
     """Whether the top_k weights are scaled to sum to 1."""
+    shared: SharedExpert | None = None
+    """Added to the sum of the routed experts; None = absent."""
     kind: Literal["moe"] = "moe"
 
 
@@ -107,8 +122,11 @@ class ModelPlan:
         for layer in self.layers:
             shapes[layer.qkv] = (heads + 2 * kv_heads, self.hidden_size)
             shapes[layer.o] = (self.hidden_size, heads)
-            shapes[layer.mlp.gate_up] = (2 * layer.mlp.width, self.hidden_size)
-            shapes[layer.mlp.down] = (self.hidden_size, layer.mlp.width)
+            shared = layer.mlp.shared if isinstance(layer.mlp, MoeMlp) else None
+            for part in (layer.mlp, shared):
+                if part is not None:
+                    shapes[part.gate_up] = (2 * part.width, self.hidden_size)
+                    shapes[part.down] = (self.hidden_size, part.width)
         return shapes
 
     @classmethod

@@ -19,7 +19,7 @@ from flash_runtime.kernels.layout import GROUP, PackedLinear, unpack_linear
 from flash_runtime.kernels.reference import quantise
 from flash_runtime.model.checkpoint import Checkpoint
 from flash_runtime.model.families.recipe import Linear, Recipe, read_bias, read_vector, read_weights
-from flash_runtime.model.plan import DenseMlp, LayerPlan, ModelPlan, MoeMlp
+from flash_runtime.model.plan import DenseMlp, LayerPlan, ModelPlan, MoeMlp, SharedExpert
 from flash_runtime.packed import PackedFile
 
 
@@ -118,9 +118,12 @@ class ReferenceProvider:
         for expert in np.unique(chosen):
             tokens, ranks = np.nonzero(chosen == expert)
             out[tokens] += gates[tokens, ranks, None] * self._swiglu(mlp, x[tokens], expert=int(expert))
+        if mlp.shared is not None:
+            share = 1 / (1 + np.exp(-(x @ self._weights.vector(mlp.shared.gate).reshape(-1))))  # [T]
+            out += share[:, None] * self._swiglu(mlp.shared, x)
         return out
 
-    def _swiglu(self, mlp: DenseMlp | MoeMlp, x: FloatArray, *, expert: int | None = None) -> FloatArray:
+    def _swiglu(self, mlp: DenseMlp | MoeMlp | SharedExpert, x: FloatArray, *, expert: int | None = None) -> FloatArray:
         gate, up = np.split(self._weights.linear(mlp.gate_up, x, expert=expert), 2, axis=-1)
         silu = gate / (1 + np.exp(-gate))
         return self._weights.linear(mlp.down, silu * up, expert=expert)

@@ -54,6 +54,7 @@ def build_tiny_model(
     top_k=2,
     norms=None,
     bias=False,
+    shared=None,
 ) -> TinyModel:
     """Two layers; sizes are odd on purpose: nothing is a multiple of a register or a group."""
     rng = np.random.default_rng(7)
@@ -82,6 +83,13 @@ def build_tiny_model(
         if experts:
             blobs[f"{i}.router"] = rng.standard_normal((experts, hidden)).astype(np.float32)
             mlp |= {"router": f"{i}.router", "num_experts": experts, "top_k": top_k, "normalise": i == 0}
+        if shared:
+            mlp["shared"] = {
+                "gate": vector(f"{i}.shared.gate", hidden),
+                "gate_up": linear(f"{i}.shared.gate_up", 2 * shared, hidden),
+                "down": linear(f"{i}.shared.down", hidden, shared),
+                "width": shared,
+            }
         return {
             "attn_norm": vector(f"{i}.attn_norm", hidden),
             "qkv": linear(f"{i}.qkv", rows, hidden),
@@ -170,11 +178,16 @@ def emulate_prompt(model: TinyModel, token_ids: Any) -> FloatArray:
             down_scale=blobs[f"{down}.scale"],
             width=mlp["width"],
         )
-        return reference.expert_ffn(x, experts, chosen.astype(np.int32), gates)
+        out = reference.expert_ffn(x, experts, chosen.astype(np.int32), gates)
+        if "shared" in mlp:
+            share = 1 / (1 + np.exp(-(x @ blobs[mlp["shared"]["gate"]])))
+            out += share[:, None] * dense(x, mlp["shared"])
+        return out
 
     def mlp_of(x, mlp):
-        if mlp["kind"] == "moe":
-            return moe(x, mlp)
+        return moe(x, mlp) if mlp["kind"] == "moe" else dense(x, mlp)
+
+    def dense(x, mlp):
         gate, up = np.split(linear(x, mlp["gate_up"], 2 * mlp["width"]), 2, axis=1)
         return linear(reference.swiglu(gate, up), mlp["down"], plan["hidden_size"])
 

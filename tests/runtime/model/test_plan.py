@@ -65,6 +65,7 @@ def test_the_json_form_of_experts(plan: ModelPlan) -> None:
         "top_k": 8,
         "width": 48,
         "normalise": False,
+        "shared": None,
     }
     assert layers[0]["q_norm"] == "layers.0.q_norm"
     assert layers[1]["mlp"]["kind"] == "dense"

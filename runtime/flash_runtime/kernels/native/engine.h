@@ -32,6 +32,13 @@ struct Linear {
     Linear expert(int index) const;
 };
 
+// down(silu(gate(x)) * up(x)), or experts of it one after the other.
+struct Swiglu {
+    Linear gate_up; // rows: gate 0..F-1, up F..2F-1
+    Linear down;
+    int width = 0; // F
+};
+
 struct Layer {
     const float* attn_norm = nullptr; // [H]
     Linear qkv;                       // rows: q heads, k heads, v heads
@@ -44,9 +51,9 @@ struct Layer {
     int experts = 1;
     int top_k = 1;
     bool normalise = false;
-    Linear gate_up; // rows: gate 0..F-1, up F..2F-1
-    Linear down;
-    int width = 0; // F
+    Swiglu mlp;                          // dense, or the routed experts
+    Swiglu shared;                       // the expert that every token passes
+    const float* shared_gate = nullptr;  // [H], null: no shared expert
 };
 
 struct Model {
@@ -127,7 +134,12 @@ private:
     void attention(const Batch& batch, const Layer& layer, size_t layer_index);
     void write_cache(const Batch& batch, const Layer& layer, size_t layer_index);
     void route(const Layer& layer, int tokens);
-    void expert_hidden(const Layer& layer, const Linear& gate_up, const Share& share, int group);
+    void share_rows(int tokens);
+    void hidden_features(const Swiglu& mlp, const int32_t* row_index, int rows);
+    void hidden_group(const Swiglu& mlp, const int32_t* row_index, const Share& share, int group);
+    void outputs(const Swiglu& mlp, int rows);
+    void routed(const Layer& layer, int tokens);
+    void shared(const Layer& layer, int tokens);
     void mlp(const Layer& layer, int tokens);
 
     Model model_;
@@ -162,6 +174,7 @@ private:
     std::vector<int32_t> slot_token_; // [T * top_k]
     std::vector<Share> shares_;
     std::vector<float> expert_out_;   // [T * top_k, H]
+    std::vector<float> shared_weight_; // [T]
     QuantBuffer input_;               // of hidden rows or attention outputs
     QuantBuffer activation_;          // of expert hidden rows
 };

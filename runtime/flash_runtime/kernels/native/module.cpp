@@ -87,13 +87,21 @@ NB_MODULE(_native, m) {
     nb::class_<flash::Linear>(m, "Linear").def_static("of", &linear, "weight"_a, "scale"_a, "bias"_a.none(),
                                                       "features"_a, "inputs"_a, "experts"_a);
 
+    nb::class_<flash::Swiglu>(m, "Swiglu").def_static(
+        "of",
+        [](const flash::Linear& gate_up, const flash::Linear& down, int width) {
+            return flash::Swiglu{gate_up, down, width};
+        },
+        "gate_up"_a, "down"_a, "width"_a);
+
     nb::class_<flash::Layer>(m, "Layer")
         .def_static(
             "of",
             [](const Floats& attn_norm, const flash::Linear& qkv, const std::optional<Floats>& q_norm,
                const std::optional<Floats>& k_norm, bool norm_together, const flash::Linear& o, const Floats& mlp_norm,
                const std::optional<Floats>& router, int experts, int top_k, bool normalise,
-               const flash::Linear& gate_up, const flash::Linear& down, int width) {
+               const flash::Swiglu& mlp, const std::optional<flash::Swiglu>& shared,
+               const std::optional<Floats>& shared_gate) {
                 flash::Layer layer;
                 layer.attn_norm = attn_norm.data();
                 layer.qkv = qkv;
@@ -106,13 +114,15 @@ NB_MODULE(_native, m) {
                 layer.experts = experts;
                 layer.top_k = top_k;
                 layer.normalise = normalise;
-                layer.gate_up = gate_up;
-                layer.down = down;
-                layer.width = width;
+                layer.mlp = mlp;
+                if (shared && shared_gate) {
+                    layer.shared = *shared;
+                    layer.shared_gate = shared_gate->data();
+                }
                 return layer;
             },
             "attn_norm"_a, "qkv"_a, "q_norm"_a.none(), "k_norm"_a.none(), "norm_together"_a, "o"_a, "mlp_norm"_a, "router"_a.none(),
-            "experts"_a, "top_k"_a, "normalise"_a, "gate_up"_a, "down"_a, "width"_a);
+            "experts"_a, "top_k"_a, "normalise"_a, "mlp"_a, "shared"_a.none(), "shared_gate"_a.none());
 
     nb::class_<PyEngine>(m, "Engine")
         .def(

@@ -52,16 +52,16 @@ class DecoderBuilder:
 
     def dense_mlp(self, index: int) -> DenseMlp:
         """SwiGLU of one layer."""
-        config, source = self.config, f"model.layers.{index}.mlp"
-        width = config.mlp_width
-        return DenseMlp(
-            gate_up=self.linear(
-                f"layers.{index}.gate_up",
-                Linear((f"{source}.gate_proj", f"{source}.up_proj"), (width, width), config.hidden_size),
-            ),
-            down=self.linear(f"layers.{index}.down", Linear((f"{source}.down_proj",), (config.hidden_size,), width)),
-            width=width,
-        )
+        width = self.config.mlp_width
+        gate_up, down = self.swiglu(f"layers.{index}", f"model.layers.{index}.mlp", width)
+        return DenseMlp(gate_up=gate_up, down=down, width=width)
+
+    def swiglu(self, name: str, source: str, width: int) -> tuple[str, str]:
+        """Record the two linears of one SwiGLU; returns their names in the packed file."""
+        hidden = self.config.hidden_size
+        gate_up = Linear((f"{source}.gate_proj", f"{source}.up_proj"), (width, width), hidden)
+        down = Linear((f"{source}.down_proj",), (hidden,), width)
+        return self.linear(f"{name}.gate_up", gate_up), self.linear(f"{name}.down", down)
 
     def layer(
         self, index: int, mlp: DenseMlp | MoeMlp, *, qk_norm_over: Literal["head", "projection"] = "head"
