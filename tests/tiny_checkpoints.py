@@ -46,6 +46,17 @@ _LLAMA3_ROPE = {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 64,
 }
+_YARN_ROPE = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 128}
+_YARN_ROPE_IN_FULL = {
+    "type": "yarn",
+    "factor": 40.0,
+    "original_max_position_embeddings": 64,
+    "beta_fast": 8.0,
+    "beta_slow": 2.0,
+    "mscale": 1.0,
+    "mscale_all_dim": 0.5,
+    "truncate": False,
+}
 _QWEN3_MOE = {
     **_LLAMA,
     "architectures": ["Qwen3MoeForCausalLM"],
@@ -86,6 +97,10 @@ _QWEN2_MOE = {
 CONFIGS: Mapping[str, dict[str, Any]] = {
     "llama": _LLAMA,
     "llama3_rope": {**_LLAMA, "rope_theta": 500000.0, "rope_scaling": _LLAMA3_ROPE},
+    "linear_rope": {**_LLAMA, "rope_scaling": {"type": "linear", "factor": 4.0}},
+    "dynamic_rope": {**_LLAMA, "rope_parameters": {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 2.0}},
+    "yarn_rope": {**_LLAMA, "rope_scaling": _YARN_ROPE},
+    "yarn_rope_in_full": {**_LLAMA, "rope_scaling": _YARN_ROPE_IN_FULL},
     "qwen2": {**_LLAMA, "architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2", "tie_word_embeddings": True},
     "qwen3": {
         **_LLAMA,

@@ -10,7 +10,7 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 
 from flash_runtime.model.checkpoint import ExpertsConfig, ModelConfig
 from flash_runtime.model.errors import CheckpointError, UnsupportedModel
-from flash_runtime.model.rope import Llama3Scaling, Rope
+from flash_runtime.model.hf_rope import parse_rope
 
 
 class _HfConfig(BaseModel):
@@ -32,12 +32,9 @@ class _HfConfig(BaseModel):
     hidden_act: str = "silu"
     mlp_bias: bool = False
     clip_qkv: float | None = None
-    partial_rotary_factor: float = 1.0
     use_sliding_window: bool = True
     sliding_window: int | None = None
-
-    # Position encoding: newer files nest it in rope_parameters.
-    rope_theta: float = 10_000.0
+    # Read by hf_rope; here only their kind is checked.
     rope_scaling: dict[str, Any] | None = None
     rope_parameters: dict[str, Any] | None = None
 
@@ -54,7 +51,8 @@ class _HfConfig(BaseModel):
 def parse_config(path: Path) -> ModelConfig:
     """Read and check one config.json."""
     try:
-        config = _HfConfig.model_validate(json.loads(path.read_bytes()))
+        document = json.loads(path.read_bytes())
+        config = _HfConfig.model_validate(document)
     except OSError as error:
         raise CheckpointError(f"{path}: {error.strerror}; a Hugging Face folder holds a config.json") from error
     except ValidationError as error:
@@ -64,6 +62,12 @@ def parse_config(path: Path) -> ModelConfig:
     except ValueError as error:
         raise CheckpointError(f"{path}: not JSON ({error})") from error
     _refuse_what_changes_the_arithmetic(path, config)
+    rope = parse_rope(
+        path,
+        document,
+        architecture=config.architectures[0],
+        max_position_embeddings=config.max_position_embeddings,
+    )
     return ModelConfig(
         architecture=config.architectures[0],
         hidden_size=config.hidden_size,
@@ -74,8 +78,8 @@ def parse_config(path: Path) -> ModelConfig:
         mlp_width=config.intermediate_size,
         vocab_size=config.vocab_size,
         norm_eps=config.rms_norm_eps,
-        max_context_tokens=config.max_position_embeddings,
-        rope=_rope(path, config),
+        max_context_tokens=max(config.max_position_embeddings, rope.reach_tokens),
+        rope=rope,
         tied_embeddings=config.tie_word_embeddings,
         experts=_experts(path, config),
     )
@@ -92,30 +96,6 @@ def _refuse_what_changes_the_arithmetic(path: Path, config: _HfConfig) -> None:
         raise UnsupportedModel(
             f"{path}: sliding_window is {config.sliding_window}; this release attends to the whole context"
         )
-
-
-def _rope(path: Path, config: _HfConfig) -> Rope:
-    settings = {**(config.rope_scaling or {}), **(config.rope_parameters or {})}
-    kind = settings.get("rope_type", settings.get("type", "default"))
-    if settings.get("partial_rotary_factor", config.partial_rotary_factor) != 1.0:
-        raise UnsupportedModel(f"{path}: partial_rotary_factor is not 1; this release turns whole heads")
-    try:
-        theta = float(settings.get("rope_theta", config.rope_theta))
-        if kind in ("default", None):
-            return Rope(theta)
-        if kind == "llama3":
-            return Rope(
-                theta,
-                Llama3Scaling(
-                    factor=float(settings["factor"]),
-                    low_freq_factor=float(settings["low_freq_factor"]),
-                    high_freq_factor=float(settings["high_freq_factor"]),
-                    original_context_tokens=int(settings["original_max_position_embeddings"]),
-                ),
-            )
-    except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{path}: the RoPE settings are incomplete or malformed ({error!r})") from error
-    raise UnsupportedModel(f"{path}: RoPE scaling {kind!r} is not supported by this release; known: default, llama3")
 
 
 def _experts(path: Path, config: _HfConfig) -> ExpertsConfig | None:

@@ -102,7 +102,7 @@ class ModelPlan:
     rope_inv_freq: str
     """Vector blob f32 [head_dim / 2]: the angle per position of each pair (i, i + head_dim / 2)."""
     rope_scale: float
-    """Factor on cosine and sine; 1 unless a scaling method asks for more."""
+    """Factor on cosine and sine; 1 unless a scaling method (YaRN) asks for more."""
     embedding: str
     """Linear [vocab_size, H] whose dequantised rows are the token embeddings."""
     final_norm: str

@@ -98,9 +98,24 @@ def test_a_folder_without_weights_says_what_is_expected(folder: Path) -> None:
         ({"clip_qkv": 8.0}, UnsupportedModel, r"clip_qkv is 8\.0"),
         ({"sliding_window": 4096}, UnsupportedModel, "sliding_window is 4096"),
         ({"partial_rotary_factor": 0.5}, UnsupportedModel, "partial_rotary_factor"),
-        ({"rope_scaling": {"rope_type": "yarn", "factor": 4}}, UnsupportedModel, "'yarn' is not supported"),
-        ({"rope_parameters": {"rope_type": "dynamic"}}, UnsupportedModel, "'dynamic' is not supported"),
-        ({"rope_scaling": {"type": "llama3", "factor": 4}}, CheckpointError, "RoPE settings are incomplete"),
+        (
+            {"rope_scaling": {"rope_type": "longrope", "factor": 4}},
+            UnsupportedModel,
+            "'longrope' is not supported by this release; known: default, linear, dynamic, yarn, llama3",
+        ),
+        ({"rope_scaling": {"type": "linear"}}, CheckpointError, "incomplete: linear needs factor"),
+        (
+            {"rope_scaling": {"type": "llama3", "factor": 4}},
+            CheckpointError,
+            "incomplete: llama3 needs low_freq_factor",
+        ),
+        ({"rope_scaling": {"type": "linear", "factor": -1}}, CheckpointError, "malformed: factor.*found -1"),
+        ({"rope_theta": "big"}, CheckpointError, "malformed: rope_theta.*found 'big'"),
+        (
+            {"rope_scaling": {"type": "llama3", "factor": 4, "low_freq_factor": 2, "high_freq_factor": 2}},
+            CheckpointError,
+            r"high_freq_factor \(2\.0\) must exceed low_freq_factor \(2\.0\)",
+        ),
         ({"num_experts": 8}, CheckpointError, "num_experts_per_tok"),
         (
             {"num_experts": 8, "num_experts_per_tok": 9},
@@ -126,6 +141,12 @@ def test_newer_and_older_spellings_of_rope_agree(folder: Path) -> None:
         rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
     )
     assert SafetensorsCheckpoint.open(folder).config == older
+
+
+def test_yarn_widens_the_window_to_what_it_was_made_for(folder: Path) -> None:
+    scaling = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 512}
+    change_json(folder / "config.json", rope_scaling=scaling)
+    assert SafetensorsCheckpoint.open(folder).config.max_context_tokens == 2048
 
 
 def test_a_sliding_window_that_is_switched_off_is_no_obstacle(folder: Path) -> None:

@@ -123,7 +123,7 @@ class DecoderBuilder:
             norm_eps=config.norm_eps,
             max_context_tokens=config.max_context_tokens,
             rope_inv_freq="rope_inv_freq",
-            rope_scale=1.0,
+            rope_scale=config.rope.scale,
             embedding=embedding,
             final_norm=self._norm("final_norm", "model.norm"),
             head=head,
