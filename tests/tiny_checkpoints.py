@@ -93,6 +93,24 @@ _QWEN2_MOE = {
     "shared_expert_intermediate_size": 80,
     "decoder_sparse_step": 1,
 }
+_GRANITE = {
+    **_LLAMA,
+    "architectures": ["GraniteForCausalLM"],
+    "model_type": "granite",
+    "embedding_multiplier": 12.0,
+    "attention_multiplier": 0.125,
+    "residual_multiplier": 0.22,
+    "logits_scaling": 6.0,
+}
+_GRANITE_MOE = {
+    **_GRANITE,
+    "architectures": ["GraniteMoeForCausalLM"],
+    "model_type": "granitemoe",
+    "num_local_experts": 8,
+    "num_experts_per_tok": 3,
+    "intermediate_size": 48,
+    "tie_word_embeddings": True,
+}
 
 CONFIGS: Mapping[str, dict[str, Any]] = {
     "llama": _LLAMA,
@@ -118,6 +136,9 @@ CONFIGS: Mapping[str, dict[str, Any]] = {
     "qwen2_moe_all": {**_QWEN2_MOE, "num_experts_per_tok": 8, "norm_topk_prob": True, "mlp_only_layers": [0]},
     "mixtral": _MIXTRAL,
     "mixtral_all": {**_MIXTRAL, "num_experts_per_tok": 8},
+    "granite": _GRANITE,
+    "granite_moe": _GRANITE_MOE,
+    "granite_moe_all": {**_GRANITE_MOE, "num_experts_per_tok": 8},
 }
 
 
@@ -197,6 +218,12 @@ def _mlp_shapes(config: Mapping[str, Any], layer: int) -> dict[str, tuple[int, .
     if experts is None or layer in config.get("mlp_only_layers", []):
         return _swiglu_shapes("mlp", hidden, width)
     width = config.get("moe_intermediate_size", width)
+    if config["model_type"] == "granitemoe":
+        return {
+            "block_sparse_moe.router.layer.weight": (experts, hidden),
+            "block_sparse_moe.input_linear.weight": (experts, 2 * width, hidden),
+            "block_sparse_moe.output_linear.weight": (experts, hidden, width),
+        }
     block = "block_sparse_moe" if "num_local_experts" in config else "mlp"
     shapes: dict[str, tuple[int, ...]] = {f"{block}.gate.weight": (experts, hidden)}
     if "shared_expert_intermediate_size" in config:

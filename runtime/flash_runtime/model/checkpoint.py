@@ -36,6 +36,17 @@ class ExpertsConfig:
 
 
 @dataclass(frozen=True)
+class Multipliers:
+    """Constants of Granite models, as their files name them."""
+
+    embedding: float = 1.0
+    attention: float = 1.0
+    """Factor on the scores, in place of 1 / sqrt(head_dim)."""
+    residual: float = 1.0
+    logits_divisor: float = 1.0
+
+
+@dataclass(frozen=True)
 class ModelConfig:
     """The facts a family needs to write a layer plan."""
 
@@ -53,6 +64,8 @@ class ModelConfig:
     rope: Rope
     tied_embeddings: bool
     experts: ExpertsConfig | None = None
+    multipliers: Multipliers = field(default_factory=Multipliers)
+    """Only the families that know them read them."""
 
 
 @dataclass(frozen=True)

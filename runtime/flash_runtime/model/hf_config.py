@@ -8,9 +8,9 @@ from typing import Any
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 
-from flash_runtime.model.checkpoint import ExpertsConfig, ModelConfig
+from flash_runtime.model.checkpoint import ExpertsConfig, ModelConfig, Multipliers
 from flash_runtime.model.errors import CheckpointError, UnsupportedModel
-from flash_runtime.model.hf_rope import parse_rope
+from flash_runtime.model.hf_rope import Positive, parse_rope
 
 
 class _HfConfig(BaseModel):
@@ -37,6 +37,12 @@ class _HfConfig(BaseModel):
     # Read by hf_rope; here only their kind is checked.
     rope_scaling: dict[str, Any] | None = None
     rope_parameters: dict[str, Any] | None = None
+
+    # Granite.
+    embedding_multiplier: Positive = 1.0
+    attention_multiplier: Positive = 1.0
+    residual_multiplier: Positive = 1.0
+    logits_scaling: Positive = 1.0
 
     # Mixture of experts.
     num_experts: int | None = Field(default=None, validation_alias=AliasChoices("num_experts", "num_local_experts"))
@@ -82,6 +88,12 @@ def parse_config(path: Path) -> ModelConfig:
         rope=rope,
         tied_embeddings=config.tie_word_embeddings,
         experts=_experts(path, config),
+        multipliers=Multipliers(
+            embedding=config.embedding_multiplier,
+            attention=config.attention_multiplier,
+            residual=config.residual_multiplier,
+            logits_divisor=config.logits_scaling,
+        ),
     )
 
 

@@ -14,6 +14,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 Count = Annotated[int, Field(ge=1)]
+Factor = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 @dataclass(frozen=True)
@@ -109,6 +110,18 @@ class ModelPlan:
     head: str
     """Linear [vocab_size, H]; the embedding's name when the weights are tied."""
     layers: tuple[LayerPlan, ...] = field(default=())
+    embedding_factor: Factor = 1.0
+    """Multiplies the token embeddings."""
+    attention_factor: Factor | None = None
+    """Multiplies the scores; None = 1 / sqrt(head_dim)."""
+    residual_factor: Factor = 1.0
+    """Multiplies what attention and MLP add to the residual."""
+    logits_factor: Factor = 1.0
+
+    @property
+    def score_factor(self) -> float:
+        """What multiplies the attention scores."""
+        return self.head_dim**-0.5 if self.attention_factor is None else self.attention_factor
 
     def to_json(self) -> dict[str, Any]:
         """The form that stands in the packed file's header."""

@@ -51,11 +51,13 @@ class ReferenceProvider:
 
     def step(self, batch: Batch) -> FloatArray:
         plan, weights = self._plan, self._weights
-        x = weights.rows(plan.embedding, batch.token_ids)  # [T, H]
+        residual = np.float32(plan.residual_factor)
+        x = weights.rows(plan.embedding, batch.token_ids) * np.float32(plan.embedding_factor)  # [T, H]
         for index, layer in enumerate(plan.layers):
-            x = x + self._attention(index, layer, self._norm(x, layer.attn_norm), batch)
-            x = x + self._mlp(layer.mlp, self._norm(x, layer.mlp_norm))
-        return weights.linear(plan.head, self._norm(x[batch.logit_rows], plan.final_norm))  # [R, V]
+            x = x + residual * self._attention(index, layer, self._norm(x, layer.attn_norm), batch)
+            x = x + residual * self._mlp(layer.mlp, self._norm(x, layer.mlp_norm))
+        logits = weights.linear(plan.head, self._norm(x[batch.logit_rows], plan.final_norm))  # [R, V]
+        return logits * np.float32(plan.logits_factor)
 
     def _norm(self, x: FloatArray, name: str) -> FloatArray:
         """RMS norm over the last axis."""
@@ -94,7 +96,7 @@ class ReferenceProvider:
         keys = self._keys[index, held].reshape(cached)[:num_positions]  # [P, g, d]
         values = self._values[index, held].reshape(cached)[:num_positions]
         grouped = q.reshape(plan.num_kv_heads, -1, plan.head_dim)  # [g, h / g, d]
-        scores = np.einsum("gqd,pgd->gqp", grouped, keys) / np.sqrt(np.float32(plan.head_dim))
+        scores = np.einsum("gqd,pgd->gqp", grouped, keys) * np.float32(plan.score_factor)
         attended: FloatArray = np.einsum("gqp,pgd->gqd", _softmax(scores), values)
         return attended.reshape(plan.num_heads, plan.head_dim)
 

@@ -55,6 +55,7 @@ def build_tiny_model(
     norms=None,
     bias=False,
     shared=None,
+    factors=None,
 ) -> TinyModel:
     """Two layers; sizes are odd on purpose: nothing is a multiple of a register or a group."""
     rng = np.random.default_rng(7)
@@ -118,6 +119,7 @@ def build_tiny_model(
         "final_norm": vector("final_norm", hidden),
         "head": "embedding" if experts else linear("head", vocab, hidden),
         "layers": [layer(0), layer(1)],
+        **({f"{name}_factor": factor for name, factor in (factors or {}).items()}),
     }
     return TinyModel({"model": plan}, blobs)
 
@@ -133,6 +135,9 @@ def emulate_prompt(model: TinyModel, token_ids: Any) -> FloatArray:
     plan, blobs = model.plan, model.blobs
     heads, kv_heads, dim = plan["num_heads"], plan["num_kv_heads"], plan["head_dim"]
     tokens = len(token_ids)
+
+    def factor(name, otherwise=1.0):
+        return np.float32(plan.get(f"{name}_factor", otherwise))
 
     def norm(x, name):
         return x / np.sqrt(np.mean(x * x, axis=-1, keepdims=True) + np.float32(plan["norm_eps"])) * blobs[name]
@@ -156,7 +161,7 @@ def emulate_prompt(model: TinyModel, token_ids: Any) -> FloatArray:
         q, k, v = turn(q), bf16(turn(k)), bf16(v)
         out = np.empty_like(q)
         for h in range(heads):
-            scores = q[:, h] @ k[:, h * kv_heads // heads].T / np.sqrt(np.float32(dim))  # [T, P]
+            scores = q[:, h] @ k[:, h * kv_heads // heads].T * factor("attention", dim**-0.5)  # [T, P]
             scores[np.triu_indices(tokens, 1)] = -np.inf
             weights = np.exp(scores - scores.max(axis=1, keepdims=True))
             out[:, h] = weights / weights.sum(axis=1, keepdims=True) @ v[:, h * kv_heads // heads]
@@ -193,10 +198,11 @@ def emulate_prompt(model: TinyModel, token_ids: Any) -> FloatArray:
 
     table = PackedLinear(weight=blobs["embedding.weight"], scale=blobs["embedding.scale"])
     x = unpack_linear(table, n=plan["vocab_size"], k=plan["hidden_size"])[np.asarray(token_ids)]
+    x = x * factor("embedding")
     for layer in plan["layers"]:
-        x = x + attention(norm(x, layer["attn_norm"]), layer)
-        x = x + mlp_of(norm(x, layer["mlp_norm"]), layer["mlp"])
-    return linear(norm(x, "final_norm"), plan["head"], plan["vocab_size"])
+        x = x + attention(norm(x, layer["attn_norm"]), layer) * factor("residual")
+        x = x + mlp_of(norm(x, layer["mlp_norm"]), layer["mlp"]) * factor("residual")
+    return linear(norm(x, "final_norm"), plan["head"], plan["vocab_size"]) * factor("logits")
 
 
 @dataclass(frozen=True)

@@ -50,6 +50,10 @@ def test_the_json_form_of_a_dense_layer(plan: ModelPlan) -> None:
         "embedding": "embedding",
         "final_norm": "final_norm",
         "head": "embedding",
+        "embedding_factor": 1.0,
+        "attention_factor": None,
+        "residual_factor": 1.0,
+        "logits_factor": 1.0,
     }
 
 
@@ -75,6 +79,7 @@ def test_the_json_form_of_experts(plan: ModelPlan) -> None:
     ("change", "reason"),
     [
         ({"hidden_size": 0}, "hidden_size.*found 0"),
+        ({"residual_factor": 0}, "residual_factor.*found 0"),
         ({"num_layers": 2}, "num_layers is 2, layers has 3"),
         ({"surprise": 1}, "surprise"),
         ({"layers": [{"mlp": {"kind": "sparse"}}] * 3}, r"layers\.0"),

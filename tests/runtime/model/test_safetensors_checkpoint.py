@@ -81,6 +81,15 @@ def test_a_missing_tensor_is_named(folder: Path) -> None:
         SafetensorsCheckpoint.open(folder).tensor("nonsense")
 
 
+def test_one_of_a_stack_is_read_by_its_number(tmp_path: Path) -> None:
+    folder = write_checkpoint(tmp_path, "granite_moe")
+    name = "model.layers.0.block_sparse_moe.output_linear.weight"
+    checkpoint = SafetensorsCheckpoint.open(folder)
+    np.testing.assert_array_equal(checkpoint.tensor(name, part=3), checkpoint.tensor(name)[3])
+    with pytest.raises(CheckpointError, match=r"output_linear.weight has shape \[8, 96, 48\], number 8 of its first"):
+        checkpoint.tensor(name, part=8)
+
+
 def test_a_folder_without_weights_says_what_is_expected(folder: Path) -> None:
     (folder / "model.safetensors").unlink()
     with pytest.raises(CheckpointError, match=r"no \*\.safetensors file"):

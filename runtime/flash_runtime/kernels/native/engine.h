@@ -66,6 +66,10 @@ struct Model {
     int max_positions = 0;
     const float* rope_inv_freq = nullptr; // [head_dim / 2]
     float rope_scale = 1;
+    float embedding_factor = 1;
+    float score_factor = 1; // on attention scores, usually 1 / sqrt(head_dim)
+    float residual_factor = 1;
+    float logits_factor = 1;
     Linear embedding;                  // [V, H], rows looked up
     const float* final_norm = nullptr; // [H]
     Linear head;                       // [V, H]
@@ -128,7 +132,8 @@ private:
         pool_.run(divide_up(count, size), [&](int i) { body(i * size, std::min(count, (i + 1) * size)); });
     }
 
-    void run_linear(const Linear& linear, QuantBuffer& input, int rows, float* out, bool accumulate);
+    // out = factor * linear(input), or added to what is there.
+    void run_linear(const Linear& linear, QuantBuffer& input, int rows, float* out, bool accumulate, float factor);
     void embed(const Batch& batch);
     void norm_rows(const float* weight, int rows, const int32_t* index);
     void attention(const Batch& batch, const Layer& layer, size_t layer_index);

@@ -128,7 +128,8 @@ NB_MODULE(_native, m) {
         .def(
             "__init__",
             [](PyEngine* self, int hidden, int heads, int kv_heads, int head_dim, int vocab, float norm_epsilon,
-               int max_positions, const Floats& rope_inv_freq, float rope_scale, const flash::Linear& embedding,
+               int max_positions, const Floats& rope_inv_freq, float rope_scale, float embedding_factor,
+               float score_factor, float residual_factor, float logits_factor, const flash::Linear& embedding,
                const Floats& final_norm, const flash::Linear& head, std::vector<flash::Layer> layers, nb::object arrays,
                const std::string& isa, int threads, int num_blocks, int block_size) {
                 if (head_dim > flash::kMaxHeadDim) throw std::invalid_argument("head_dim is too large");
@@ -142,6 +143,10 @@ NB_MODULE(_native, m) {
                 model.max_positions = max_positions;
                 model.rope_inv_freq = floats("rope_inv_freq", rope_inv_freq, static_cast<size_t>(head_dim / 2));
                 model.rope_scale = rope_scale;
+                model.embedding_factor = embedding_factor;
+                model.score_factor = score_factor;
+                model.residual_factor = residual_factor;
+                model.logits_factor = logits_factor;
                 model.embedding = embedding;
                 model.final_norm = floats("final_norm", final_norm, static_cast<size_t>(hidden));
                 model.head = head;
@@ -149,7 +154,8 @@ NB_MODULE(_native, m) {
                 new (self) PyEngine(std::move(model), std::move(arrays), isa, threads, num_blocks, block_size);
             },
             nb::kw_only(), "hidden"_a, "heads"_a, "kv_heads"_a, "head_dim"_a, "vocab"_a, "norm_epsilon"_a,
-            "max_positions"_a, "rope_inv_freq"_a, "rope_scale"_a, "embedding"_a, "final_norm"_a, "head"_a, "layers"_a,
+            "max_positions"_a, "rope_inv_freq"_a, "rope_scale"_a, "embedding_factor"_a,
+            "score_factor"_a, "residual_factor"_a, "logits_factor"_a, "embedding"_a, "final_norm"_a, "head"_a, "layers"_a,
             "arrays"_a, "isa"_a, "threads"_a, "num_blocks"_a, "block_size"_a)
         .def("step", &PyEngine::step, "token_ids"_a.noconvert(), "positions"_a.noconvert(),
              "query_starts"_a.noconvert(), "block_tables"_a.noconvert(), "logit_rows"_a.noconvert(),

@@ -1,6 +1,4 @@
 // The attention half of a layer: projections, rotary embedding, the paged cache, and the jobs of its kernel.
-#include <cmath>
-
 #include "engine.h"
 
 namespace flash {
@@ -47,7 +45,7 @@ void Engine::write_cache(const Batch& batch, const Layer& layer, size_t layer_in
 
 void Engine::attention(const Batch& batch, const Layer& layer, size_t layer_index) {
     norm_rows(layer.attn_norm, batch.tokens, nullptr);
-    run_linear(layer.qkv, input_, batch.tokens, qkv_.data(), false);
+    run_linear(layer.qkv, input_, batch.tokens, qkv_.data(), false, 1.0f);
     write_cache(batch, layer, layer_index);
 
     const int dim = model_.head_dim;
@@ -55,7 +53,6 @@ void Engine::attention(const Batch& batch, const Layer& layer, size_t layer_inde
     const uint16_t* keys = cache_.get() + static_cast<ptrdiff_t>(layer_index) * key_layer_;
     const uint16_t* values = cache_.get() + static_cast<ptrdiff_t>(model_.layers.size()) * key_layer_ +
                              static_cast<ptrdiff_t>(layer_index) * value_layer_;
-    const float scale = 1.0f / std::sqrt(static_cast<float>(dim));
     pool_.run(static_cast<int>(tiles_.size()) * model_.kv_heads, [&](int i) {
         const Tile& tile = tiles_[i / model_.kv_heads];
         const int kv_head = i % model_.kv_heads;
@@ -68,7 +65,7 @@ void Engine::attention(const Batch& batch, const Layer& layer, size_t layer_inde
         job.block_size = block_size_;
         job.head_dim = dim;
         job.value_dim = value_dim_;
-        job.scale = scale;
+        job.scale = model_.score_factor;
         job.rows = tile.rows;
         for (int r = 0; r < tile.rows; ++r) {
             const ptrdiff_t token = batch.query_starts[tile.sequence] + (tile.begin + r) / group;
@@ -89,7 +86,7 @@ void Engine::attention(const Batch& batch, const Layer& layer, size_t layer_inde
             kernels_.quantise(from, width, row.values, row.scale, row.offset);
         }
     });
-    run_linear(layer.o, input_, batch.tokens, hidden_.data(), true);
+    run_linear(layer.o, input_, batch.tokens, hidden_.data(), true, model_.residual_factor);
 }
 
 } // namespace flash

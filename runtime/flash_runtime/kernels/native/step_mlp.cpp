@@ -147,7 +147,8 @@ void Engine::routed(const Layer& layer, int tokens) {
         for (ptrdiff_t t = first; t < last; ++t) {
             for (ptrdiff_t choice = t * top_k; choice < (t + 1) * top_k; ++choice) {
                 const float* from = expert_out_.data() + static_cast<ptrdiff_t>(slot_[choice]) * width;
-                kernels_.add_scaled(from, chosen_weight_[choice], width, hidden_.data() + t * width);
+                const float weight = chosen_weight_[choice] * model_.residual_factor;
+                kernels_.add_scaled(from, weight, width, hidden_.data() + t * width);
             }
         }
     });
@@ -164,7 +165,7 @@ void Engine::shared(const Layer& layer, int tokens) {
         const float* rows = normed_.data() + first * width;
         kernels_.router(rows, last - first, layer.shared_gate, 1, model_.hidden, shared_weight_.data() + first);
         for (ptrdiff_t t = first; t < last; ++t) {
-            const float weight = 1.0f / (1.0f + std::exp(-shared_weight_[t]));
+            const float weight = model_.residual_factor / (1.0f + std::exp(-shared_weight_[t]));
             kernels_.add_scaled(expert_out_.data() + t * width, weight, model_.hidden, hidden_.data() + t * width);
         }
     });
@@ -179,7 +180,7 @@ void Engine::mlp(const Layer& layer, int tokens) {
     }
     share_rows(tokens);
     hidden_features(layer.mlp, nullptr, tokens);
-    run_linear(layer.mlp.down, activation_, tokens, hidden_.data(), true);
+    run_linear(layer.mlp.down, activation_, tokens, hidden_.data(), true, model_.residual_factor);
 }
 
 } // namespace flash
