@@ -27,6 +27,7 @@ class Layer:
         q_norm: _Floats | None,
         k_norm: _Floats | None,
         norm_together: bool,
+        window: int,
         o: Linear,
         mlp_norm: _Floats,
         router: _Floats | None,

@@ -36,6 +36,19 @@ class ExpertsConfig:
 
 
 @dataclass(frozen=True)
+class SlidingWindow:
+    """A bound on how far back tokens see. Which layers it binds, and whether it is on, each family knows."""
+
+    tokens: int
+    switched_on: bool | None
+    """What the checkpoint says about using it; None = nothing."""
+    first_layer: int
+    """Where it begins in the families that leave the lower layers unbound."""
+    layers: tuple[bool, ...] | None = None
+    """Whether it binds each layer, where the checkpoint lists them."""
+
+
+@dataclass(frozen=True)
 class Multipliers:
     """Constants of Granite models, as their files name them."""
 
@@ -64,6 +77,7 @@ class ModelConfig:
     rope: Rope
     tied_embeddings: bool
     experts: ExpertsConfig | None = None
+    window: SlidingWindow | None = None
     multipliers: Multipliers = field(default_factory=Multipliers)
     """Only the families that know them read them."""
 

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 
-from flash_runtime.model.checkpoint import ExpertsConfig, ModelConfig, Multipliers
+from flash_runtime.model.checkpoint import ExpertsConfig, ModelConfig, Multipliers, SlidingWindow
 from flash_runtime.model.errors import CheckpointError, UnsupportedModel
 from flash_runtime.model.hf_rope import Positive, parse_rope
+
+_DEFAULT_WINDOW: Final = {f"{name}ForCausalLM": 4096 for name in ("Mistral", "Qwen2", "Qwen2Moe", "Qwen3", "Qwen3Moe")}
+"""Where the file leaves sliding_window out, as the architectures' own code has it; most of them switch it off."""
+_FULL: Final = "full_attention"
+_SLIDING: Final = "sliding_attention"
 
 
 class _HfConfig(BaseModel):
@@ -32,8 +37,10 @@ class _HfConfig(BaseModel):
     hidden_act: str = "silu"
     mlp_bias: bool = False
     clip_qkv: float | None = None
-    use_sliding_window: bool = True
+    use_sliding_window: bool | None = None
     sliding_window: int | None = None
+    max_window_layers: int = Field(default=28, ge=0)
+    layer_types: list[str] | None = None
     # Read by hf_rope; here only their kind is checked.
     rope_scaling: dict[str, Any] | None = None
     rope_parameters: dict[str, Any] | None = None
@@ -88,6 +95,7 @@ def parse_config(path: Path) -> ModelConfig:
         rope=rope,
         tied_embeddings=config.tie_word_embeddings,
         experts=_experts(path, config),
+        window=_window(path, config),
         multipliers=Multipliers(
             embedding=config.embedding_multiplier,
             attention=config.attention_multiplier,
@@ -104,10 +112,30 @@ def _refuse_what_changes_the_arithmetic(path: Path, config: _HfConfig) -> None:
         raise UnsupportedModel(f"{path}: mlp_bias is true; this release computes MLPs without bias")
     if config.clip_qkv is not None:
         raise UnsupportedModel(f"{path}: clip_qkv is {config.clip_qkv}; this release does not clip queries and keys")
-    if config.sliding_window is not None and config.use_sliding_window:
-        raise UnsupportedModel(
-            f"{path}: sliding_window is {config.sliding_window}; this release attends to the whole context"
+    if unknown := set(config.layer_types or ()) - {_FULL, _SLIDING}:
+        raise UnsupportedModel(f"{path}: layer_types has {min(unknown)!r}; this release knows {_FULL} and {_SLIDING}")
+
+
+def _window(path: Path, config: _HfConfig) -> SlidingWindow | None:
+    tokens, types = config.sliding_window, config.layer_types
+    if "sliding_window" not in config.model_fields_set:
+        tokens = _DEFAULT_WINDOW.get(config.architectures[0])
+    if types is not None and len(types) != config.num_hidden_layers:
+        raise CheckpointError(
+            f"{path}: layer_types has {len(types)} entries, num_hidden_layers is {config.num_hidden_layers}"
         )
+    if not tokens:  # files write null or 0 for none
+        if types is not None and _SLIDING in types:
+            raise CheckpointError(f"{path}: layer_types has {_SLIDING}, sliding_window is {tokens}")
+        return None
+    if tokens < 0:
+        raise CheckpointError(f"{path}: sliding_window is {tokens}; at least 1 is expected")
+    return SlidingWindow(
+        tokens=tokens,
+        switched_on=config.use_sliding_window,
+        first_layer=config.max_window_layers,
+        layers=None if types is None else tuple(kind == _SLIDING for kind in types),
+    )
 
 
 def _experts(path: Path, config: _HfConfig) -> ExpertsConfig | None:

@@ -82,6 +82,8 @@ class LayerPlan:
     mlp: Annotated[DenseMlp | MoeMlp, Field(discriminator="kind")]
     qk_norm_over: Literal["head", "projection"] = "head"
     """What q_norm and k_norm normalise: each head by itself [head_dim], or all heads together [heads * head_dim]."""
+    window: Count | None = None
+    """How many positions a token sees, its own among them; None = all before it."""
 
 
 @dataclass(frozen=True)

@@ -78,7 +78,7 @@ class ReferenceProvider:
                 position = int(batch.positions[token])
                 slot = (index, blocks[position // self.block_size], position % self.block_size)
                 self._keys[slot], self._values[slot] = k[token], v[token]
-                out[token] = self._attend(index, q[token], blocks, num_positions=position + 1)
+                out[token] = self._attend(index, layer, q[token], blocks, num_positions=position + 1)
         return self._weights.linear(layer.o, out.reshape(len(x), -1))
 
     def _head_norm(self, layer: LayerPlan, x: FloatArray, name: str | None) -> FloatArray:
@@ -88,13 +88,16 @@ class ReferenceProvider:
         together = x.reshape(len(x), -1) if layer.qk_norm_over == "projection" else x
         return self._norm(together, name).reshape(x.shape)
 
-    def _attend(self, index: int, q: FloatArray, blocks: NDArray[np.int32], *, num_positions: int) -> FloatArray:
+    def _attend(
+        self, index: int, layer: LayerPlan, q: FloatArray, blocks: NDArray[np.int32], *, num_positions: int
+    ) -> FloatArray:
         """One token's heads over the positions it sees. q [h, d] -> [h, d]."""
         plan = self._plan
+        first = 0 if layer.window is None else max(0, num_positions - layer.window)
         held = blocks[: -(-num_positions // self.block_size)]
         cached = (-1, plan.num_kv_heads, plan.head_dim)
-        keys = self._keys[index, held].reshape(cached)[:num_positions]  # [P, g, d]
-        values = self._values[index, held].reshape(cached)[:num_positions]
+        keys = self._keys[index, held].reshape(cached)[first:num_positions]  # [P, g, d]
+        values = self._values[index, held].reshape(cached)[first:num_positions]
         grouped = q.reshape(plan.num_kv_heads, -1, plan.head_dim)  # [g, h / g, d]
         scores = np.einsum("gqd,pgd->gqp", grouped, keys) * np.float32(plan.score_factor)
         attended: FloatArray = np.einsum("gqp,pgd->gqd", _softmax(scores), values)

@@ -56,6 +56,7 @@ def build_tiny_model(
     bias=False,
     shared=None,
     factors=None,
+    window=None,
 ) -> TinyModel:
     """Two layers; sizes are odd on purpose: nothing is a multiple of a register or a group."""
     rng = np.random.default_rng(7)
@@ -97,6 +98,7 @@ def build_tiny_model(
             "q_norm": vector(f"{i}.q_norm", head_dim * (heads if norms == "projection" else 1)) if norms else None,
             "k_norm": vector(f"{i}.k_norm", head_dim * (kv_heads if norms == "projection" else 1)) if norms else None,
             "qk_norm_over": norms or "head",
+            "window": window if i == 0 else None,
             "o": linear(f"{i}.o", hidden, heads * head_dim),
             "mlp_norm": vector(f"{i}.mlp_norm", hidden),
             "mlp": mlp,
@@ -163,6 +165,8 @@ def emulate_prompt(model: TinyModel, token_ids: Any) -> FloatArray:
         for h in range(heads):
             scores = q[:, h] @ k[:, h * kv_heads // heads].T * factor("attention", dim**-0.5)  # [T, P]
             scores[np.triu_indices(tokens, 1)] = -np.inf
+            if layer["window"]:
+                scores[np.tril_indices(tokens, -layer["window"])] = -np.inf
             weights = np.exp(scores - scores.max(axis=1, keepdims=True))
             out[:, h] = weights / weights.sum(axis=1, keepdims=True) @ v[:, h * kv_heads // heads]
         return linear(out.reshape(tokens, -1), layer["o"], plan["hidden_size"])

@@ -22,6 +22,8 @@ SHAPES: dict[str, dict[str, Any]] = {
     "moe_shared": {"experts": 5, "top_k": 2, "width": 24, "shared": 70},
     "factors": {"factors": FACTORS, "width": 40},
     "moe_factors": {"experts": 5, "width": 24, "shared": 33, "factors": FACTORS},
+    "window_within_a_chunk": {"window": 11},
+    "window_over_chunks": {"window": 70, "heads": 2, "kv_heads": 2, "head_dim": 20},
     "moe_wide": {"experts": 4, "top_k": 4, "width": 70, "heads": 4, "kv_heads": 4, "head_dim": 16},
 }
 PROMPT = np.random.default_rng(3).integers(0, 101, 150)

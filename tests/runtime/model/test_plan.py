@@ -33,6 +33,7 @@ def test_the_json_form_of_a_dense_layer(plan: ModelPlan) -> None:
         "mlp_norm": "layers.0.mlp_norm",
         "mlp": {"kind": "dense", "gate_up": "layers.0.gate_up", "down": "layers.0.down", "width": 160},
         "qk_norm_over": "head",
+        "window": None,
     }
     del document["layers"]
     assert document == {

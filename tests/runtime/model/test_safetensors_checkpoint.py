@@ -105,7 +105,10 @@ def test_a_folder_without_weights_says_what_is_expected(folder: Path) -> None:
         ({"hidden_act": "gelu"}, UnsupportedModel, "hidden_act is 'gelu'"),
         ({"mlp_bias": True}, UnsupportedModel, "mlp_bias"),
         ({"clip_qkv": 8.0}, UnsupportedModel, r"clip_qkv is 8\.0"),
-        ({"sliding_window": 4096}, UnsupportedModel, "sliding_window is 4096"),
+        ({"sliding_window": -1}, CheckpointError, "sliding_window is -1"),
+        ({"layer_types": ["full_attention"]}, CheckpointError, "layer_types has 1 entries, num_hidden_layers is 3"),
+        ({"layer_types": ["sliding_attention"] * 3}, CheckpointError, "sliding_window is None"),
+        ({"layer_types": ["linear_attention"] * 3}, UnsupportedModel, "layer_types has 'linear_attention'"),
         ({"partial_rotary_factor": 0.5}, UnsupportedModel, "partial_rotary_factor"),
         (
             {"rope_scaling": {"rope_type": "longrope", "factor": 4}},
@@ -158,9 +161,41 @@ def test_yarn_widens_the_window_to_what_it_was_made_for(folder: Path) -> None:
     assert SafetensorsCheckpoint.open(folder).config.max_context_tokens == 2048
 
 
-def test_a_sliding_window_that_is_switched_off_is_no_obstacle(folder: Path) -> None:
-    change_json(folder / "config.json", sliding_window=4096, use_sliding_window=False)
-    assert SafetensorsCheckpoint.open(folder).config.hidden_size == 96
+SWITCHED_OFF = {"sliding_window": 64, "use_sliding_window": False}
+SWITCHED_ON = {"sliding_window": 64, "use_sliding_window": True, "max_window_layers": 1}
+LISTED = {**SWITCHED_ON, "layer_types": ["sliding_attention", "full_attention", "full_attention"]}
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes", "windows"),
+    [
+        ("llama", SWITCHED_ON, [None, None, None]),  # transformers' Llama knows none either
+        ("mistral", {"sliding_window": 64}, [64, 64, 64]),
+        ("mistral", {"sliding_window": None}, [None, None, None]),
+        ("mixtral", {"sliding_window": 64}, [64, 64, 64]),
+        ("mixtral", {}, [None, None, None]),
+        ("olmoe", SWITCHED_ON, [None, None, None]),
+        ("qwen2", {"sliding_window": 64}, [None, None, None]),
+        ("qwen2", SWITCHED_OFF, [None, None, None]),
+        ("qwen2", SWITCHED_ON, [None, 64, 64]),
+        ("qwen3", LISTED, [64, None, None]),
+        ("qwen2_moe", {**SWITCHED_ON, "max_window_layers": 3}, [64, None, 64]),
+        ("qwen2_moe", LISTED, [64, None, None]),
+        ("qwen3_moe", SWITCHED_OFF, [None, None, None]),
+        ("qwen3_moe", SWITCHED_ON, [64, 64, 64]),
+    ],
+)
+def test_each_family_has_its_rule_for_which_layers_a_window_binds(
+    tmp_path: Path, kind: str, changes: dict[str, object], windows: list[int | None]
+) -> None:
+    folder = write_checkpoint(tmp_path, kind, changes=changes)
+    assert [layer.window for layer in recipe(open_checkpoint(folder)).plan.layers] == windows
+
+
+def test_mistral_has_a_window_even_where_its_file_leaves_it_out(tmp_path: Path) -> None:
+    folder = write_checkpoint(tmp_path, "mistral")
+    change_json(folder / "config.json", sliding_window=None)  # None takes the key out
+    assert [layer.window for layer in recipe(open_checkpoint(folder)).plan.layers] == [4096] * 3
 
 
 def test_a_configuration_that_is_not_json_is_named(folder: Path) -> None:

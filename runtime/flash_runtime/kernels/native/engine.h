@@ -45,6 +45,7 @@ struct Layer {
     const float* q_norm = nullptr;    // [head_dim], or [heads * head_dim] if together; null: none
     const float* k_norm = nullptr;    // [head_dim], or [kv_heads * head_dim]
     bool norm_together = false;       // q_norm and k_norm see all heads as one vector
+    int window = 0;                   // positions a token sees, its own among them; 0: all before it
     Linear o;
     const float* mlp_norm = nullptr; // [H]
     const float* router = nullptr;   // [E, H], null: dense

@@ -57,7 +57,8 @@ struct AttentionJob {
     int rows;
     const float* query[kAttentionRows];
     float* out[kAttentionRows];
-    int visible[kAttentionRows]; // keys each row sees, at least 1
+    int first[kAttentionRows];   // first key each row sees
+    int visible[kAttentionRows]; // end of the keys each row sees, beyond `first`
 };
 
 struct Kernels {

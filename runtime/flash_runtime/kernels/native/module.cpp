@@ -98,7 +98,7 @@ NB_MODULE(_native, m) {
         .def_static(
             "of",
             [](const Floats& attn_norm, const flash::Linear& qkv, const std::optional<Floats>& q_norm,
-               const std::optional<Floats>& k_norm, bool norm_together, const flash::Linear& o, const Floats& mlp_norm,
+               const std::optional<Floats>& k_norm, bool norm_together, int window, const flash::Linear& o, const Floats& mlp_norm,
                const std::optional<Floats>& router, int experts, int top_k, bool normalise,
                const flash::Swiglu& mlp, const std::optional<flash::Swiglu>& shared,
                const std::optional<Floats>& shared_gate) {
@@ -108,6 +108,7 @@ NB_MODULE(_native, m) {
                 layer.q_norm = q_norm ? q_norm->data() : nullptr;
                 layer.k_norm = k_norm ? k_norm->data() : nullptr;
                 layer.norm_together = norm_together;
+                layer.window = window;
                 layer.o = o;
                 layer.mlp_norm = mlp_norm.data();
                 layer.router = router ? router->data() : nullptr;
@@ -121,7 +122,7 @@ NB_MODULE(_native, m) {
                 }
                 return layer;
             },
-            "attn_norm"_a, "qkv"_a, "q_norm"_a.none(), "k_norm"_a.none(), "norm_together"_a, "o"_a, "mlp_norm"_a, "router"_a.none(),
+            "attn_norm"_a, "qkv"_a, "q_norm"_a.none(), "k_norm"_a.none(), "norm_together"_a, "window"_a, "o"_a, "mlp_norm"_a, "router"_a.none(),
             "experts"_a, "top_k"_a, "normalise"_a, "mlp"_a, "shared"_a.none(), "shared_gate"_a.none());
 
     nb::class_<PyEngine>(m, "Engine")

@@ -73,6 +73,7 @@ void Engine::attention(const Batch& batch, const Layer& layer, size_t layer_inde
             job.query[r] = qkv_.data() + token * layer.qkv.features + head * dim;
             job.out[r] = attended_.data() + (token * model_.heads + head) * dim;
             job.visible[r] = batch.positions[token] + 1;
+            job.first[r] = layer.window ? std::max(0, job.visible[r] - layer.window) : 0;
         }
         kernels_.attention(job);
     });

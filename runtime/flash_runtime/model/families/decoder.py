@@ -64,7 +64,12 @@ class DecoderBuilder:
         return self.linear(f"{name}.gate_up", gate_up), self.linear(f"{name}.down", down)
 
     def layer(
-        self, index: int, mlp: DenseMlp | MoeMlp, *, qk_norm_over: Literal["head", "projection"] = "head"
+        self,
+        index: int,
+        mlp: DenseMlp | MoeMlp,
+        *,
+        qk_norm_over: Literal["head", "projection"] = "head",
+        window: int | None = None,
     ) -> LayerPlan:
         """One block around its MLP."""
         config, source = self.config, f"model.layers.{index}"
@@ -103,6 +108,7 @@ class DecoderBuilder:
             mlp_norm=self._norm(f"layers.{index}.mlp_norm", f"{source}.post_attention_layernorm"),
             mlp=mlp,
             qk_norm_over=qk_norm_over,
+            window=window,
         )
 
     def recipe(self, family: str, layers: Sequence[LayerPlan]) -> Recipe:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from flash_runtime.model.checkpoint import Checkpoint
+from flash_runtime.model.families import windows
 from flash_runtime.model.families.decoder import DecoderBuilder
 from flash_runtime.model.families.experts import ExpertNames, experts_of, routed_mlp
 from flash_runtime.model.families.recipe import Recipe
@@ -23,5 +24,5 @@ def recipe(checkpoint: Checkpoint) -> Recipe:
     layers = []
     for index in range(checkpoint.config.num_layers):
         mlp = routed_mlp(builder, index, experts, normalise=True, names=_NAMES)
-        layers.append(builder.layer(index, mlp))
+        layers.append(builder.layer(index, mlp, window=windows.in_every_layer(checkpoint.config, index)))
     return builder.recipe("mixtral", layers)

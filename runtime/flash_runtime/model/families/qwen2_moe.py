@@ -7,6 +7,7 @@ from typing import Final
 
 from flash_runtime.model.checkpoint import Checkpoint, ExpertsConfig
 from flash_runtime.model.errors import CheckpointError
+from flash_runtime.model.families import windows
 from flash_runtime.model.families.decoder import DecoderBuilder
 from flash_runtime.model.families.experts import experts_of, routed_mlp
 from flash_runtime.model.families.recipe import Recipe, Vector
@@ -27,7 +28,7 @@ def recipe(checkpoint: Checkpoint) -> Recipe:
     for index in range(checkpoint.config.num_layers):
         dense = index in experts.dense_layers
         mlp = builder.dense_mlp(index) if dense else _moe_mlp(builder, index, experts, experts.shared_width)
-        layers.append(builder.layer(index, mlp))
+        layers.append(builder.layer(index, mlp, window=windows.in_even_lower_layers(checkpoint.config, index)))
     return builder.recipe("qwen2_moe", layers)
 
 

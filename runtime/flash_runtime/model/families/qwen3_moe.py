@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from flash_runtime.model.checkpoint import Checkpoint
+from flash_runtime.model.families import windows
 from flash_runtime.model.families.decoder import DecoderBuilder
 from flash_runtime.model.families.experts import experts_of, routed_mlp
 from flash_runtime.model.families.recipe import Recipe
@@ -20,5 +21,5 @@ def recipe(checkpoint: Checkpoint) -> Recipe:
     for index in range(checkpoint.config.num_layers):
         dense = index in experts.dense_layers
         mlp = builder.dense_mlp(index) if dense else routed_mlp(builder, index, experts, normalise=experts.normalise)
-        layers.append(builder.layer(index, mlp))
+        layers.append(builder.layer(index, mlp, window=windows.in_every_layer_if_switched_on(checkpoint.config, index)))
     return builder.recipe("qwen3_moe", layers)
