@@ -23,12 +23,18 @@ class Loaded:
 
 
 def load(config: EngineConfig) -> Loaded:
-    """Open the packed model of `config.model_dir` for this machine's CPU."""
+    """Open the packed model of `config.model_dir` for this machine's CPU. Raises PackedError or ValueError if unfit."""
     # Imported here: the rest of the backend works, and is tested, without the native part.
     from flash_runtime.kernels.provider import CpuProvider
-    from flash_runtime.packed import PackedFile
+    from flash_runtime.model.variants import PACK_VERSION
+    from flash_runtime.packed import PackedError, PackedFile
 
     packed = PackedFile.open(Path(config.model_dir) / PACKED_MODEL)
+    if (version := packed.header.get("pack_version")) != PACK_VERSION:
+        raise PackedError(
+            f"{packed.path}: pack_version is {version}, this release runs {PACK_VERSION}; "
+            "pull the model again (`flash-pull`)"
+        )
     provider = CpuProvider(packed, kv_cache_bytes=config.kv_cache_bytes, threads=config.threads)
     return Loaded(provider, packed.header["text"]["eos_token_ids"])
 
