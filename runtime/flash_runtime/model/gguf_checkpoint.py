@@ -57,8 +57,12 @@ _INNER: Final = {
 _IN_LAYER: Final = re.compile(r"model\.layers\.(\d+)\.(.+)\.(weight|bias)")
 _EXPERT: Final = re.compile(r"(?:mlp|block_sparse_moe)\.experts\.(\d+)\.(\w+)")
 _EXPERT_PARTS: Final = {
-    **{"gate_proj": "gate", "up_proj": "up", "down_proj": "down"},
-    **{"w1": "gate", "w3": "up", "w2": "down"},
+    "gate_proj": "gate",
+    "up_proj": "up",
+    "down_proj": "down",
+    "w1": "gate",
+    "w3": "up",
+    "w2": "down",
 }
 
 

@@ -58,7 +58,7 @@ class _HfConfig(BaseModel):
     shared_expert_intermediate_size: int | None = Field(default=None, ge=1)
     norm_topk_prob: bool = False
     decoder_sparse_step: int = 1
-    mlp_only_layers: list[int] = Field(default_factory=list)
+    mlp_only_layers: list[int] | None = None
 
 
 def parse_config(path: Path) -> ModelConfig:
@@ -151,7 +151,7 @@ def _experts(path: Path, config: _HfConfig) -> ExpertsConfig | None:
     dense = frozenset(
         layer
         for layer in range(config.num_hidden_layers)
-        if layer in config.mlp_only_layers or (layer + 1) % max(config.decoder_sparse_step, 1)
+        if layer in (config.mlp_only_layers or ()) or (layer + 1) % max(config.decoder_sparse_step, 1)
     )
     return ExpertsConfig(
         num_experts=config.num_experts,

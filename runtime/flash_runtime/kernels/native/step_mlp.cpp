@@ -112,7 +112,8 @@ void Engine::hidden_features(const Swiglu& mlp, const int32_t* row_index, int ro
 // expert_out_[rows] = down(activation_[rows]) for all shares.
 void Engine::outputs(const Swiglu& mlp, int rows) {
     const int width = model_.hidden;
-    expert_out_.resize(static_cast<size_t>(rows) * width);
+    // grows only: routed and shared experts take turns, and a vector that grows again is filled with zeros
+    expert_out_.resize(std::max(expert_out_.size(), static_cast<size_t>(rows) * width));
     const int panels = mlp.down.panels();
     const int wanted = divide_up(panels * static_cast<int>(shares_.size()), pool_.threads() * 6);
     const int size = divide_up(std::min(wanted, 16), 4) * 4;
