@@ -61,7 +61,7 @@ class Weights:
             q_norm=None if layer.q_norm is None else self.vector(layer.q_norm, attended if together else head_dim),
             k_norm=None if layer.k_norm is None else self.vector(layer.k_norm, keyed if together else head_dim),
             norm_together=together,
-            window=layer.window or 0,
+            window=min(layer.window or 0, plan.max_context_tokens),
             o=self.linear(layer.o, n=hidden, k=attended),
             mlp_norm=self.vector(layer.mlp_norm, hidden),
             router=self.vector(mlp.router, mlp.num_experts, hidden) if isinstance(mlp, MoeMlp) else None,

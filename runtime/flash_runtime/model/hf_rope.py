@@ -15,7 +15,8 @@ _DEFAULT_THETA: Final = {"MixtralForCausalLM": 1_000_000.0}
 _OTHERWISE: Final = 10_000.0
 """Base of the angles where the file leaves it out, as the architectures' own code has it."""
 
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0, le=1e9)]
+"""A factor of a model; the bound is far above any and keeps products of two finite."""
 
 
 class _Settings(BaseModel):
@@ -27,7 +28,7 @@ class _Settings(BaseModel):
     rope_theta: float = Field(gt=1, allow_inf_nan=False)
     partial_rotary_factor: float = 1.0
     factor: Positive | None = None
-    original_max_position_embeddings: int | None = Field(default=None, ge=1)
+    original_max_position_embeddings: int | None = Field(default=None, ge=1, le=2**31 - 1)
     low_freq_factor: Positive | None = None
     high_freq_factor: Positive | None = None
     attention_factor: Positive | None = None

@@ -122,6 +122,7 @@ def test_a_folder_without_weights_says_what_is_expected(folder: Path) -> None:
             "incomplete: llama3 needs low_freq_factor",
         ),
         ({"rope_scaling": {"type": "linear", "factor": -1}}, CheckpointError, "malformed: factor.*found -1"),
+        ({"rope_scaling": {"type": "yarn", "factor": 1e308}}, CheckpointError, "malformed: factor"),
         ({"rope_theta": "big"}, CheckpointError, "malformed: rope_theta.*found 'big'"),
         (
             {"rope_scaling": {"type": "llama3", "factor": 4, "low_freq_factor": 2, "high_freq_factor": 2}},

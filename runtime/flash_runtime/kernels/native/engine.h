@@ -52,9 +52,9 @@ struct Layer {
     int experts = 1;
     int top_k = 1;
     bool normalise = false;
-    Swiglu mlp;                          // dense, or the routed experts
-    Swiglu shared;                       // the expert that every token passes
-    const float* shared_gate = nullptr;  // [H], null: no shared expert
+    Swiglu mlp;                         // dense, or the routed experts
+    Swiglu shared;                      // the expert that every token passes
+    const float* shared_gate = nullptr; // [H], null: no shared expert
 };
 
 struct Model {

@@ -98,8 +98,8 @@ NB_MODULE(_native, m) {
         .def_static(
             "of",
             [](const Floats& attn_norm, const flash::Linear& qkv, const std::optional<Floats>& q_norm,
-               const std::optional<Floats>& k_norm, bool norm_together, int window, const flash::Linear& o, const Floats& mlp_norm,
-               const std::optional<Floats>& router, int experts, int top_k, bool normalise,
+               const std::optional<Floats>& k_norm, bool norm_together, int window, const flash::Linear& o,
+               const Floats& mlp_norm, const std::optional<Floats>& router, int experts, int top_k, bool normalise,
                const flash::Swiglu& mlp, const std::optional<flash::Swiglu>& shared,
                const std::optional<Floats>& shared_gate) {
                 flash::Layer layer;
@@ -122,8 +122,9 @@ NB_MODULE(_native, m) {
                 }
                 return layer;
             },
-            "attn_norm"_a, "qkv"_a, "q_norm"_a.none(), "k_norm"_a.none(), "norm_together"_a, "window"_a, "o"_a, "mlp_norm"_a, "router"_a.none(),
-            "experts"_a, "top_k"_a, "normalise"_a, "mlp"_a, "shared"_a.none(), "shared_gate"_a.none());
+            "attn_norm"_a, "qkv"_a, "q_norm"_a.none(), "k_norm"_a.none(), "norm_together"_a, "window"_a, "o"_a,
+            "mlp_norm"_a, "router"_a.none(), "experts"_a, "top_k"_a, "normalise"_a, "mlp"_a, "shared"_a.none(),
+            "shared_gate"_a.none());
 
     nb::class_<PyEngine>(m, "Engine")
         .def(
@@ -155,8 +156,8 @@ NB_MODULE(_native, m) {
                 new (self) PyEngine(std::move(model), std::move(arrays), isa, threads, num_blocks, block_size);
             },
             nb::kw_only(), "hidden"_a, "heads"_a, "kv_heads"_a, "head_dim"_a, "vocab"_a, "norm_epsilon"_a,
-            "max_positions"_a, "rope_inv_freq"_a, "rope_scale"_a, "embedding_factor"_a,
-            "score_factor"_a, "residual_factor"_a, "logits_factor"_a, "embedding"_a, "final_norm"_a, "head"_a, "layers"_a,
+            "max_positions"_a, "rope_inv_freq"_a, "rope_scale"_a, "embedding_factor"_a, "score_factor"_a,
+            "residual_factor"_a, "logits_factor"_a, "embedding"_a, "final_norm"_a, "head"_a, "layers"_a,
             "arrays"_a, "isa"_a, "threads"_a, "num_blocks"_a, "block_size"_a)
         .def("step", &PyEngine::step, "token_ids"_a.noconvert(), "positions"_a.noconvert(),
              "query_starts"_a.noconvert(), "block_tables"_a.noconvert(), "logit_rows"_a.noconvert(),

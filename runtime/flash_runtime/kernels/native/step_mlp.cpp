@@ -1,6 +1,6 @@
 // The MLP half of a layer. A dense MLP is one expert that every token chose with weight 1 and adds its result in place;
-// otherwise tokens are sorted by expert, so that each expert's weights are read once per step. A shared expert is one that
-// every token chose with a weight of its own.
+// otherwise tokens are sorted by expert, so that each expert's weights are read once per step. A shared expert is one
+// that every token chose with a weight of its own.
 #include <cmath>
 
 #include "engine.h"
