@@ -11,7 +11,7 @@ import numpy as np
 from tiny_checkpoints import CONFIGS, SPECIAL_TOKENS, tensors
 from tokenizers import pre_tokenizers
 
-ARCHITECTURES = {"llama": "llama", "qwen2": "qwen2", "qwen3": "qwen3", "qwen3_moe": "qwen3moe"}
+ARCHITECTURES = {"llama": "llama", "qwen2": "qwen2", "qwen3": "qwen3", "qwen3_moe": "qwen3moe", "mixtral": "llama"}
 MERGES = [("Ġ", "t"), ("h", "e")]
 _NAMES = {
     "embed_tokens": "token_embd",
@@ -28,6 +28,9 @@ _NAMES = {
     "up_proj": "ffn_up",
     "down_proj": "ffn_down",
     "gate": "ffn_gate_inp",
+    "w1": "ffn_gate",
+    "w3": "ffn_up",
+    "w2": "ffn_down",
     "norm": "output_norm",
 }
 
@@ -81,9 +84,10 @@ def _add_facts(writer: gguf.GGUFWriter, config: Mapping[str, Any], architecture:
     writer.add_rope_freq_base(config["rope_theta"])
     if "head_dim" in config:
         writer.add_key_length(config["head_dim"])
-    if architecture == "qwen3moe":
-        writer.add_expert_count(config["num_experts"])
+    if experts := config.get("num_experts", config.get("num_local_experts")):
+        writer.add_expert_count(experts)
         writer.add_expert_used_count(config["num_experts_per_tok"])
+    if "moe_intermediate_size" in config:
         writer.add_expert_feed_forward_length(config["moe_intermediate_size"])
 
 

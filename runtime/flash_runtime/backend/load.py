@@ -24,10 +24,11 @@ class Loaded:
 
 
 def load(config: EngineConfig) -> Loaded:
-    """Open the packed model of `config.model_dir` for this machine's CPU. Raises ValueError or PackedError."""
+    """Open the packed model of `config.model_dir` for this machine's CPU. Raises PackedError or ValueError if unfit."""
     # Imported here: the rest of the backend works, and is tested, without the native part.
     from flash_runtime.kernels.provider import CpuProvider
-    from flash_runtime.packed import PackedFile
+    from flash_runtime.model.variants import PACK_VERSION
+    from flash_runtime.packed import PackedError, PackedFile
 
     memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if config.kv_cache_bytes > memory_bytes:
@@ -36,6 +37,11 @@ def load(config: EngineConfig) -> Loaded:
             f"kv_cache_bytes ({config.kv_cache_bytes}) must not exceed this machine's memory ({memory_bytes} bytes)"
         )
     packed = PackedFile.open(Path(config.model_dir) / PACKED_MODEL)
+    if (version := packed.header.get("pack_version")) != PACK_VERSION:
+        raise PackedError(
+            f"{packed.path}: pack_version is {version}, this release runs {PACK_VERSION}; "
+            "pull the model again (`flash-pull`)"
+        )
     provider = CpuProvider(packed, kv_cache_bytes=config.kv_cache_bytes, threads=config.threads)
     return Loaded(provider, packed.header["text"]["eos_token_ids"])
 

@@ -15,6 +15,10 @@ class Linear:
         weight: NDArray[np.uint8], scale: _Floats, bias: _Floats | None, features: int, inputs: int, experts: int
     ) -> Linear: ...
 
+class Swiglu:
+    @staticmethod
+    def of(gate_up: Linear, down: Linear, width: int) -> Swiglu: ...
+
 class Layer:
     @staticmethod
     def of(
@@ -22,15 +26,17 @@ class Layer:
         qkv: Linear,
         q_norm: _Floats | None,
         k_norm: _Floats | None,
+        norm_together: bool,
+        window: int,
         o: Linear,
         mlp_norm: _Floats,
         router: _Floats | None,
         experts: int,
         top_k: int,
         normalise: bool,
-        gate_up: Linear,
-        down: Linear,
-        width: int,
+        mlp: Swiglu,
+        shared: Swiglu | None,
+        shared_gate: _Floats | None,
     ) -> Layer: ...
 
 class Engine:
@@ -46,6 +52,10 @@ class Engine:
         max_positions: int,
         rope_inv_freq: _Floats,
         rope_scale: float,
+        embedding_factor: float,
+        score_factor: float,
+        residual_factor: float,
+        logits_factor: float,
         embedding: Linear,
         final_norm: _Floats,
         head: Linear,

@@ -13,7 +13,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from flash_runtime.kernels import _native
 from flash_runtime.kernels.layout import padded_rows, weight_shape
-from flash_runtime.model.plan import LayerPlan, ModelPlan, MoeMlp
+from flash_runtime.model.plan import DenseMlp, LayerPlan, ModelPlan, MoeMlp, SharedExpert
 
 MAX_HEAD_DIM = 256
 """What the attention kernel's stack buffers hold."""
@@ -53,18 +53,30 @@ class Weights:
         """The native view of one transformer block."""
         plan, mlp = self._plan, layer.mlp
         hidden, head_dim, attended = plan.hidden_size, plan.head_dim, plan.num_heads * plan.head_dim
-        experts = mlp.num_experts if isinstance(mlp, MoeMlp) else None
+        keyed, together = plan.num_kv_heads * head_dim, layer.qk_norm_over == "projection"
+        experts, shared = (mlp.num_experts, mlp.shared) if isinstance(mlp, MoeMlp) else (None, None)
         return _native.Layer.of(
             attn_norm=self.vector(layer.attn_norm, hidden),
-            qkv=self.linear(layer.qkv, n=attended + 2 * plan.num_kv_heads * head_dim, k=hidden),
-            q_norm=None if layer.q_norm is None else self.vector(layer.q_norm, head_dim),
-            k_norm=None if layer.k_norm is None else self.vector(layer.k_norm, head_dim),
+            qkv=self.linear(layer.qkv, n=attended + 2 * keyed, k=hidden),
+            q_norm=None if layer.q_norm is None else self.vector(layer.q_norm, attended if together else head_dim),
+            k_norm=None if layer.k_norm is None else self.vector(layer.k_norm, keyed if together else head_dim),
+            norm_together=together,
+            window=min(layer.window or 0, plan.max_context_tokens),
             o=self.linear(layer.o, n=hidden, k=attended),
             mlp_norm=self.vector(layer.mlp_norm, hidden),
             router=self.vector(mlp.router, mlp.num_experts, hidden) if isinstance(mlp, MoeMlp) else None,
             experts=experts or 1,
             top_k=mlp.top_k if isinstance(mlp, MoeMlp) else 1,
             normalise=mlp.normalise if isinstance(mlp, MoeMlp) else False,
+            mlp=self.swiglu(mlp, experts=experts),
+            shared=None if shared is None else self.swiglu(shared),
+            shared_gate=None if shared is None else self.vector(shared.gate, hidden),
+        )
+
+    def swiglu(self, mlp: DenseMlp | MoeMlp | SharedExpert, *, experts: int | None = None) -> Any:
+        """The native view of a SwiGLU, or of a stack of experts."""
+        hidden = self._plan.hidden_size
+        return _native.Swiglu.of(
             gate_up=self.linear(mlp.gate_up, n=2 * mlp.width, k=hidden, experts=experts),
             down=self.linear(mlp.down, n=hidden, k=mlp.width, experts=experts),
             width=mlp.width,

@@ -28,8 +28,35 @@ class ExpertsConfig:
     top_k: int
     width: int
     normalise: bool
+    """What the checkpoint says of its router's weights; some families always normalise."""
     dense_layers: frozenset[int] = frozenset()
     """Layers with one dense MLP instead."""
+    shared_width: int | None = None
+    """Hidden features of the expert that every token passes; None = there is none."""
+
+
+@dataclass(frozen=True)
+class SlidingWindow:
+    """A bound on how far back tokens see. Which layers it binds, and whether it is on, each family knows."""
+
+    tokens: int
+    switched_on: bool | None
+    """What the checkpoint says about using it; None = nothing."""
+    first_layer: int
+    """Where it begins in the families that leave the lower layers unbound."""
+    layers: tuple[bool, ...] | None = None
+    """Whether it binds each layer, where the checkpoint lists them."""
+
+
+@dataclass(frozen=True)
+class Multipliers:
+    """Constants of Granite models, as their files name them."""
+
+    embedding: float = 1.0
+    attention: float = 1.0
+    """Factor on the scores, in place of 1 / sqrt(head_dim)."""
+    residual: float = 1.0
+    logits_divisor: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -50,6 +77,9 @@ class ModelConfig:
     rope: Rope
     tied_embeddings: bool
     experts: ExpertsConfig | None = None
+    window: SlidingWindow | None = None
+    multipliers: Multipliers = field(default_factory=Multipliers)
+    """Only the families that know them read them."""
 
 
 @dataclass(frozen=True)
@@ -95,8 +125,8 @@ class Checkpoint(Protocol):
     def has(self, name: str) -> bool:
         """Whether the tensor is there."""
 
-    def tensor(self, name: str) -> FloatArray:
-        """Read one tensor as float32, rows = output features."""
+    def tensor(self, name: str, *, part: int | None = None) -> FloatArray:
+        """Read one tensor as float32, rows = output features; of a stack of tensors, the one that `part` counts."""
 
     def left_over(self, used: Collection[str]) -> list[str]:
         """Weights in the file that none of the used names refers to; buffers that a model derives are not weights."""

@@ -26,6 +26,9 @@ ARCHITECTURES: Final = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM"
                         "qwen3moe": "Qwen3MoeForCausalLM"}  # fmt: skip
 """GGUF's `general.architecture` and the name of the same in the Hugging Face layout."""
 
+_MIXTRAL: Final = "MixtralForCausalLM"
+"""What GGUF calls a `llama` with experts."""
+
 _INTERLEAVED: Final = frozenset({"llama"})
 """Architectures whose q and k llama.cpp's converter reorders."""
 
@@ -49,9 +52,18 @@ _INNER: Final = {
     "mlp.up_proj": "ffn_up",
     "mlp.down_proj": "ffn_down",
     "mlp.gate": "ffn_gate_inp",
+    "block_sparse_moe.gate": "ffn_gate_inp",
 }
 _IN_LAYER: Final = re.compile(r"model\.layers\.(\d+)\.(.+)\.(weight|bias)")
-_EXPERT: Final = re.compile(r"mlp\.experts\.(\d+)\.(gate|up|down)_proj")
+_EXPERT: Final = re.compile(r"(?:mlp|block_sparse_moe)\.experts\.(\d+)\.(\w+)")
+_EXPERT_PARTS: Final = {
+    "gate_proj": "gate",
+    "up_proj": "up",
+    "down_proj": "down",
+    "w1": "gate",
+    "w3": "up",
+    "w2": "down",
+}
 
 
 class GgufCheckpoint:
@@ -88,12 +100,12 @@ class GgufCheckpoint:
     def left_over(self, used: Collection[str]) -> list[str]:
         return sorted(self._file.tensors.keys() - {_gguf_name(name)[0] for name in used} - {_ROPE_DIVISORS})
 
-    def tensor(self, name: str) -> FloatArray:
+    def tensor(self, name: str, *, part: int | None = None) -> FloatArray:
         gguf_name, expert = _gguf_name(name)
         entry = self._file.tensors.get(gguf_name)
         if entry is None:
             raise CheckpointError(f"{self.path}: tensor {gguf_name} ({name}) is missing")
-        values = self._read(gguf_name, entry, expert)
+        values = self._read(gguf_name, entry, part if expert is None else expert)
         if self._file.metadata["general.architecture"] in _INTERLEAVED:
             for module, num_heads in (("q_proj", self.config.num_heads), ("k_proj", self.config.num_kv_heads)):
                 if name.endswith(f"self_attn.{module}.weight"):
@@ -150,8 +162,8 @@ def _gguf_name(name: str) -> tuple[str, int | None]:
         layer, inner, kind = match.groups()
         if inner in _INNER:
             return f"blk.{layer}.{_INNER[inner]}.{kind}", None
-        if expert := _EXPERT.fullmatch(inner):
-            return f"blk.{layer}.ffn_{expert[2]}_exps.{kind}", int(expert[1])
+        if (expert := _EXPERT.fullmatch(inner)) and expert[2] in _EXPERT_PARTS:
+            return f"blk.{layer}.ffn_{_EXPERT_PARTS[expert[2]]}_exps.{kind}", int(expert[1])
     return name, None
 
 
@@ -174,8 +186,14 @@ class _Metadata:
         if embedding is None:
             raise CheckpointError(f"{self._file.path}: tensor token_embd.weight is missing")
         experts = self._experts()
+        mixtral = experts is not None and self._architecture == "llama"
+        if window := self._value("attention.sliding_window"):
+            raise UnsupportedModel(
+                f"{self._file.path}: attention.sliding_window is {window}; from GGUF this release reads models that "
+                "attend to the whole context, take the Hugging Face folder instead"
+            )
         return ModelConfig(
-            architecture=ARCHITECTURES[self._architecture],
+            architecture=_MIXTRAL if mixtral else ARCHITECTURES[self._architecture],
             hidden_size=hidden,
             num_layers=self._count("block_count"),
             num_heads=heads,
@@ -213,8 +231,8 @@ class _Metadata:
         return ExpertsConfig(
             num_experts=self._count("expert_count"),
             top_k=self._count("expert_used_count"),
-            width=self._count("expert_feed_forward_length"),
-            normalise=True,  # llama.cpp always normalises the weights of this family
+            width=self._count("expert_feed_forward_length", default=self._value("feed_forward_length")),
+            normalise=True,  # llama.cpp always normalises the weights of these families
         )
 
     def _value(self, key: str) -> Any:

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 
-from flash_runtime.model.checkpoint import ExpertsConfig, ModelConfig
+from flash_runtime.model.checkpoint import ExpertsConfig, ModelConfig, Multipliers, SlidingWindow
 from flash_runtime.model.errors import CheckpointError, UnsupportedModel
-from flash_runtime.model.rope import Llama3Scaling, Rope
+from flash_runtime.model.hf_rope import Positive, parse_rope
+
+_DEFAULT_WINDOW: Final = {f"{name}ForCausalLM": 4096 for name in ("Mistral", "Qwen2", "Qwen2Moe", "Qwen3", "Qwen3Moe")}
+"""Where the file leaves sliding_window out, as the architectures' own code has it; most of them switch it off."""
+_FULL: Final = "full_attention"
+_SLIDING: Final = "sliding_attention"
 
 
 class _HfConfig(BaseModel):
@@ -31,28 +36,36 @@ class _HfConfig(BaseModel):
     tie_word_embeddings: bool = False
     hidden_act: str = "silu"
     mlp_bias: bool = False
-    partial_rotary_factor: float = 1.0
-    use_sliding_window: bool = True
+    clip_qkv: float | None = None
+    use_sliding_window: bool | None = None
     sliding_window: int | None = None
-
-    # Position encoding: newer files nest it in rope_parameters.
-    rope_theta: float = 10_000.0
+    max_window_layers: int = Field(default=28, ge=0)
+    layer_types: list[str] | None = None
+    # Read by hf_rope; here only their kind is checked.
     rope_scaling: dict[str, Any] | None = None
     rope_parameters: dict[str, Any] | None = None
 
+    # Granite.
+    embedding_multiplier: Positive = 1.0
+    attention_multiplier: Positive = 1.0
+    residual_multiplier: Positive = 1.0
+    logits_scaling: Positive = 1.0
+
     # Mixture of experts.
-    num_experts: int | None = None
+    num_experts: int | None = Field(default=None, validation_alias=AliasChoices("num_experts", "num_local_experts"))
     num_experts_per_tok: int | None = None
     moe_intermediate_size: int | None = None
+    shared_expert_intermediate_size: int | None = Field(default=None, ge=1)
     norm_topk_prob: bool = False
     decoder_sparse_step: int = 1
-    mlp_only_layers: list[int] = Field(default_factory=list)
+    mlp_only_layers: list[int] | None = None
 
 
 def parse_config(path: Path) -> ModelConfig:
     """Read and check one config.json."""
     try:
-        config = _HfConfig.model_validate(json.loads(path.read_bytes()))
+        document = json.loads(path.read_bytes())
+        config = _HfConfig.model_validate(document)
     except OSError as error:
         raise CheckpointError(f"{path}: {error.strerror}; a Hugging Face folder holds a config.json") from error
     except ValidationError as error:
@@ -62,6 +75,12 @@ def parse_config(path: Path) -> ModelConfig:
     except ValueError as error:
         raise CheckpointError(f"{path}: not JSON ({error})") from error
     _refuse_what_changes_the_arithmetic(path, config)
+    rope = parse_rope(
+        path,
+        document,
+        architecture=config.architectures[0],
+        max_position_embeddings=config.max_position_embeddings,
+    )
     return ModelConfig(
         architecture=config.architectures[0],
         hidden_size=config.hidden_size,
@@ -72,10 +91,17 @@ def parse_config(path: Path) -> ModelConfig:
         mlp_width=config.intermediate_size,
         vocab_size=config.vocab_size,
         norm_eps=config.rms_norm_eps,
-        max_context_tokens=config.max_position_embeddings,
-        rope=_rope(path, config),
+        max_context_tokens=max(config.max_position_embeddings, rope.reach_tokens),
+        rope=rope,
         tied_embeddings=config.tie_word_embeddings,
         experts=_experts(path, config),
+        window=_window(path, config),
+        multipliers=Multipliers(
+            embedding=config.embedding_multiplier,
+            attention=config.attention_multiplier,
+            residual=config.residual_multiplier,
+            logits_divisor=config.logits_scaling,
+        ),
     )
 
 
@@ -84,41 +110,39 @@ def _refuse_what_changes_the_arithmetic(path: Path, config: _HfConfig) -> None:
         raise UnsupportedModel(f"{path}: hidden_act is {config.hidden_act!r}; this release computes silu")
     if config.mlp_bias:
         raise UnsupportedModel(f"{path}: mlp_bias is true; this release computes MLPs without bias")
-    if config.sliding_window is not None and config.use_sliding_window:
-        raise UnsupportedModel(
-            f"{path}: sliding_window is {config.sliding_window}; this release attends to the whole context"
+    if config.clip_qkv is not None:
+        raise UnsupportedModel(f"{path}: clip_qkv is {config.clip_qkv}; this release does not clip queries and keys")
+    if unknown := set(config.layer_types or ()) - {_FULL, _SLIDING}:
+        raise UnsupportedModel(f"{path}: layer_types has {min(unknown)!r}; this release knows {_FULL} and {_SLIDING}")
+
+
+def _window(path: Path, config: _HfConfig) -> SlidingWindow | None:
+    tokens, types = config.sliding_window, config.layer_types
+    if "sliding_window" not in config.model_fields_set:
+        tokens = _DEFAULT_WINDOW.get(config.architectures[0])
+    if types is not None and len(types) != config.num_hidden_layers:
+        raise CheckpointError(
+            f"{path}: layer_types has {len(types)} entries, num_hidden_layers is {config.num_hidden_layers}"
         )
-
-
-def _rope(path: Path, config: _HfConfig) -> Rope:
-    settings = {**(config.rope_scaling or {}), **(config.rope_parameters or {})}
-    kind = settings.get("rope_type", settings.get("type", "default"))
-    if settings.get("partial_rotary_factor", config.partial_rotary_factor) != 1.0:
-        raise UnsupportedModel(f"{path}: partial_rotary_factor is not 1; this release turns whole heads")
-    try:
-        theta = float(settings.get("rope_theta", config.rope_theta))
-        if kind in ("default", None):
-            return Rope(theta)
-        if kind == "llama3":
-            return Rope(
-                theta,
-                Llama3Scaling(
-                    factor=float(settings["factor"]),
-                    low_freq_factor=float(settings["low_freq_factor"]),
-                    high_freq_factor=float(settings["high_freq_factor"]),
-                    original_context_tokens=int(settings["original_max_position_embeddings"]),
-                ),
-            )
-    except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{path}: the RoPE settings are incomplete or malformed ({error!r})") from error
-    raise UnsupportedModel(f"{path}: RoPE scaling {kind!r} is not supported by this release; known: default, llama3")
+    if not tokens:  # files write null or 0 for none
+        if types is not None and _SLIDING in types:
+            raise CheckpointError(f"{path}: layer_types has {_SLIDING}, sliding_window is {tokens}")
+        return None
+    if tokens < 0:
+        raise CheckpointError(f"{path}: sliding_window is {tokens}; at least 1 is expected")
+    return SlidingWindow(
+        tokens=tokens,
+        switched_on=config.use_sliding_window,
+        first_layer=config.max_window_layers,
+        layers=None if types is None else tuple(kind == _SLIDING for kind in types),
+    )
 
 
 def _experts(path: Path, config: _HfConfig) -> ExpertsConfig | None:
     if config.num_experts is None:
         return None
-    if config.num_experts_per_tok is None or config.moe_intermediate_size is None:
-        raise CheckpointError(f"{path}: num_experts is set, num_experts_per_tok or moe_intermediate_size is missing")
+    if config.num_experts_per_tok is None:
+        raise CheckpointError(f"{path}: num_experts is set, num_experts_per_tok is missing")
     if not 1 <= config.num_experts_per_tok <= config.num_experts:
         raise CheckpointError(
             f"{path}: num_experts_per_tok ({config.num_experts_per_tok}) must be between 1 and "
@@ -127,12 +151,13 @@ def _experts(path: Path, config: _HfConfig) -> ExpertsConfig | None:
     dense = frozenset(
         layer
         for layer in range(config.num_hidden_layers)
-        if layer in config.mlp_only_layers or (layer + 1) % max(config.decoder_sparse_step, 1)
+        if layer in (config.mlp_only_layers or ()) or (layer + 1) % max(config.decoder_sparse_step, 1)
     )
     return ExpertsConfig(
         num_experts=config.num_experts,
         top_k=config.num_experts_per_tok,
-        width=config.moe_intermediate_size,
+        width=config.moe_intermediate_size or config.intermediate_size,
         normalise=config.norm_topk_prob,
         dense_layers=dense,
+        shared_width=config.shared_expert_intermediate_size,
     )

@@ -65,7 +65,7 @@ def pack(
 
 
 def _write_weights(checkpoint: Checkpoint, sources: Recipe, writer: PackedWriter, progress: Progress) -> None:
-    total, done = len(sources.tensors), 0
+    total, done = sources.num_reads, 0
 
     def tell(tensors: int) -> None:
         nonlocal done

@@ -14,6 +14,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 Count = Annotated[int, Field(ge=1)]
+Factor = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 @dataclass(frozen=True)
@@ -29,8 +30,25 @@ class DenseMlp:
 
 
 @dataclass(frozen=True)
+class SharedExpert:
+    """A SwiGLU that every token passes, whatever its router says; its output is weighted by sigmoid(gate . x)."""
+
+    gate: str
+    """Vector blob f32 [H]; computed in float like the router."""
+    gate_up: str
+    """Linear [2 * width, H]: the rows of gate, then those of up."""
+    down: str
+    """Linear [H, width]."""
+    width: Count
+
+
+@dataclass(frozen=True)
 class MoeMlp:
-    """SwiGLU experts behind a softmax router; the outputs of the top_k experts are summed by router weight."""
+    """SwiGLU experts behind a softmax router; the outputs of the top_k experts are summed by router weight.
+
+    A softmax over the chosen experts alone gives the same weights as one over all of them, normalised after the choice:
+    both are written with `normalise`.
+    """
 
     router: str
     """Vector blob f32 [E, H]; routing is computed in float."""
@@ -44,6 +62,8 @@ class MoeMlp:
     """Hidden features of one expert."""
     normalise: bool
     """Whether the top_k weights are scaled to sum to 1."""
+    shared: SharedExpert | None = None
+    """Added to the sum of the routed experts; None = absent."""
     kind: Literal["moe"] = "moe"
 
 
@@ -55,11 +75,15 @@ class LayerPlan:
     qkv: str
     """Linear whose rows are those of q, then k, then v, head by head."""
     q_norm: str | None
-    """RMS norm over head_dim of each query head before RoPE; None = absent."""
+    """RMS norm of the queries before RoPE; None = absent."""
     k_norm: str | None
     o: str
     mlp_norm: str
     mlp: Annotated[DenseMlp | MoeMlp, Field(discriminator="kind")]
+    qk_norm_over: Literal["head", "projection"] = "head"
+    """What q_norm and k_norm normalise: each head by itself [head_dim], or all heads together [heads * head_dim]."""
+    window: Count | None = None
+    """How many positions a token sees, its own among them; None = all before it."""
 
 
 @dataclass(frozen=True)
@@ -81,13 +105,25 @@ class ModelPlan:
     rope_inv_freq: str
     """Vector blob f32 [head_dim / 2]: the angle per position of each pair (i, i + head_dim / 2)."""
     rope_scale: float
-    """Factor on cosine and sine; 1 unless a scaling method asks for more."""
+    """Factor on cosine and sine; 1 unless a scaling method (YaRN) asks for more."""
     embedding: str
     """Linear [vocab_size, H] whose dequantised rows are the token embeddings."""
     final_norm: str
     head: str
     """Linear [vocab_size, H]; the embedding's name when the weights are tied."""
     layers: tuple[LayerPlan, ...] = field(default=())
+    embedding_factor: Factor = 1.0
+    """Multiplies the token embeddings."""
+    attention_factor: Factor | None = None
+    """Multiplies the scores; None = 1 / sqrt(head_dim)."""
+    residual_factor: Factor = 1.0
+    """Multiplies what attention and MLP add to the residual."""
+    logits_factor: Factor = 1.0
+
+    @property
+    def score_factor(self) -> float:
+        """What multiplies the attention scores."""
+        return self.head_dim**-0.5 if self.attention_factor is None else self.attention_factor
 
     def to_json(self) -> dict[str, Any]:
         """The form that stands in the packed file's header."""
@@ -101,8 +137,11 @@ class ModelPlan:
         for layer in self.layers:
             shapes[layer.qkv] = (heads + 2 * kv_heads, self.hidden_size)
             shapes[layer.o] = (self.hidden_size, heads)
-            shapes[layer.mlp.gate_up] = (2 * layer.mlp.width, self.hidden_size)
-            shapes[layer.mlp.down] = (self.hidden_size, layer.mlp.width)
+            shared = layer.mlp.shared if isinstance(layer.mlp, MoeMlp) else None
+            for part in (layer.mlp, shared):
+                if part is not None:
+                    shapes[part.gate_up] = (2 * part.width, self.hidden_size)
+                    shapes[part.down] = (self.hidden_size, part.width)
         return shapes
 
     @classmethod

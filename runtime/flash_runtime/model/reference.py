@@ -19,7 +19,7 @@ from flash_runtime.kernels.layout import GROUP, PackedLinear, unpack_linear
 from flash_runtime.kernels.reference import quantise
 from flash_runtime.model.checkpoint import Checkpoint
 from flash_runtime.model.families.recipe import Linear, Recipe, read_bias, read_vector, read_weights
-from flash_runtime.model.plan import DenseMlp, LayerPlan, ModelPlan, MoeMlp
+from flash_runtime.model.plan import DenseMlp, LayerPlan, ModelPlan, MoeMlp, SharedExpert
 from flash_runtime.packed import PackedFile
 
 
@@ -51,11 +51,13 @@ class ReferenceProvider:
 
     def step(self, batch: Batch) -> FloatArray:
         plan, weights = self._plan, self._weights
-        x = weights.rows(plan.embedding, batch.token_ids)  # [T, H]
+        residual = np.float32(plan.residual_factor)
+        x = weights.rows(plan.embedding, batch.token_ids) * np.float32(plan.embedding_factor)  # [T, H]
         for index, layer in enumerate(plan.layers):
-            x = x + self._attention(index, layer, self._norm(x, layer.attn_norm), batch)
-            x = x + self._mlp(layer.mlp, self._norm(x, layer.mlp_norm))
-        return weights.linear(plan.head, self._norm(x[batch.logit_rows], plan.final_norm))  # [R, V]
+            x = x + residual * self._attention(index, layer, self._norm(x, layer.attn_norm), batch)
+            x = x + residual * self._mlp(layer.mlp, self._norm(x, layer.mlp_norm))
+        logits = weights.linear(plan.head, self._norm(x[batch.logit_rows], plan.final_norm))  # [R, V]
+        return logits * np.float32(plan.logits_factor)
 
     def _norm(self, x: FloatArray, name: str) -> FloatArray:
         """RMS norm over the last axis."""
@@ -67,10 +69,7 @@ class ReferenceProvider:
         plan = self._plan
         qkv = self._weights.linear(layer.qkv, x).reshape(len(x), -1, plan.head_dim)  # [T, h + 2 g, d]
         q, k, v = np.split(qkv, [plan.num_heads, plan.num_heads + plan.num_kv_heads], axis=1)
-        if layer.q_norm is not None:
-            q = self._norm(q, layer.q_norm)
-        if layer.k_norm is not None:
-            k = self._norm(k, layer.k_norm)
+        q, k = self._head_norm(layer, q, layer.q_norm), self._head_norm(layer, k, layer.k_norm)
         q, k = self._turn(q, batch.positions), self._turn(k, batch.positions)
         out = np.empty_like(q)
         for sequence in range(len(batch.query_starts) - 1):
@@ -79,18 +78,28 @@ class ReferenceProvider:
                 position = int(batch.positions[token])
                 slot = (index, blocks[position // self.block_size], position % self.block_size)
                 self._keys[slot], self._values[slot] = k[token], v[token]
-                out[token] = self._attend(index, q[token], blocks, num_positions=position + 1)
+                out[token] = self._attend(index, layer, q[token], blocks, num_positions=position + 1)
         return self._weights.linear(layer.o, out.reshape(len(x), -1))
 
-    def _attend(self, index: int, q: FloatArray, blocks: NDArray[np.int32], *, num_positions: int) -> FloatArray:
+    def _head_norm(self, layer: LayerPlan, x: FloatArray, name: str | None) -> FloatArray:
+        """The norm of queries or keys [T, heads, d], where there is one."""
+        if name is None:
+            return x
+        together = x.reshape(len(x), -1) if layer.qk_norm_over == "projection" else x
+        return self._norm(together, name).reshape(x.shape)
+
+    def _attend(
+        self, index: int, layer: LayerPlan, q: FloatArray, blocks: NDArray[np.int32], *, num_positions: int
+    ) -> FloatArray:
         """One token's heads over the positions it sees. q [h, d] -> [h, d]."""
         plan = self._plan
+        first = 0 if layer.window is None else max(0, num_positions - layer.window)
         held = blocks[: -(-num_positions // self.block_size)]
         cached = (-1, plan.num_kv_heads, plan.head_dim)
-        keys = self._keys[index, held].reshape(cached)[:num_positions]  # [P, g, d]
-        values = self._values[index, held].reshape(cached)[:num_positions]
+        keys = self._keys[index, held].reshape(cached)[first:num_positions]  # [P, g, d]
+        values = self._values[index, held].reshape(cached)[first:num_positions]
         grouped = q.reshape(plan.num_kv_heads, -1, plan.head_dim)  # [g, h / g, d]
-        scores = np.einsum("gqd,pgd->gqp", grouped, keys) / np.sqrt(np.float32(plan.head_dim))
+        scores = np.einsum("gqd,pgd->gqp", grouped, keys) * np.float32(plan.score_factor)
         attended: FloatArray = np.einsum("gqp,pgd->gqd", _softmax(scores), values)
         return attended.reshape(plan.num_heads, plan.head_dim)
 
@@ -114,9 +123,12 @@ class ReferenceProvider:
         for expert in np.unique(chosen):
             tokens, ranks = np.nonzero(chosen == expert)
             out[tokens] += gates[tokens, ranks, None] * self._swiglu(mlp, x[tokens], expert=int(expert))
+        if mlp.shared is not None:
+            share = 1 / (1 + np.exp(-(x @ self._weights.vector(mlp.shared.gate).reshape(-1))))  # [T]
+            out += share[:, None] * self._swiglu(mlp.shared, x)
         return out
 
-    def _swiglu(self, mlp: DenseMlp | MoeMlp, x: FloatArray, *, expert: int | None = None) -> FloatArray:
+    def _swiglu(self, mlp: DenseMlp | MoeMlp | SharedExpert, x: FloatArray, *, expert: int | None = None) -> FloatArray:
         gate, up = np.split(self._weights.linear(mlp.gate_up, x, expert=expert), 2, axis=-1)
         silu = gate / (1 + np.exp(-gate))
         return self._weights.linear(mlp.down, silu * up, expert=expert)

@@ -74,7 +74,7 @@ class SafetensorsCheckpoint:
             if not name.endswith(("rotary_emb.inv_freq", "masked_bias"))
         )
 
-    def tensor(self, name: str) -> FloatArray:
+    def tensor(self, name: str, *, part: int | None = None) -> FloatArray:
         entry = self._entries.get(name)
         if entry is None:
             raise CheckpointError(f"{self.path}: tensor {name} is missing; the download may be incomplete")
@@ -83,9 +83,18 @@ class SafetensorsCheckpoint:
             readable = ", ".join(sorted(_READABLE))
             raise CheckpointError(f"{entry.file}: tensor {name} is {entry.dtype}; this release reads {readable}")
         raw = np.memmap(entry.file, dtype=dtype, mode="r", offset=entry.offset, shape=entry.shape)
+        if part is not None:
+            raw = _one_of(raw, part, where=f"{self.path}: tensor {name}")
         if entry.dtype == "BF16":  # the upper half of a float32
             return np.asarray((raw.astype(np.uint32) << 16).view(np.float32))
         return np.asarray(raw, dtype=np.float32)
+
+
+def _one_of(stack: np.memmap[Any, Any], part: int, *, where: str) -> np.memmap[Any, Any]:
+    if stack.ndim < 2 or part >= len(stack):
+        raise CheckpointError(f"{where} has shape {list(stack.shape)}, number {part} of its first axis is asked for")
+    one: np.memmap[Any, Any] = stack[part]
+    return one
 
 
 def weight_files(path: Path) -> list[Path]:

@@ -43,7 +43,20 @@ class TinyModel:
 
 
 def build_tiny_model(
-    *, hidden=72, heads=6, kv_heads=2, head_dim=12, vocab=101, width=90, experts=None, top_k=2, norms=False, bias=False
+    *,
+    hidden=72,
+    heads=6,
+    kv_heads=2,
+    head_dim=12,
+    vocab=101,
+    width=90,
+    experts=None,
+    top_k=2,
+    norms=None,
+    bias=False,
+    shared=None,
+    factors=None,
+    window=None,
 ) -> TinyModel:
     """Two layers; sizes are odd on purpose: nothing is a multiple of a register or a group."""
     rng = np.random.default_rng(7)
@@ -72,11 +85,20 @@ def build_tiny_model(
         if experts:
             blobs[f"{i}.router"] = rng.standard_normal((experts, hidden)).astype(np.float32)
             mlp |= {"router": f"{i}.router", "num_experts": experts, "top_k": top_k, "normalise": i == 0}
+        if shared:
+            mlp["shared"] = {
+                "gate": vector(f"{i}.shared.gate", hidden),
+                "gate_up": linear(f"{i}.shared.gate_up", 2 * shared, hidden),
+                "down": linear(f"{i}.shared.down", hidden, shared),
+                "width": shared,
+            }
         return {
             "attn_norm": vector(f"{i}.attn_norm", hidden),
             "qkv": linear(f"{i}.qkv", rows, hidden),
-            "q_norm": vector(f"{i}.q_norm", head_dim) if norms else None,
-            "k_norm": vector(f"{i}.k_norm", head_dim) if norms else None,
+            "q_norm": vector(f"{i}.q_norm", head_dim * (heads if norms == "projection" else 1)) if norms else None,
+            "k_norm": vector(f"{i}.k_norm", head_dim * (kv_heads if norms == "projection" else 1)) if norms else None,
+            "qk_norm_over": norms or "head",
+            "window": window if i == 0 else None,
             "o": linear(f"{i}.o", hidden, heads * head_dim),
             "mlp_norm": vector(f"{i}.mlp_norm", hidden),
             "mlp": mlp,
@@ -99,6 +121,7 @@ def build_tiny_model(
         "final_norm": vector("final_norm", hidden),
         "head": "embedding" if experts else linear("head", vocab, hidden),
         "layers": [layer(0), layer(1)],
+        **({f"{name}_factor": factor for name, factor in (factors or {}).items()}),
     }
     return TinyModel({"model": plan}, blobs)
 
@@ -114,6 +137,9 @@ def emulate_prompt(model: TinyModel, token_ids: Any) -> FloatArray:
     plan, blobs = model.plan, model.blobs
     heads, kv_heads, dim = plan["num_heads"], plan["num_kv_heads"], plan["head_dim"]
     tokens = len(token_ids)
+
+    def factor(name, otherwise=1.0):
+        return np.float32(plan.get(f"{name}_factor", otherwise))
 
     def norm(x, name):
         return x / np.sqrt(np.mean(x * x, axis=-1, keepdims=True) + np.float32(plan["norm_eps"])) * blobs[name]
@@ -132,12 +158,15 @@ def emulate_prompt(model: TinyModel, token_ids: Any) -> FloatArray:
         rows = linear(x, layer["qkv"], (heads + 2 * kv_heads) * dim).reshape(tokens, -1, dim)
         q, k, v = np.split(rows, [heads, heads + kv_heads], axis=1)
         if layer["q_norm"]:
-            q, k = norm(q, layer["q_norm"]), norm(k, layer["k_norm"])
+            wide = (tokens, -1) if layer["qk_norm_over"] == "projection" else (tokens, -1, dim)
+            q, k = (norm(x.reshape(wide), layer[n]).reshape(x.shape) for x, n in ((q, "q_norm"), (k, "k_norm")))
         q, k, v = turn(q), bf16(turn(k)), bf16(v)
         out = np.empty_like(q)
         for h in range(heads):
-            scores = q[:, h] @ k[:, h * kv_heads // heads].T / np.sqrt(np.float32(dim))  # [T, P]
+            scores = q[:, h] @ k[:, h * kv_heads // heads].T * factor("attention", dim**-0.5)  # [T, P]
             scores[np.triu_indices(tokens, 1)] = -np.inf
+            if layer["window"]:
+                scores[np.tril_indices(tokens, -layer["window"])] = -np.inf
             weights = np.exp(scores - scores.max(axis=1, keepdims=True))
             out[:, h] = weights / weights.sum(axis=1, keepdims=True) @ v[:, h * kv_heads // heads]
         return linear(out.reshape(tokens, -1), layer["o"], plan["hidden_size"])
@@ -158,20 +187,26 @@ def emulate_prompt(model: TinyModel, token_ids: Any) -> FloatArray:
             down_scale=blobs[f"{down}.scale"],
             width=mlp["width"],
         )
-        return reference.expert_ffn(x, experts, chosen.astype(np.int32), gates)
+        out = reference.expert_ffn(x, experts, chosen.astype(np.int32), gates)
+        if "shared" in mlp:
+            share = 1 / (1 + np.exp(-(x @ blobs[mlp["shared"]["gate"]])))
+            out += share[:, None] * dense(x, mlp["shared"])
+        return out
 
     def mlp_of(x, mlp):
-        if mlp["kind"] == "moe":
-            return moe(x, mlp)
+        return moe(x, mlp) if mlp["kind"] == "moe" else dense(x, mlp)
+
+    def dense(x, mlp):
         gate, up = np.split(linear(x, mlp["gate_up"], 2 * mlp["width"]), 2, axis=1)
         return linear(reference.swiglu(gate, up), mlp["down"], plan["hidden_size"])
 
     table = PackedLinear(weight=blobs["embedding.weight"], scale=blobs["embedding.scale"])
     x = unpack_linear(table, n=plan["vocab_size"], k=plan["hidden_size"])[np.asarray(token_ids)]
+    x = x * factor("embedding")
     for layer in plan["layers"]:
-        x = x + attention(norm(x, layer["attn_norm"]), layer)
-        x = x + mlp_of(norm(x, layer["mlp_norm"]), layer["mlp"])
-    return linear(norm(x, "final_norm"), plan["head"], plan["vocab_size"])
+        x = x + attention(norm(x, layer["attn_norm"]), layer) * factor("residual")
+        x = x + mlp_of(norm(x, layer["mlp_norm"]), layer["mlp"]) * factor("residual")
+    return linear(norm(x, "final_norm"), plan["head"], plan["vocab_size"]) * factor("logits")
 
 
 @dataclass(frozen=True)

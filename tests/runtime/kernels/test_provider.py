@@ -13,10 +13,17 @@ import pytest
 from flash_runtime.kernels import _native
 from flash_runtime.kernels.provider import CpuProvider
 
+FACTORS = {"embedding": 3.0, "attention": 0.2, "residual": 0.4, "logits": 0.25}
 SHAPES: dict[str, dict[str, Any]] = {
     "dense": {},
-    "dense_bias_norms": {"bias": True, "norms": True, "head_dim": 32, "kv_heads": 1, "heads": 2},
-    "moe": {"hidden": 128, "experts": 9, "top_k": 3, "width": 40, "norms": True},
+    "dense_bias_norms": {"bias": True, "norms": "head", "head_dim": 32, "kv_heads": 1, "heads": 2},
+    "moe": {"hidden": 128, "experts": 9, "top_k": 3, "width": 40, "norms": "head"},
+    "norms_over_all_heads": {"norms": "projection"},
+    "moe_shared": {"experts": 5, "top_k": 2, "width": 24, "shared": 70},
+    "factors": {"factors": FACTORS, "width": 40},
+    "moe_factors": {"experts": 5, "width": 24, "shared": 33, "factors": FACTORS},
+    "window_within_a_chunk": {"window": 11},
+    "window_over_chunks": {"window": 70, "heads": 2, "kv_heads": 2, "head_dim": 20},
     "moe_wide": {"experts": 4, "top_k": 4, "width": 70, "heads": 4, "kv_heads": 4, "head_dim": 16},
 }
 PROMPT = np.random.default_rng(3).integers(0, 101, 150)

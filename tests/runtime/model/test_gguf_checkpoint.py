@@ -104,6 +104,7 @@ def test_a_weight_without_a_place_is_refused(tmp_path: Path) -> None:
     [
         ("rope.scaling.type", "yarn", "RoPE scaling 'yarn' is not supported"),
         ("rope.dimension_count", 8, "RoPE turns 8 of 16 features"),
+        ("attention.sliding_window", 4096, "sliding_window is 4096"),
     ],
 )
 def test_metadata_we_cannot_honour_is_refused(tmp_path: Path, key: str, value: str | int, reason: str) -> None:

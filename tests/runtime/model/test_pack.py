@@ -92,6 +92,14 @@ def test_progress_reaches_the_number_of_tensors(tmp_path: Path) -> None:
     assert seen == sorted(seen)
 
 
+def test_every_expert_of_a_stacked_tensor_counts_as_progress(tmp_path: Path) -> None:
+    seen: list[tuple[int, int]] = []
+    checkpoint = open_checkpoint(write_checkpoint(tmp_path / "c", "granite_moe"))
+    pack(checkpoint, tmp_path / "f", variant="Lite", progress=lambda done, total: seen.append((done, total)))
+    per_layer = 4 + 2 + 1 + 2 * 8  # attention, norms, router, two linears of each expert
+    assert seen[-1] == (2 + 3 * per_layer,) * 2
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 @pytest.mark.parametrize("name", ["model.layers.1.mlp.up_proj.weight", "model.norm.weight", "lm_head.weight"])
 def test_weights_that_are_not_finite_are_named(tmp_path: Path, name: str, value: float) -> None:

@@ -32,6 +32,8 @@ def test_the_json_form_of_a_dense_layer(plan: ModelPlan) -> None:
         "o": "layers.0.o",
         "mlp_norm": "layers.0.mlp_norm",
         "mlp": {"kind": "dense", "gate_up": "layers.0.gate_up", "down": "layers.0.down", "width": 160},
+        "qk_norm_over": "head",
+        "window": None,
     }
     del document["layers"]
     assert document == {
@@ -49,6 +51,10 @@ def test_the_json_form_of_a_dense_layer(plan: ModelPlan) -> None:
         "embedding": "embedding",
         "final_norm": "final_norm",
         "head": "embedding",
+        "embedding_factor": 1.0,
+        "attention_factor": None,
+        "residual_factor": 1.0,
+        "logits_factor": 1.0,
     }
 
 
@@ -64,6 +70,7 @@ def test_the_json_form_of_experts(plan: ModelPlan) -> None:
         "top_k": 8,
         "width": 48,
         "normalise": False,
+        "shared": None,
     }
     assert layers[0]["q_norm"] == "layers.0.q_norm"
     assert layers[1]["mlp"]["kind"] == "dense"
@@ -73,6 +80,7 @@ def test_the_json_form_of_experts(plan: ModelPlan) -> None:
     ("change", "reason"),
     [
         ({"hidden_size": 0}, "hidden_size.*found 0"),
+        ({"residual_factor": 0}, "residual_factor.*found 0"),
         ({"num_layers": 2}, "num_layers is 2, layers has 3"),
         ({"surprise": 1}, "surprise"),
         ({"layers": [{"mlp": {"kind": "sparse"}}] * 3}, r"layers\.0"),

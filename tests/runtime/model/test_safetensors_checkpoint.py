@@ -81,6 +81,15 @@ def test_a_missing_tensor_is_named(folder: Path) -> None:
         SafetensorsCheckpoint.open(folder).tensor("nonsense")
 
 
+def test_one_of_a_stack_is_read_by_its_number(tmp_path: Path) -> None:
+    folder = write_checkpoint(tmp_path, "granite_moe")
+    name = "model.layers.0.block_sparse_moe.output_linear.weight"
+    checkpoint = SafetensorsCheckpoint.open(folder)
+    np.testing.assert_array_equal(checkpoint.tensor(name, part=3), checkpoint.tensor(name)[3])
+    with pytest.raises(CheckpointError, match=r"output_linear.weight has shape \[8, 96, 48\], number 8 of its first"):
+        checkpoint.tensor(name, part=8)
+
+
 def test_a_folder_without_weights_says_what_is_expected(folder: Path) -> None:
     (folder / "model.safetensors").unlink()
     with pytest.raises(CheckpointError, match=r"no \*\.safetensors file"):
@@ -95,14 +104,34 @@ def test_a_folder_without_weights_says_what_is_expected(folder: Path) -> None:
         ({"architectures": []}, CheckpointError, "architectures"),
         ({"hidden_act": "gelu"}, UnsupportedModel, "hidden_act is 'gelu'"),
         ({"mlp_bias": True}, UnsupportedModel, "mlp_bias"),
-        ({"sliding_window": 4096}, UnsupportedModel, "sliding_window is 4096"),
+        ({"clip_qkv": 8.0}, UnsupportedModel, r"clip_qkv is 8\.0"),
+        ({"sliding_window": -1}, CheckpointError, "sliding_window is -1"),
+        ({"layer_types": ["full_attention"]}, CheckpointError, "layer_types has 1 entries, num_hidden_layers is 3"),
+        ({"layer_types": ["sliding_attention"] * 3}, CheckpointError, "sliding_window is None"),
+        ({"layer_types": ["linear_attention"] * 3}, UnsupportedModel, "layer_types has 'linear_attention'"),
         ({"partial_rotary_factor": 0.5}, UnsupportedModel, "partial_rotary_factor"),
-        ({"rope_scaling": {"rope_type": "yarn", "factor": 4}}, UnsupportedModel, "'yarn' is not supported"),
-        ({"rope_parameters": {"rope_type": "dynamic"}}, UnsupportedModel, "'dynamic' is not supported"),
-        ({"rope_scaling": {"type": "llama3", "factor": 4}}, CheckpointError, "RoPE settings are incomplete"),
+        (
+            {"rope_scaling": {"rope_type": "longrope", "factor": 4}},
+            UnsupportedModel,
+            "'longrope' is not supported by this release; known: default, linear, dynamic, yarn, llama3",
+        ),
+        ({"rope_scaling": {"type": "linear"}}, CheckpointError, "incomplete: linear needs factor"),
+        (
+            {"rope_scaling": {"type": "llama3", "factor": 4}},
+            CheckpointError,
+            "incomplete: llama3 needs low_freq_factor",
+        ),
+        ({"rope_scaling": {"type": "linear", "factor": -1}}, CheckpointError, "malformed: factor.*found -1"),
+        ({"rope_scaling": {"type": "yarn", "factor": 1e308}}, CheckpointError, "malformed: factor"),
+        ({"rope_theta": "big"}, CheckpointError, "malformed: rope_theta.*found 'big'"),
+        (
+            {"rope_scaling": {"type": "llama3", "factor": 4, "low_freq_factor": 2, "high_freq_factor": 2}},
+            CheckpointError,
+            r"high_freq_factor \(2\.0\) must exceed low_freq_factor \(2\.0\)",
+        ),
         ({"num_experts": 8}, CheckpointError, "num_experts_per_tok"),
         (
-            {"num_experts": 8, "num_experts_per_tok": 9, "moe_intermediate_size": 4},
+            {"num_experts": 8, "num_experts_per_tok": 9},
             CheckpointError,
             r"num_experts_per_tok \(9\) must be between 1 and num_experts \(8\)",
         ),
@@ -127,9 +156,47 @@ def test_newer_and_older_spellings_of_rope_agree(folder: Path) -> None:
     assert SafetensorsCheckpoint.open(folder).config == older
 
 
-def test_a_sliding_window_that_is_switched_off_is_no_obstacle(folder: Path) -> None:
-    change_json(folder / "config.json", sliding_window=4096, use_sliding_window=False)
-    assert SafetensorsCheckpoint.open(folder).config.hidden_size == 96
+def test_yarn_widens_the_window_to_what_it_was_made_for(folder: Path) -> None:
+    scaling = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 512}
+    change_json(folder / "config.json", rope_scaling=scaling)
+    assert SafetensorsCheckpoint.open(folder).config.max_context_tokens == 2048
+
+
+SWITCHED_OFF = {"sliding_window": 64, "use_sliding_window": False}
+SWITCHED_ON = {"sliding_window": 64, "use_sliding_window": True, "max_window_layers": 1}
+LISTED = {**SWITCHED_ON, "layer_types": ["sliding_attention", "full_attention", "full_attention"]}
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes", "windows"),
+    [
+        ("llama", SWITCHED_ON, [None, None, None]),  # transformers' Llama knows none either
+        ("mistral", {"sliding_window": 64}, [64, 64, 64]),
+        ("mistral", {"sliding_window": None}, [None, None, None]),
+        ("mixtral", {"sliding_window": 64}, [64, 64, 64]),
+        ("mixtral", {}, [None, None, None]),
+        ("olmoe", SWITCHED_ON, [None, None, None]),
+        ("qwen2", {"sliding_window": 64}, [None, None, None]),
+        ("qwen2", SWITCHED_OFF, [None, None, None]),
+        ("qwen2", SWITCHED_ON, [None, 64, 64]),
+        ("qwen3", LISTED, [64, None, None]),
+        ("qwen2_moe", {**SWITCHED_ON, "max_window_layers": 3}, [64, None, 64]),
+        ("qwen2_moe", LISTED, [64, None, None]),
+        ("qwen3_moe", SWITCHED_OFF, [None, None, None]),
+        ("qwen3_moe", SWITCHED_ON, [64, 64, 64]),
+    ],
+)
+def test_each_family_has_its_rule_for_which_layers_a_window_binds(
+    tmp_path: Path, kind: str, changes: dict[str, object], windows: list[int | None]
+) -> None:
+    folder = write_checkpoint(tmp_path, kind, changes=changes)
+    assert [layer.window for layer in recipe(open_checkpoint(folder)).plan.layers] == windows
+
+
+def test_mistral_has_a_window_even_where_its_file_leaves_it_out(tmp_path: Path) -> None:
+    folder = write_checkpoint(tmp_path, "mistral")
+    change_json(folder / "config.json", sliding_window=None)  # None takes the key out
+    assert [layer.window for layer in recipe(open_checkpoint(folder)).plan.layers] == [4096] * 3
 
 
 def test_a_configuration_that_is_not_json_is_named(folder: Path) -> None:
@@ -140,7 +207,9 @@ def test_a_configuration_that_is_not_json_is_named(folder: Path) -> None:
 
 def test_an_unknown_architecture_is_refused_with_the_known_ones(folder: Path) -> None:
     change_json(folder / "config.json", architectures=["MambaForCausalLM"])
-    with pytest.raises(UnsupportedModel, match=r"MambaForCausalLM is not supported; known: LlamaForCausalLM, Qwen2"):
+    with pytest.raises(
+        UnsupportedModel, match=r"MambaForCausalLM is not supported; known: .*LlamaForCausalLM, .*Qwen2"
+    ):
         recipe(open_checkpoint(folder))
 
 

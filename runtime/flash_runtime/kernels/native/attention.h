@@ -36,14 +36,15 @@ FLASH_INLINE void score_tile(const AttentionJob& job, const uint16_t* const* key
     }
 }
 
-// Turns one row's scores into numerators under the running maximum; keys past `visible` get weight zero.
-void update_row(ChunkState& state, int row, int visible) {
+// Turns one row's scores into numerators under the running maximum; keys outside first..visible-1 get weight zero.
+void update_row(ChunkState& state, int row, int first, int visible) {
     float* weight = state.weight[row];
-    if (visible <= 0) {
+    if (visible <= 0 || first >= kKeyChunk) {
         std::memset(weight, 0, sizeof(float) * kKeyChunk);
         state.rescale[row] = 1.0f;
         return;
     }
+    for (int i = 0; i < first; ++i) weight[i] = -__builtin_inff();
     for (int i = visible; i < kKeyChunk; ++i) weight[i] = -__builtin_inff();
     Vec top = load(weight);
     for (int v = 1; v < kChunkVecs; ++v) top = larger(load(weight + v * kLanes), top);
@@ -89,7 +90,9 @@ template <int Rows>
 void row_tile(const AttentionJob& job, const uint16_t* const* keys, const uint16_t* const* values, int chunk_begin,
               int num_keys, int row, ChunkState& state) {
     score_tile<Rows>(job, keys, row, state);
-    for (int r = row; r < row + Rows; ++r) update_row(state, r, job.visible[r] - chunk_begin);
+    for (int r = row; r < row + Rows; ++r) {
+        update_row(state, r, job.first[r] - chunk_begin, job.visible[r] - chunk_begin);
+    }
     int dim = 0;
     for (; dim + 4 * kLanes <= job.value_dim; dim += 4 * kLanes) {
         value_tile<Rows, 4>(job, values, num_keys, row, dim, state);
@@ -100,13 +103,16 @@ void row_tile(const AttentionJob& job, const uint16_t* const* keys, const uint16
 void attention(const AttentionJob& job) {
     ChunkState state;
     int longest = 0;
+    int earliest = job.first[0];
     for (int r = 0; r < job.rows; ++r) {
         state.max[r] = -__builtin_inff();
         state.total[r] = 0.0f;
         longest = job.visible[r] > longest ? job.visible[r] : longest;
+        earliest = job.first[r] < earliest ? job.first[r] : earliest;
     }
     std::memset(state.out, 0, sizeof(float) * static_cast<size_t>(job.rows * job.value_dim));
-    for (int begin = 0; begin < longest; begin += kKeyChunk) {
+    // whole chunks that no row sees are left out; others count from position 0 all the same
+    for (int begin = earliest / kKeyChunk * kKeyChunk; begin < longest; begin += kKeyChunk) {
         const int num_keys = longest - begin < kKeyChunk ? longest - begin : kKeyChunk;
         const uint16_t* keys[kChunkVecs];
         const uint16_t* values[kChunkVecs];

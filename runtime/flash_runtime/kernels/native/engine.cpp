@@ -128,7 +128,7 @@ void Engine::embed(const Batch& batch) {
             float* out = hidden_.data() + static_cast<size_t>(t) * model_.hidden;
             for (int k = 0; k < model_.hidden; ++k) {
                 const int value = row[static_cast<size_t>(k / 4) * kLanes * 4 + k % 4];
-                out[k] = static_cast<float>(value - kZeroPoint) * table.scale[id];
+                out[k] = static_cast<float>(value - kZeroPoint) * table.scale[id] * model_.embedding_factor;
             }
         }
     });
@@ -149,7 +149,8 @@ void Engine::norm_rows(const float* weight, int rows, const int32_t* index) {
     });
 }
 
-void Engine::run_linear(const Linear& linear, QuantBuffer& input, int rows, float* out, bool accumulate) {
+void Engine::run_linear(const Linear& linear, QuantBuffer& input, int rows, float* out, bool accumulate,
+                        float factor) {
     const int panels = linear.panels();
     const int row_blocks = divide_up(rows, kRowBlock);
     // a few tasks per thread balance the load; whole register tiles (4 panels for single rows) keep it efficient
@@ -172,6 +173,7 @@ void Engine::run_linear(const Linear& linear, QuantBuffer& input, int rows, floa
         job.out = out + static_cast<ptrdiff_t>(row) * linear.features + panel * kLanes;
         job.out_stride = linear.features;
         job.accumulate = accumulate;
+        job.factor = factor;
         kernels_.linear(job);
     });
 }
@@ -188,7 +190,7 @@ void Engine::step(const Batch& batch, float* logits) {
     }
     if (batch.rows == 0) return; // in the middle of a prompt nobody needs logits
     norm_rows(model_.final_norm, batch.rows, batch.logit_rows);
-    run_linear(model_.head, input_, batch.rows, logits, false);
+    run_linear(model_.head, input_, batch.rows, logits, false, model_.logits_factor);
 }
 
 } // namespace flash

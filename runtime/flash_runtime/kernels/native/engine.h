@@ -32,20 +32,29 @@ struct Linear {
     Linear expert(int index) const;
 };
 
+// down(silu(gate(x)) * up(x)), or experts of it one after the other.
+struct Swiglu {
+    Linear gate_up; // rows: gate 0..F-1, up F..2F-1
+    Linear down;
+    int width = 0; // F
+};
+
 struct Layer {
     const float* attn_norm = nullptr; // [H]
     Linear qkv;                       // rows: q heads, k heads, v heads
-    const float* q_norm = nullptr;    // [head_dim], null: none
-    const float* k_norm = nullptr;
+    const float* q_norm = nullptr;    // [head_dim], or [heads * head_dim] if together; null: none
+    const float* k_norm = nullptr;    // [head_dim], or [kv_heads * head_dim]
+    bool norm_together = false;       // q_norm and k_norm see all heads as one vector
+    int window = 0;                   // positions a token sees, its own among them; 0: all before it
     Linear o;
     const float* mlp_norm = nullptr; // [H]
     const float* router = nullptr;   // [E, H], null: dense
     int experts = 1;
     int top_k = 1;
     bool normalise = false;
-    Linear gate_up; // rows: gate 0..F-1, up F..2F-1
-    Linear down;
-    int width = 0; // F
+    Swiglu mlp;                         // dense, or the routed experts
+    Swiglu shared;                      // the expert that every token passes
+    const float* shared_gate = nullptr; // [H], null: no shared expert
 };
 
 struct Model {
@@ -58,6 +67,10 @@ struct Model {
     int max_positions = 0;
     const float* rope_inv_freq = nullptr; // [head_dim / 2]
     float rope_scale = 1;
+    float embedding_factor = 1;
+    float score_factor = 1; // on attention scores, usually 1 / sqrt(head_dim)
+    float residual_factor = 1;
+    float logits_factor = 1;
     Linear embedding;                  // [V, H], rows looked up
     const float* final_norm = nullptr; // [H]
     Linear head;                       // [V, H]
@@ -120,13 +133,19 @@ private:
         pool_.run(divide_up(count, size), [&](int i) { body(i * size, std::min(count, (i + 1) * size)); });
     }
 
-    void run_linear(const Linear& linear, QuantBuffer& input, int rows, float* out, bool accumulate);
+    // out = factor * linear(input), or added to what is there.
+    void run_linear(const Linear& linear, QuantBuffer& input, int rows, float* out, bool accumulate, float factor);
     void embed(const Batch& batch);
     void norm_rows(const float* weight, int rows, const int32_t* index);
     void attention(const Batch& batch, const Layer& layer, size_t layer_index);
     void write_cache(const Batch& batch, const Layer& layer, size_t layer_index);
     void route(const Layer& layer, int tokens);
-    void expert_hidden(const Layer& layer, const Linear& gate_up, const Share& share, int group);
+    void share_rows(int tokens);
+    void hidden_features(const Swiglu& mlp, const int32_t* row_index, int rows);
+    void hidden_group(const Swiglu& mlp, const int32_t* row_index, const Share& share, int group);
+    void outputs(const Swiglu& mlp, int rows);
+    void routed(const Layer& layer, int tokens);
+    void shared(const Layer& layer, int tokens);
     void mlp(const Layer& layer, int tokens);
 
     Model model_;
@@ -161,6 +180,7 @@ private:
     std::vector<int32_t> slot_token_; // [T * top_k]
     std::vector<Share> shares_;
     std::vector<float> expert_out_;   // [T * top_k, H]
+    std::vector<float> shared_weight_; // [T]
     QuantBuffer input_;               // of hidden rows or attention outputs
     QuantBuffer activation_;          // of expert hidden rows
 };

@@ -25,7 +25,7 @@ struct QuantRows {
     int32_t* offset; // -kZeroPoint * sum(values of the group)
 };
 
-// out[r, c] (+)= x[r] . w[c] * w_scale[c] + bias[c] for the columns from panel_begin * kLanes on.
+// out[r, c] (+)= (x[r] . w[c] * w_scale[c] + bias[c]) * factor for the columns from panel_begin * kLanes on.
 struct LinearJob {
     const uint8_t* weight; // panel 0 of the linear, [panels][groups * kGroupLines][kLanes][4]
     const float* weight_scale;
@@ -40,6 +40,7 @@ struct LinearJob {
     float* out;  // first row, first column
     ptrdiff_t out_stride;
     bool accumulate;
+    float factor = 1;
 };
 
 // Causal attention of up to kAttentionRows query rows of one sequence that share one key/value head.
@@ -56,7 +57,8 @@ struct AttentionJob {
     int rows;
     const float* query[kAttentionRows];
     float* out[kAttentionRows];
-    int visible[kAttentionRows]; // keys each row sees, at least 1
+    int first[kAttentionRows];   // first key each row sees
+    int visible[kAttentionRows]; // end of the keys each row sees, beyond `first`
 };
 
 struct Kernels {

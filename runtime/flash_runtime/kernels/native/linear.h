@@ -35,7 +35,7 @@ template <int Rows, int Panels> void linear_tile(const LinearJob& job, const Til
         const Vec bias = job.bias ? load_up_to(job.bias + feature, count) : Vec{};
         for (int r = 0; r < Rows; ++r) {
             float* to = job.out + (row + r) * job.out_stride + column;
-            Vec value = load(result[r][p]) * scale + bias;
+            Vec value = (load(result[r][p]) * scale + bias) * job.factor;
             if (job.accumulate) value = load_up_to(to, count) + value;
             store_up_to(to, value, count);
         }

@@ -87,37 +87,51 @@ NB_MODULE(_native, m) {
     nb::class_<flash::Linear>(m, "Linear").def_static("of", &linear, "weight"_a, "scale"_a, "bias"_a.none(),
                                                       "features"_a, "inputs"_a, "experts"_a);
 
+    nb::class_<flash::Swiglu>(m, "Swiglu").def_static(
+        "of",
+        [](const flash::Linear& gate_up, const flash::Linear& down, int width) {
+            return flash::Swiglu{gate_up, down, width};
+        },
+        "gate_up"_a, "down"_a, "width"_a);
+
     nb::class_<flash::Layer>(m, "Layer")
         .def_static(
             "of",
             [](const Floats& attn_norm, const flash::Linear& qkv, const std::optional<Floats>& q_norm,
-               const std::optional<Floats>& k_norm, const flash::Linear& o, const Floats& mlp_norm,
-               const std::optional<Floats>& router, int experts, int top_k, bool normalise,
-               const flash::Linear& gate_up, const flash::Linear& down, int width) {
+               const std::optional<Floats>& k_norm, bool norm_together, int window, const flash::Linear& o,
+               const Floats& mlp_norm, const std::optional<Floats>& router, int experts, int top_k, bool normalise,
+               const flash::Swiglu& mlp, const std::optional<flash::Swiglu>& shared,
+               const std::optional<Floats>& shared_gate) {
                 flash::Layer layer;
                 layer.attn_norm = attn_norm.data();
                 layer.qkv = qkv;
                 layer.q_norm = q_norm ? q_norm->data() : nullptr;
                 layer.k_norm = k_norm ? k_norm->data() : nullptr;
+                layer.norm_together = norm_together;
+                layer.window = window;
                 layer.o = o;
                 layer.mlp_norm = mlp_norm.data();
                 layer.router = router ? router->data() : nullptr;
                 layer.experts = experts;
                 layer.top_k = top_k;
                 layer.normalise = normalise;
-                layer.gate_up = gate_up;
-                layer.down = down;
-                layer.width = width;
+                layer.mlp = mlp;
+                if (shared && shared_gate) {
+                    layer.shared = *shared;
+                    layer.shared_gate = shared_gate->data();
+                }
                 return layer;
             },
-            "attn_norm"_a, "qkv"_a, "q_norm"_a.none(), "k_norm"_a.none(), "o"_a, "mlp_norm"_a, "router"_a.none(),
-            "experts"_a, "top_k"_a, "normalise"_a, "gate_up"_a, "down"_a, "width"_a);
+            "attn_norm"_a, "qkv"_a, "q_norm"_a.none(), "k_norm"_a.none(), "norm_together"_a, "window"_a, "o"_a,
+            "mlp_norm"_a, "router"_a.none(), "experts"_a, "top_k"_a, "normalise"_a, "mlp"_a, "shared"_a.none(),
+            "shared_gate"_a.none());
 
     nb::class_<PyEngine>(m, "Engine")
         .def(
             "__init__",
             [](PyEngine* self, int hidden, int heads, int kv_heads, int head_dim, int vocab, float norm_epsilon,
-               int max_positions, const Floats& rope_inv_freq, float rope_scale, const flash::Linear& embedding,
+               int max_positions, const Floats& rope_inv_freq, float rope_scale, float embedding_factor,
+               float score_factor, float residual_factor, float logits_factor, const flash::Linear& embedding,
                const Floats& final_norm, const flash::Linear& head, std::vector<flash::Layer> layers, nb::object arrays,
                const std::string& isa, int threads, int num_blocks, int block_size) {
                 if (head_dim > flash::kMaxHeadDim) throw std::invalid_argument("head_dim is too large");
@@ -131,6 +145,10 @@ NB_MODULE(_native, m) {
                 model.max_positions = max_positions;
                 model.rope_inv_freq = floats("rope_inv_freq", rope_inv_freq, static_cast<size_t>(head_dim / 2));
                 model.rope_scale = rope_scale;
+                model.embedding_factor = embedding_factor;
+                model.score_factor = score_factor;
+                model.residual_factor = residual_factor;
+                model.logits_factor = logits_factor;
                 model.embedding = embedding;
                 model.final_norm = floats("final_norm", final_norm, static_cast<size_t>(hidden));
                 model.head = head;
@@ -138,7 +156,8 @@ NB_MODULE(_native, m) {
                 new (self) PyEngine(std::move(model), std::move(arrays), isa, threads, num_blocks, block_size);
             },
             nb::kw_only(), "hidden"_a, "heads"_a, "kv_heads"_a, "head_dim"_a, "vocab"_a, "norm_epsilon"_a,
-            "max_positions"_a, "rope_inv_freq"_a, "rope_scale"_a, "embedding"_a, "final_norm"_a, "head"_a, "layers"_a,
+            "max_positions"_a, "rope_inv_freq"_a, "rope_scale"_a, "embedding_factor"_a, "score_factor"_a,
+            "residual_factor"_a, "logits_factor"_a, "embedding"_a, "final_norm"_a, "head"_a, "layers"_a,
             "arrays"_a, "isa"_a, "threads"_a, "num_blocks"_a, "block_size"_a)
         .def("step", &PyEngine::step, "token_ids"_a.noconvert(), "positions"_a.noconvert(),
              "query_starts"_a.noconvert(), "block_tables"_a.noconvert(), "logit_rows"_a.noconvert(),

@@ -1,6 +1,4 @@
 // The attention half of a layer: projections, rotary embedding, the paged cache, and the jobs of its kernel.
-#include <cmath>
-
 #include "engine.h"
 
 namespace flash {
@@ -16,9 +14,16 @@ void Engine::write_cache(const Batch& batch, const Layer& layer, size_t layer_in
         for (int t = first; t < last; ++t) {
             const ptrdiff_t angle = static_cast<ptrdiff_t>(t) * (dim / 2);
             float* head = qkv_.data() + static_cast<ptrdiff_t>(t) * layer.qkv.features;
+            if (layer.norm_together) {
+                const int queries = model_.heads * dim;
+                if (layer.q_norm) kernels_.rms_norm(head, layer.q_norm, queries, model_.norm_epsilon, head);
+                float* first_key = head + queries;
+                const int width = model_.kv_heads * dim;
+                if (layer.k_norm) kernels_.rms_norm(first_key, layer.k_norm, width, model_.norm_epsilon, first_key);
+            }
             for (int h = 0; h < model_.heads + model_.kv_heads; ++h, head += dim) {
                 const float* norm = h < model_.heads ? layer.q_norm : layer.k_norm;
-                if (norm) kernels_.rms_norm(head, norm, dim, model_.norm_epsilon, head);
+                if (norm && !layer.norm_together) kernels_.rms_norm(head, norm, dim, model_.norm_epsilon, head);
                 kernels_.rope(head, cosine_.data() + angle, sine_.data() + angle, dim / 2);
             }
             const float* value = head;
@@ -40,7 +45,7 @@ void Engine::write_cache(const Batch& batch, const Layer& layer, size_t layer_in
 
 void Engine::attention(const Batch& batch, const Layer& layer, size_t layer_index) {
     norm_rows(layer.attn_norm, batch.tokens, nullptr);
-    run_linear(layer.qkv, input_, batch.tokens, qkv_.data(), false);
+    run_linear(layer.qkv, input_, batch.tokens, qkv_.data(), false, 1.0f);
     write_cache(batch, layer, layer_index);
 
     const int dim = model_.head_dim;
@@ -48,7 +53,6 @@ void Engine::attention(const Batch& batch, const Layer& layer, size_t layer_inde
     const uint16_t* keys = cache_.get() + static_cast<ptrdiff_t>(layer_index) * key_layer_;
     const uint16_t* values = cache_.get() + static_cast<ptrdiff_t>(model_.layers.size()) * key_layer_ +
                              static_cast<ptrdiff_t>(layer_index) * value_layer_;
-    const float scale = 1.0f / std::sqrt(static_cast<float>(dim));
     pool_.run(static_cast<int>(tiles_.size()) * model_.kv_heads, [&](int i) {
         const Tile& tile = tiles_[i / model_.kv_heads];
         const int kv_head = i % model_.kv_heads;
@@ -61,7 +65,7 @@ void Engine::attention(const Batch& batch, const Layer& layer, size_t layer_inde
         job.block_size = block_size_;
         job.head_dim = dim;
         job.value_dim = value_dim_;
-        job.scale = scale;
+        job.scale = model_.score_factor;
         job.rows = tile.rows;
         for (int r = 0; r < tile.rows; ++r) {
             const ptrdiff_t token = batch.query_starts[tile.sequence] + (tile.begin + r) / group;
@@ -69,6 +73,7 @@ void Engine::attention(const Batch& batch, const Layer& layer, size_t layer_inde
             job.query[r] = qkv_.data() + token * layer.qkv.features + head * dim;
             job.out[r] = attended_.data() + (token * model_.heads + head) * dim;
             job.visible[r] = batch.positions[token] + 1;
+            job.first[r] = layer.window ? std::max(0, job.visible[r] - layer.window) : 0;
         }
         kernels_.attention(job);
     });
@@ -82,7 +87,7 @@ void Engine::attention(const Batch& batch, const Layer& layer, size_t layer_inde
             kernels_.quantise(from, width, row.values, row.scale, row.offset);
         }
     });
-    run_linear(layer.o, input_, batch.tokens, hidden_.data(), true);
+    run_linear(layer.o, input_, batch.tokens, hidden_.data(), true, model_.residual_factor);
 }
 
 } // namespace flash

@@ -1,5 +1,8 @@
 // The MLP half of a layer. A dense MLP is one expert that every token chose with weight 1 and adds its result in place;
-// otherwise tokens are sorted by expert, so that each expert's weights are read once per step.
+// otherwise tokens are sorted by expert, so that each expert's weights are read once per step. A shared expert is one
+// that every token chose with a weight of its own.
+#include <cmath>
+
 #include "engine.h"
 
 namespace flash {
@@ -53,11 +56,18 @@ void Engine::route(const Layer& layer, int tokens) {
     }
 }
 
+// One expert that takes every row.
+void Engine::share_rows(int tokens) {
+    shares_.clear();
+    for (int at = 0; at < tokens; at += kRowBlock) shares_.push_back({0, at, std::min(tokens, at + kRowBlock)});
+}
+
 // activation_[rows of the share], group `group` = quantised silu(gate) * up of that group's 64 features.
-void Engine::expert_hidden(const Layer& layer, const Linear& gate_up, const Share& share, int group) {
+void Engine::hidden_group(const Swiglu& mlp, const int32_t* row_index, const Share& share, int group) {
+    const Linear gate_up = mlp.gate_up.expert(share.expert);
     const int begin = group * kGroup;
-    const int count = std::min(kGroup, layer.width - begin);
-    const int up_shift = (layer.width + begin) % kLanes; // up need not start on a panel
+    const int count = std::min(kGroup, mlp.width - begin);
+    const int up_shift = (mlp.width + begin) % kLanes; // up need not start on a panel
     constexpr int kUpStride = kGroup + kLanes;
     float gate[kHiddenRows * kGroup];
     float up[kHiddenRows * kUpStride];
@@ -69,16 +79,16 @@ void Engine::expert_hidden(const Layer& layer, const Linear& gate_up, const Shar
         job.bias = gate_up.bias;
         job.rows = std::min(kHiddenRows, share.end - row);
         job.groups = gate_up.groups();
-        job.row_index = layer.router ? slot_token_.data() + row : nullptr;
-        job.input = input_.row(layer.router ? 0 : row);
+        job.row_index = row_index ? row_index + row : nullptr;
+        job.input = input_.row(row_index ? 0 : row);
         job.panel_begin = begin / kLanes;
         job.panel_end = divide_up(begin + count, kLanes);
         job.columns = count;
         job.out = gate;
         job.out_stride = kGroup;
         kernels_.linear(job);
-        job.panel_begin = (layer.width + begin) / kLanes;
-        job.panel_end = divide_up(layer.width + begin + count, kLanes);
+        job.panel_begin = (mlp.width + begin) / kLanes;
+        job.panel_end = divide_up(mlp.width + begin + count, kLanes);
         job.columns = up_shift + count;
         job.out = up;
         job.out_stride = kUpStride;
@@ -91,34 +101,26 @@ void Engine::expert_hidden(const Layer& layer, const Linear& gate_up, const Shar
     }
 }
 
-void Engine::mlp(const Layer& layer, int tokens) {
-    norm_rows(layer.mlp_norm, tokens, nullptr);
-    shares_.clear();
-    if (layer.router) {
-        route(layer, tokens);
-    } else {
-        for (int at = 0; at < tokens; at += kRowBlock) shares_.push_back({0, at, std::min(tokens, at + kRowBlock)});
-    }
-    activation_.shape(tokens * layer.top_k, layer.width);
-    const int groups = divide_up(layer.width, kGroup);
-    pool_.run(static_cast<int>(shares_.size()) * groups, [&](int i) {
-        const Share& share = shares_[i / groups];
-        expert_hidden(layer, layer.gate_up.expert(share.expert), share, i % groups);
-    });
-    if (!layer.router) {
-        run_linear(layer.down, activation_, tokens, hidden_.data(), true);
-        return;
-    }
+// activation_[rows] for all shares. row_index: which input row each row reads, null: its own.
+void Engine::hidden_features(const Swiglu& mlp, const int32_t* row_index, int rows) {
+    activation_.shape(rows, mlp.width);
+    const int groups = divide_up(mlp.width, kGroup);
+    pool_.run(static_cast<int>(shares_.size()) * groups,
+              [&](int i) { hidden_group(mlp, row_index, shares_[i / groups], i % groups); });
+}
+
+// expert_out_[rows] = down(activation_[rows]) for all shares.
+void Engine::outputs(const Swiglu& mlp, int rows) {
     const int width = model_.hidden;
-    const int top_k = layer.top_k;
-    expert_out_.resize(static_cast<size_t>(tokens) * top_k * width);
-    const int panels = layer.down.panels();
+    // grows only: routed and shared experts take turns, and a vector that grows again is filled with zeros
+    expert_out_.resize(std::max(expert_out_.size(), static_cast<size_t>(rows) * width));
+    const int panels = mlp.down.panels();
     const int wanted = divide_up(panels * static_cast<int>(shares_.size()), pool_.threads() * 6);
     const int size = divide_up(std::min(wanted, 16), 4) * 4;
     const int chunks = divide_up(panels, size);
     pool_.run(static_cast<int>(shares_.size()) * chunks, [&](int i) {
         const Share& share = shares_[i / chunks];
-        const Linear down = layer.down.expert(share.expert);
+        const Linear down = mlp.down.expert(share.expert);
         LinearJob job{};
         job.weight = down.weight;
         job.weight_scale = down.scale;
@@ -133,14 +135,53 @@ void Engine::mlp(const Layer& layer, int tokens) {
         job.out_stride = width;
         kernels_.linear(job);
     });
+}
+
+void Engine::routed(const Layer& layer, int tokens) {
+    shares_.clear();
+    route(layer, tokens);
+    hidden_features(layer.mlp, slot_token_.data(), tokens * layer.top_k);
+    outputs(layer.mlp, tokens * layer.top_k);
+    const int width = model_.hidden;
+    const int top_k = layer.top_k;
     for_rows(tokens, [&](int first, int last) {
         for (ptrdiff_t t = first; t < last; ++t) {
             for (ptrdiff_t choice = t * top_k; choice < (t + 1) * top_k; ++choice) {
                 const float* from = expert_out_.data() + static_cast<ptrdiff_t>(slot_[choice]) * width;
-                kernels_.add_scaled(from, chosen_weight_[choice], width, hidden_.data() + t * width);
+                const float weight = chosen_weight_[choice] * model_.residual_factor;
+                kernels_.add_scaled(from, weight, width, hidden_.data() + t * width);
             }
         }
     });
+}
+
+// hidden_ += sigmoid(gate . x) * the shared expert
+void Engine::shared(const Layer& layer, int tokens) {
+    share_rows(tokens);
+    hidden_features(layer.shared, nullptr, tokens);
+    outputs(layer.shared, tokens);
+    shared_weight_.resize(static_cast<size_t>(tokens));
+    const ptrdiff_t width = model_.hidden;
+    for_rows(tokens, [&](int first, int last) {
+        const float* rows = normed_.data() + first * width;
+        kernels_.router(rows, last - first, layer.shared_gate, 1, model_.hidden, shared_weight_.data() + first);
+        for (ptrdiff_t t = first; t < last; ++t) {
+            const float weight = model_.residual_factor / (1.0f + std::exp(-shared_weight_[t]));
+            kernels_.add_scaled(expert_out_.data() + t * width, weight, model_.hidden, hidden_.data() + t * width);
+        }
+    });
+}
+
+void Engine::mlp(const Layer& layer, int tokens) {
+    norm_rows(layer.mlp_norm, tokens, nullptr);
+    if (layer.router) {
+        routed(layer, tokens);
+        if (layer.shared_gate) shared(layer, tokens);
+        return;
+    }
+    share_rows(tokens);
+    hidden_features(layer.mlp, nullptr, tokens);
+    run_linear(layer.mlp.down, activation_, tokens, hidden_.data(), true, model_.residual_factor);
 }
 
 } // namespace flash

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from flash_runtime.model.checkpoint import Checkpoint
 from flash_runtime.model.errors import UnsupportedModel
-from flash_runtime.model.families import llama, qwen3_moe
+from flash_runtime.model.families import granite, llama, mixtral, olmoe, qwen2_moe, qwen3_moe
 from flash_runtime.model.families.recipe import Recipe
 
 __all__ = ["Recipe", "recipe", "supported_architectures"]
@@ -24,7 +24,7 @@ class _Family(Protocol):
     def recipe(self, checkpoint: Checkpoint) -> Recipe: ...
 
 
-_MODULES: tuple[_Family, ...] = (llama, qwen3_moe)
+_MODULES: tuple[_Family, ...] = (llama, qwen2_moe, qwen3_moe, olmoe, mixtral, granite)
 
 
 def supported_architectures() -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, Literal
 
 from flash_runtime.model.checkpoint import Checkpoint
 from flash_runtime.model.errors import CheckpointError
@@ -52,18 +52,25 @@ class DecoderBuilder:
 
     def dense_mlp(self, index: int) -> DenseMlp:
         """SwiGLU of one layer."""
-        config, source = self.config, f"model.layers.{index}.mlp"
-        width = config.mlp_width
-        return DenseMlp(
-            gate_up=self.linear(
-                f"layers.{index}.gate_up",
-                Linear((f"{source}.gate_proj", f"{source}.up_proj"), (width, width), config.hidden_size),
-            ),
-            down=self.linear(f"layers.{index}.down", Linear((f"{source}.down_proj",), (config.hidden_size,), width)),
-            width=width,
-        )
+        width = self.config.mlp_width
+        gate_up, down = self.swiglu(f"layers.{index}", f"model.layers.{index}.mlp", width)
+        return DenseMlp(gate_up=gate_up, down=down, width=width)
 
-    def layer(self, index: int, mlp: DenseMlp | MoeMlp) -> LayerPlan:
+    def swiglu(self, name: str, source: str, width: int) -> tuple[str, str]:
+        """Record the two linears of one SwiGLU; returns their names in the packed file."""
+        hidden = self.config.hidden_size
+        gate_up = Linear((f"{source}.gate_proj", f"{source}.up_proj"), (width, width), hidden)
+        down = Linear((f"{source}.down_proj",), (hidden,), width)
+        return self.linear(f"{name}.gate_up", gate_up), self.linear(f"{name}.down", down)
+
+    def layer(
+        self,
+        index: int,
+        mlp: DenseMlp | MoeMlp,
+        *,
+        qk_norm_over: Literal["head", "projection"] = "head",
+        window: int | None = None,
+    ) -> LayerPlan:
         """One block around its MLP."""
         config, source = self.config, f"model.layers.{index}"
         attention = f"{source}.self_attn"
@@ -87,11 +94,21 @@ class DecoderBuilder:
         return LayerPlan(
             attn_norm=self._norm(f"layers.{index}.attn_norm", f"{source}.input_layernorm"),
             qkv=self.linear(f"layers.{index}.qkv", qkv),
-            q_norm=self._head_norm(f"layers.{index}.q_norm", f"{attention}.q_norm"),
-            k_norm=self._head_norm(f"layers.{index}.k_norm", f"{attention}.k_norm"),
+            q_norm=self._qk_norm(
+                f"layers.{index}.q_norm",
+                f"{attention}.q_norm",
+                query_rows if qk_norm_over == "projection" else config.head_dim,
+            ),
+            k_norm=self._qk_norm(
+                f"layers.{index}.k_norm",
+                f"{attention}.k_norm",
+                kv_rows if qk_norm_over == "projection" else config.head_dim,
+            ),
             o=self.linear(f"layers.{index}.o", output),
             mlp_norm=self._norm(f"layers.{index}.mlp_norm", f"{source}.post_attention_layernorm"),
             mlp=mlp,
+            qk_norm_over=qk_norm_over,
+            window=window,
         )
 
     def recipe(self, family: str, layers: Sequence[LayerPlan]) -> Recipe:
@@ -112,7 +129,7 @@ class DecoderBuilder:
             norm_eps=config.norm_eps,
             max_context_tokens=config.max_context_tokens,
             rope_inv_freq="rope_inv_freq",
-            rope_scale=1.0,
+            rope_scale=config.rope.scale,
             embedding=embedding,
             final_norm=self._norm("final_norm", "model.norm"),
             head=head,
@@ -129,7 +146,7 @@ class DecoderBuilder:
     def _norm(self, name: str, module: str) -> str:
         return self.vector(name, Vector(f"{module}.weight", (self.config.hidden_size,)))
 
-    def _head_norm(self, name: str, module: str) -> str | None:
+    def _qk_norm(self, name: str, module: str, width: int) -> str | None:
         if not self._checkpoint.has(f"{module}.weight"):
             return None
-        return self.vector(name, Vector(f"{module}.weight", (self.config.head_dim,)))
+        return self.vector(name, Vector(f"{module}.weight", (width,)))

@@ -31,6 +31,8 @@ class Linear:
     """Output features of each module."""
     columns: int
     bias: bool = False
+    part: int | None = None
+    """Which of the linears to take from tensors that stack several; None = they do not."""
 
     @property
     def num_rows(self) -> int:
@@ -47,6 +49,12 @@ class Recipe:
     linears: Mapping[str, Linear] = field(default_factory=dict)
     experts: Mapping[str, tuple[Linear, ...]] = field(default_factory=dict)
     """One linear per expert, all of one shape, by the name of their stack."""
+
+    @property
+    def num_reads(self) -> int:
+        """How many tensors, or parts of one, packing reads."""
+        linears = [*self.linears.values(), *(one for stack in self.experts.values() for one in stack)]
+        return len(self.vectors) + sum(len(linear.modules) * (1 + linear.bias) for linear in linears)
 
     @property
     def tensors(self) -> set[str]:
@@ -67,7 +75,7 @@ def read_vector(checkpoint: Checkpoint, vector: Vector) -> FloatArray:
 def read_weights(checkpoint: Checkpoint, linear: Linear) -> Iterator[FloatArray]:
     """The weight of each module in turn, f32 [rows, columns], checked."""
     for module, rows in zip(linear.modules, linear.rows, strict=True):
-        yield _read(checkpoint, f"{module}.weight", (rows, linear.columns))
+        yield _read(checkpoint, f"{module}.weight", (rows, linear.columns), part=linear.part)
 
 
 def read_bias(checkpoint: Checkpoint, linear: Linear) -> FloatArray:
@@ -77,8 +85,8 @@ def read_bias(checkpoint: Checkpoint, linear: Linear) -> FloatArray:
     )
 
 
-def _read(checkpoint: Checkpoint, name: str, shape: tuple[int, ...]) -> FloatArray:
-    tensor = checkpoint.tensor(name)
+def _read(checkpoint: Checkpoint, name: str, shape: tuple[int, ...], *, part: int | None = None) -> FloatArray:
+    tensor = checkpoint.tensor(name, part=part)
     if tensor.shape != shape:
         raise CheckpointError(
             f"{checkpoint.path}: tensor {name} has shape {list(tensor.shape)}, the configuration says {list(shape)}"
