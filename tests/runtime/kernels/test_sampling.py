@@ -16,7 +16,7 @@ VOCAB = 101
 PROMPT = np.random.default_rng(5).integers(0, VOCAB, 70).tolist()
 SHAPES: dict[str, dict[str, Any]] = {
     "dense": {},
-    "moe": {"hidden": 128, "experts": 9, "top_k": 3, "width": 40, "norms": True},
+    "moe": {"hidden": 128, "experts": 9, "top_k": 3, "width": 40, "norms": "head"},
 }
 REQUESTS: dict[str, dict[str, Any]] = {
     "greedy": {},
