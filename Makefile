@@ -24,10 +24,10 @@ $(VENV)/.local-stamp: pyproject.toml $(NATIVE) | $(VENV)/bin/python
 	$(BIN)/python -m pip install --disable-pip-version-check -e '.[local]'
 	@touch $@
 
-$(VENV)/.dev-stamp: $(VENV)/.local-stamp
-	@echo "==> adding the test tools"
+$(VENV)/.dev-stamp: pyproject.toml $(NATIVE) | $(VENV)/bin/python
+	@echo "==> installing Flashplane with its test tools into $(VENV) and building its native kernels"
 	$(BIN)/python -m pip install --disable-pip-version-check -e '.[dev]'
-	@touch $@
+	@touch $(VENV)/.local-stamp $@
 
 demo: $(VENV)/.local-stamp ## from nothing to a streamed answer at http://127.0.0.1:8080/v1
 	@$(BIN)/flash up -f $(MANIFEST)
@@ -57,12 +57,13 @@ crds: $(VENV)/.dev-stamp ## write crds/ from flash_api
 	$(BIN)/flash crds
 
 control-plane: $(VENV)/.dev-stamp ## build etcd, kube-apiserver and kube-controller-manager once (needs Go)
-	@command -v go >/dev/null || [ -n "$$KUBEBUILDER_ASSETS" ] || [ "$$CI" = true ] \
-	  && $(BIN)/python kind/hermetic/control_plane.py build \
-	  || { [ "$$CI" != true ] && echo "no Go here: tests against a real Kubernetes API will be skipped"; }
+	@if command -v go >/dev/null || [ -n "$$KUBEBUILDER_ASSETS" ] || [ "$$CI" = true ]; \
+	then $(BIN)/python kind/hermetic/control_plane.py build; \
+	else echo "no Go here: tests against a real Kubernetes API will be skipped"; fi
 
 bench: $(VENV)/.dev-stamp ## one benchmark suite: make bench NAME=demo [QUICK=1]
-	$(BIN)/python -m pip install --disable-pip-version-check -q -r benchmarks/$(NAME)/requirements.txt
+	@echo "==> installing the peers of benchmarks/$(NAME) (built from source the first time: a few minutes)"
+	$(BIN)/python -m pip install --disable-pip-version-check -r benchmarks/$(NAME)/requirements.txt
 	QUICK=$(QUICK) $(BIN)/python benchmarks/$(NAME)/run.py
 
 parity: ## compare live with transformers on the same weights (installs torch: several GB)
