@@ -22,6 +22,32 @@ MAX_LOGIT_BIASES: Final = 1024
 MAX_TOP_LOGPROBS: Final = 20
 
 
+class Failure(StrEnum):
+    """What kind of error a stream ends with. It leads the error's text: over a decoupled stream of tritonserver only
+    the text arrives. (2.51 can be asked for a gRPC status instead, by the header `triton_grpc_error`, and then dies of
+    a segmentation fault now and then when it refuses a request.)
+    """
+
+    INVALID = "invalid"
+    """The request can never run."""
+    UNAVAILABLE = "unavailable"
+    """Not now, or not here: another replica may take it."""
+    INTERNAL = "internal"
+
+    def text(self, message: str) -> str:
+        """The error's text with its kind in front."""
+        return f"{self}: {message}"
+
+    @classmethod
+    def read(cls, text: str) -> tuple[Failure, str]:
+        """Kind and message of an error's text; what does not name its kind is tritonserver's own, hence internal."""
+        kind, _, message = text.partition(": ")
+        try:
+            return cls(kind), message
+        except ValueError:
+            return cls.INTERNAL, text
+
+
 class FinishReason(StrEnum):
     """Why a stream ended."""
 

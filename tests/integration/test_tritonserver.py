@@ -19,7 +19,6 @@ import pytest
 import tiny_checkpoints
 import tritonclient.grpc.aio as triton
 from fakes.paged_model import PagedModel
-from grpc import StatusCode
 from grpc.aio import AioRpcError
 from tritonserver_plugin import RunningEngine, children, eventually
 
@@ -28,11 +27,15 @@ from flash_runtime.backend.canary import NotAlive, probe
 from flash_runtime.backend.load import load
 from flash_runtime.backend.serve import read_config
 from flash_runtime.engine.loop import Engine, EngineLimits
-from flash_runtime.wire import FinishReason, GenerateRequest, StreamEvent, TokenLogprobs
+from flash_runtime.wire import Failure, FinishReason, GenerateRequest, StreamEvent, TokenLogprobs
 
 StartEngine = Callable[..., RunningEngine]
 PROMPT = [5, 6, 7, 8, 9, 10]
 FOREVER = 90_000
+
+
+class StreamFailed(Exception):
+    """The error that ended a stream."""
 
 
 class Stream:
@@ -45,8 +48,7 @@ class Stream:
         self.num_responses = 0
         self._client = triton.InferenceServerClient(engine.grpc)
         body = GenerateRequest.model_validate({"max_tokens": 8, **request}).model_dump_json()
-        # With this header an error ends the stream with its gRPC status; without it only the text arrives.
-        self._call = self._client.stream_infer(self._requests(prompt, body), headers={"triton_grpc_error": "true"})
+        self._call = self._client.stream_infer(self._requests(prompt, body))
 
     async def _requests(self, prompt: list[int], body: str) -> AsyncIterator[dict[str, object]]:
         ids = triton.InferInput(wire.INPUT_IDS, [len(prompt)], "INT32")
@@ -65,7 +67,8 @@ class Stream:
     async def receive(self) -> bool:
         """One response; False after the last."""
         result, error = await anext(self._call)
-        assert error is None
+        if error is not None:
+            raise StreamFailed(error.message())
         self.num_responses += 1
         self.tokens += result.as_numpy(wire.OUTPUT_IDS).tolist()
         self.event = StreamEvent.model_validate_json(result.as_numpy(wire.EVENT)[0])
@@ -129,10 +132,17 @@ async def test_a_cancelled_stream_frees_its_memory(engine: RunningEngine) -> Non
 async def test_a_request_that_can_never_run_is_an_invalid_argument(
     engine: RunningEngine, prompt: list[int], said: str
 ) -> None:
-    with pytest.raises(AioRpcError) as refusal:
+    with pytest.raises(StreamFailed) as refusal:
         await generate(engine, prompt)
-    assert refusal.value.code() == StatusCode.INVALID_ARGUMENT
-    assert said in str(refusal.value.details())
+    kind, message = Failure.read(str(refusal.value))
+    assert kind is Failure.INVALID
+    assert said in message
+
+
+async def test_a_hundred_refusals_at_once_do_the_server_no_harm(engine: RunningEngine) -> None:
+    refused = await asyncio.gather(*(generate(engine, [97]) for _ in range(100)), return_exceptions=True)
+    assert {type(outcome) for outcome in refused} == {StreamFailed}
+    assert (await generate(engine, PROMPT)).tokens == PagedModel().expected(PROMPT, 8)
 
 
 def test_a_malformed_request_names_its_field(engine: RunningEngine) -> None:
@@ -231,9 +241,9 @@ async def test_an_engine_that_fails_tells_every_stream_and_ends(start_engine: St
     engine = start_engine(model="fatal_token=96, max_context_tokens=100_000, num_blocks=8192, vocab_size=97")
     async with Stream(engine, PROMPT, max_tokens=FOREVER) as bystander:
         await bystander.receive()
-        with pytest.raises(AioRpcError, match="the engine failed: MemoryError"):
+        with pytest.raises((StreamFailed, AioRpcError)):
             await generate(engine, [1, 96])
-        with pytest.raises(AioRpcError):
+        with pytest.raises((StreamFailed, AioRpcError)):
             await bystander.drain()
     assert await asyncio.to_thread(engine.process.wait, 10) == 1
     assert engine.log.read_text().splitlines()[-1] == ("the engine failed: MemoryError: a token that no model survives")

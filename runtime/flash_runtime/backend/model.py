@@ -20,9 +20,9 @@ from flash_runtime import wire
 from flash_runtime.backend.lifeline import Lifeline
 from flash_runtime.backend.load import Loaded, limits, load, warm_up
 from flash_runtime.backend.metrics import EngineMetrics
-from flash_runtime.backend.worker import EngineWorker, Failure, StreamClosed, Submission
+from flash_runtime.backend.worker import EngineWorker, StreamClosed, Submission
 from flash_runtime.engine.loop import Engine
-from flash_runtime.wire import GenerateRequest, StreamEvent
+from flash_runtime.wire import Failure, GenerateRequest, StreamEvent
 
 _FINAL: Final = pb.TRITONSERVER_RESPONSE_COMPLETE_FINAL
 # By name: while this file is imported, `pb` does not have its classes yet.
@@ -53,7 +53,7 @@ class TritonStream:
 
     def fail(self, failure: Failure, message: str) -> None:
         """End the stream with an error."""
-        error = pb.TritonError(message, getattr(pb.TritonError, _CODES[failure]))
+        error = pb.TritonError(failure.text(message), getattr(pb.TritonError, _CODES[failure]))
         self._send(pb.InferenceResponse(output_tensors=[], error=error), is_final=True)
 
     def is_cancelled(self) -> bool:

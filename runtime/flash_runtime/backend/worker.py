@@ -11,12 +11,11 @@ import queue
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from enum import Enum, auto
 from typing import Final, Protocol
 
 from flash_runtime.engine.errors import EngineError, QueueFull, RequestRefused
 from flash_runtime.engine.loop import Engine, EngineStats, Output
-from flash_runtime.wire import FinishReason, GenerateRequest, StreamEvent
+from flash_runtime.wire import Failure, FinishReason, GenerateRequest, StreamEvent
 
 CANCEL_POLL_STEPS: Final = 8
 """Asking a stream whether its client left costs as much as half a response."""
@@ -27,16 +26,6 @@ STATS_SECONDS: Final = 0.5
 IDLE_SECONDS: Final = 1.0
 
 _log = logging.getLogger(__name__)
-
-
-class Failure(Enum):
-    """What kind of error a stream ends with."""
-
-    INVALID = auto()
-    """The request can never run."""
-    UNAVAILABLE = auto()
-    """Not now, or not here: another replica may take it."""
-    INTERNAL = auto()
 
 
 class StreamClosed(Exception):

@@ -28,7 +28,16 @@ from flash_runtime.gateway.engine import (
     EngineStalled,
     EngineUnavailable,
 )
-from flash_runtime.wire import EVENT, INPUT_IDS, OUTPUT_IDS, REQUEST, FinishReason, GenerateRequest, StreamEvent
+from flash_runtime.wire import (
+    EVENT,
+    INPUT_IDS,
+    OUTPUT_IDS,
+    REQUEST,
+    Failure,
+    FinishReason,
+    GenerateRequest,
+    StreamEvent,
+)
 
 CHANNEL_OPTIONS = [
     # An engine that restarts must be found again within a second, not after gRPC's two minutes of backoff.
@@ -43,8 +52,6 @@ CHANNEL_OPTIONS = [
     ("grpc.max_receive_message_length", 16 * 1024**2),
     ("grpc.max_send_message_length", 64 * 1024**2),
 ]
-REAL_STATUS_CODES = {"triton_grpc_error": "true"}
-"""Asks tritonserver to end a failed stream with a gRPC status instead of a message without a code."""
 END_SECONDS = 1.0
 """How long the end of a finished stream may take to arrive."""
 FINAL_FLAG = "triton_final_response"
@@ -61,7 +68,7 @@ class TritonReplica:
 
     async def generate(self, prompt_ids: Sequence[int], request: GenerateRequest) -> AsyncGenerator[Chunk, None]:
         """Stream the answer; closing the generator cancels the request in the engine."""
-        call = self._client.stream_infer(_once(_tensors(prompt_ids, request)), headers=REAL_STATUS_CODES)
+        call = self._client.stream_infer(_once(_tensors(prompt_ids, request)))
         try:
             while True:
                 chunk = await self._next(call)
@@ -93,11 +100,14 @@ class TritonReplica:
         except StopAsyncIteration:
             raise EngineFailed(f"{self._address} ended a stream without a finish reason") from None
         except grpc.aio.AioRpcError as error:
-            raise _failure(error.code(), error.details() or "") from error
+            said = f"{error.code().name}: {error.details()}"
+            lost = error.code() is grpc.StatusCode.UNAVAILABLE
+            raise EngineUnavailable(said) if lost else EngineFailed(said) from error
         except InferenceServerException as error:
             raise EngineFailed(error.message()) from error
         if error is not None:
-            raise EngineFailed(error.message())
+            await _read_to_end(call)
+            raise _failure(error.message())
         return _chunk(result.get_response())
 
 
@@ -136,10 +146,13 @@ def _chunk(response: Any) -> Chunk:
     return Chunk(tuple(ids), finish_reason, event.cached_tokens, event.logprobs)
 
 
-def _failure(code: grpc.StatusCode, details: str) -> EngineError:
-    """What the gRPC status of a failed stream means."""
-    if code is grpc.StatusCode.INVALID_ARGUMENT:
-        return EngineRefused(details)
-    if code is grpc.StatusCode.UNAVAILABLE:
-        return EngineUnavailable(details)
-    return EngineFailed(f"{code.name}: {details}")
+def _failure(text: str) -> EngineError:
+    """What the text of an error means that ended a stream."""
+    kind, message = Failure.read(text)
+    match kind:
+        case Failure.INVALID:
+            return EngineRefused(message)
+        case Failure.UNAVAILABLE:
+            return EngineUnavailable(message)
+        case Failure.INTERNAL:
+            return EngineFailed(message)

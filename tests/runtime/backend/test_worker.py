@@ -10,9 +10,9 @@ from itertools import count
 import pytest
 from fakes.paged_model import PagedModel
 
-from flash_runtime.backend.worker import EngineWorker, Failure, StreamClosed, Submission
+from flash_runtime.backend.worker import EngineWorker, StreamClosed, Submission
 from flash_runtime.engine.loop import Engine, EngineLimits, EngineStats
-from flash_runtime.wire import FinishReason, GenerateRequest, StreamEvent
+from flash_runtime.wire import Failure, FinishReason, GenerateRequest, StreamEvent
 
 PROMPT = [5, 6, 7]
 FOREVER = 900

@@ -23,7 +23,7 @@ from flash_runtime.gateway.engine import (
     EngineUnavailable,
 )
 from flash_runtime.gateway.triton import TritonReplica
-from flash_runtime.wire import FinishReason, GenerateRequest, StreamEvent, TokenLogprobs
+from flash_runtime.wire import Failure, FinishReason, GenerateRequest, StreamEvent, TokenLogprobs
 
 REQUEST = GenerateRequest(max_tokens=9, temperature=0.5, seed=3, stop_token_ids=(2,))
 
@@ -152,23 +152,38 @@ def aborting(code: grpc.StatusCode, details: str) -> Callable[[Any], AsyncIterat
 @pytest.mark.parametrize(
     ("code", "details", "expected"),
     [
-        (grpc.StatusCode.INVALID_ARGUMENT, "max_tokens (0) must be positive", EngineRefused),
-        (grpc.StatusCode.UNAVAILABLE, "the engine is shutting down", EngineUnavailable),
-        (grpc.StatusCode.INTERNAL, "Stub process 'engine_0_0' is not healthy.", EngineFailed),
+        (grpc.StatusCode.UNAVAILABLE, "failed to connect to all addresses", EngineUnavailable),
+        (grpc.StatusCode.INTERNAL, "Stream removed", EngineFailed),
     ],
 )
-async def test_a_status_says_what_happened(code: Any, details: str, expected: type[EngineError]) -> None:
+async def test_a_broken_connection_is_told_from_a_failed_stream(
+    code: Any, details: str, expected: type[EngineError]
+) -> None:
     async with Running(aborting(code, details)) as running:
         with pytest.raises(expected, match=r"\S"):
             await running.answer()
 
 
-async def test_a_message_without_a_status_is_a_failure() -> None:
+@pytest.mark.parametrize(
+    ("text", "message", "expected"),
+    [
+        (
+            Failure.INVALID.text("max_tokens (0): must be positive"),
+            r"^max_tokens \(0\): must be positive$",
+            EngineRefused,
+        ),
+        (Failure.UNAVAILABLE.text("the engine is shutting down"), "^the engine is shutting down$", EngineUnavailable),
+        (Failure.INTERNAL.text("boom"), "^boom$", EngineFailed),
+        ("Stub process 'engine_0_0' is not healthy.", "^Stub process 'engine_0_0' is not healthy.$", EngineFailed),
+        ("in ensemble: it broke", "^in ensemble: it broke$", EngineFailed),
+    ],
+)
+async def test_the_text_of_an_error_says_what_kind_it_is(text: str, message: str, expected: type[EngineError]) -> None:
     async def script(context: Any) -> AsyncIterator[Any]:
-        yield service_pb2.ModelStreamInferResponse(error_message="boom")
+        yield service_pb2.ModelStreamInferResponse(error_message=text)
 
     async with Running(script) as running:
-        with pytest.raises(EngineFailed, match="boom"):
+        with pytest.raises(expected, match=message):
             await running.answer()
 
 
