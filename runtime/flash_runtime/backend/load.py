@@ -42,7 +42,12 @@ def load(config: EngineConfig) -> Loaded:
             f"{packed.path}: pack_version is {version}, this release runs {PACK_VERSION}; "
             "pull the model again (`flash-pull`)"
         )
-    provider = CpuProvider(packed, kv_cache_bytes=config.kv_cache_bytes, threads=config.threads)
+    provider = CpuProvider(
+        packed,
+        kv_cache_bytes=config.kv_cache_bytes,
+        threads=config.threads,
+        active_experts=config.active_experts,
+    )
     return Loaded(provider, packed.header["text"]["eos_token_ids"])
 
 

@@ -37,9 +37,15 @@ class CpuProvider:
         block_size: int = 16,
         threads: int | None = None,
         isa: str | None = None,
+        active_experts: int | None = None,
     ) -> None:
-        """Raises ValueError for a plan or blob that does not fit, or a cache too small for one small request."""
+        """`active_experts` replaces the model's own number of experts per token.
+
+        Raises ValueError for a plan or blob that does not fit, or a cache too small for one small request.
+        """
         plan = ModelPlan.from_json(packed.header["model"])
+        if active_experts is not None:
+            plan = plan.with_active_experts(active_experts)
         check_plan(plan)
         if block_size < LANES or block_size % LANES:
             raise ValueError(f"block_size ({block_size}) must be a positive multiple of {LANES}")

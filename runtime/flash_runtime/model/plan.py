@@ -8,7 +8,7 @@ Legend: H hidden size, E experts, N output features of a linear.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
@@ -124,6 +124,19 @@ class ModelPlan:
     def score_factor(self) -> float:
         """What multiplies the attention scores."""
         return self.head_dim**-0.5 if self.attention_factor is None else self.attention_factor
+
+    def with_active_experts(self, count: int) -> ModelPlan:
+        """The same model with `count` routed experts for each token. Raises ValueError when it has not so many."""
+        fewest = min((layer.mlp.num_experts for layer in self.layers if isinstance(layer.mlp, MoeMlp)), default=0)
+        if fewest == 0:
+            raise ValueError(f"active_experts ({count}) is for mixture-of-experts models, this one is dense: remove it")
+        if not 1 <= count <= fewest:
+            raise ValueError(f"active_experts ({count}) must be from 1 to the {fewest} experts that this model has")
+        layers = (
+            replace(layer, mlp=replace(layer.mlp, top_k=count)) if isinstance(layer.mlp, MoeMlp) else layer
+            for layer in self.layers
+        )
+        return replace(self, layers=tuple(layers))
 
     def to_json(self) -> dict[str, Any]:
         """The form that stands in the packed file's header."""
