@@ -182,7 +182,7 @@ BY_SCHEMA = [
     spec("canary of all", "rollout.canaryPercent", "equal to 50", rollout={"strategy": "Canary", "canaryPercent": 90}),
     spec("impatient rollout", "rollout.progressDeadlineSeconds", "60", rollout={"progressDeadlineSeconds": 5}),
     spec("paused by a word", "rollout.paused", "must be a boolean", rollout={"paused": "yes"}),
-    spec("label with a space", "placement.nodeSelector.gpu", "letters", **placed(nodeSelector={"gpu": "h 100"})),
+    spec("label with a space", "placement.nodeSelector[gpu]", "letters", **placed(nodeSelector={"gpu": "h 100"})),
     spec("nobody's nodes", "placement.nodeSelector", "at least 1", **placed(nodeSelector={})),
     spec(
         "unknown effect", "placement.tolerations[0].effect", "NoSchedule", **placed(tolerations=[{"effect": "Never"}])
@@ -208,6 +208,8 @@ BY_SCHEMA = [
         **observed(tracing={"otlpEndpoint": "http://otel:4318", "samplingPercent": 101}),
     ),
     spec("shouting log", "observability.logLevel", "must be one of Debug", **observed(logLevel="LOUD")),
+    spec("a revision of nothing", "model.revision", "must have a value", **source("hf://a/b", revision=None)),
+    spec("scaling of nothing", "engine.autoscaling", "must have a value", engine={"autoscaling": None}),
     spec("suspended by a word", "suspend", "must be a boolean", suspend="true"),
     cached("no source", "source", "is required", source=None),
     cached("no variants", "variants", "at least 1", variants=[]),

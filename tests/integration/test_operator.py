@@ -83,7 +83,7 @@ def test_an_applied_manifest_becomes_objects_that_it_owns(operator: OperatorProc
 def test_kubectl_shows_what_matters(operator: OperatorProcess, kubectl: Kubectl) -> None:
     apply_quickstart(kubectl)
     header, row = kubectl("get", "flash").strip().splitlines()
-    assert header.split() == ["NAME", "READY", "VARIANT", "MODEL", "REPLICAS", "ENDPOINT", "AGE"]
+    assert header.split() == ["NAME", "READY", "VARIANT", "MODEL", "REPLICAS", "TTFT", "ENDPOINT", "REGION", "AGE"]
     assert row.split()[:6] == [
         "quickstart",
         "False",

@@ -22,7 +22,7 @@ class KVCache(ApiModel):
         Rule(
             name="KvCacheIsUsable",
             field="memory",
-            cel="!quantity(self.memory).isLessThan(quantity('1Mi'))",
+            cel="!isQuantity(self.memory) || !quantity(self.memory).isLessThan(quantity('1Mi'))",
             holds=lambda self: number(self.memory) >= number("1Mi"),
             rule="must be at least 1Mi",
             remedy="write bytes with a suffix, such as 512Mi",
@@ -39,7 +39,8 @@ class Engine(ApiModel):
         Rule(
             name="KvCacheFitsInMemory",
             field="kvCache.memory",
-            cel="!has(self.resources.memory) || "
+            cel="!has(self.resources.memory) || !isQuantity(self.resources.memory) || "
+            "!isQuantity(self.kvCache.memory) || "
             "quantity(self.kvCache.memory).isLessThan(quantity(self.resources.memory))",
             holds=lambda self: (
                 self.resources.memory is None or number(self.kv_cache.memory) < number(self.resources.memory)
@@ -53,8 +54,8 @@ class Engine(ApiModel):
             cel="!has(self.replicas) || !has(self.autoscaling)",
             holds=lambda self: self.replicas is None or self.autoscaling is None,
             rule="must be unset when autoscaling is set",
-            remedy="change autoscaling.minReplicas, remove replicas (apply `replicas: null` once where it was set "
-            "before), or remove autoscaling",
+            remedy="remove replicas, which kubectl scale may have written, and change autoscaling.minReplicas, or "
+            "remove autoscaling",
         ),
     )
 

@@ -23,7 +23,8 @@ class ModelCache(ApiModel):
         Rule(
             name="CacheIsUsable",
             field="size",
-            cel=f"!has(self.size) || !quantity(self.size).isLessThan(quantity('{CACHE_LEAST}'))",
+            cel="!has(self.size) || !isQuantity(self.size) || "
+            f"!quantity(self.size).isLessThan(quantity('{CACHE_LEAST}'))",
             holds=lambda self: self.size is None or number(self.size) >= number(CACHE_LEAST),
             rule=f"must be at least {CACHE_LEAST}",
             remedy="write bytes with a suffix, such as 20Gi",
@@ -31,7 +32,8 @@ class ModelCache(ApiModel):
         Rule(
             name="CacheNeverShrinks",
             field="size",
-            cel="!has(oldSelf.size) || (has(self.size) && !quantity(self.size).isLessThan(quantity(oldSelf.size)))",
+            cel="!has(oldSelf.size) || (has(self.size) && "
+            "(!isQuantity(self.size) || !quantity(self.size).isLessThan(quantity(oldSelf.size))))",
             holds=lambda self, old: (
                 old.size is None or (self.size is not None and number(self.size) >= number(old.size))
             ),

@@ -18,7 +18,7 @@ class Resources(ApiModel):
         Rule(
             name="CpuIsSomething",
             field="cpu",
-            cel="!has(self.cpu) || !quantity(self.cpu).isLessThan(quantity('1m'))",
+            cel="!has(self.cpu) || !isQuantity(self.cpu) || !quantity(self.cpu).isLessThan(quantity('1m'))",
             holds=lambda self: self.cpu is None or number(self.cpu) >= number("1m"),
             rule="must be at least 1m",
             remedy="write cores such as 2, or thousandths such as 500m",
@@ -26,7 +26,7 @@ class Resources(ApiModel):
         Rule(
             name="MemoryIsUsable",
             field="memory",
-            cel="!has(self.memory) || !quantity(self.memory).isLessThan(quantity('64Mi'))",
+            cel="!has(self.memory) || !isQuantity(self.memory) || !quantity(self.memory).isLessThan(quantity('64Mi'))",
             holds=lambda self: self.memory is None or number(self.memory) >= number("64Mi"),
             rule="must be at least 64Mi",
             remedy="write bytes with a suffix, such as 2Gi; a bare number is bytes and m is thousandths of a byte",
