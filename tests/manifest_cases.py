@@ -208,8 +208,6 @@ BY_SCHEMA = [
         **observed(tracing={"otlpEndpoint": "http://otel:4318", "samplingPercent": 101}),
     ),
     spec("shouting log", "observability.logLevel", "must be one of Debug", **observed(logLevel="LOUD")),
-    spec("a revision of nothing", "model.revision", "must have a value", **source("hf://a/b", revision=None)),
-    spec("scaling of nothing", "engine.autoscaling", "must have a value", engine={"autoscaling": None}),
     spec("suspended by a word", "suspend", "must be a boolean", suspend="true"),
     cached("no source", "source", "is required", source=None),
     cached("no variants", "variants", "at least 1", variants=[]),
@@ -465,6 +463,9 @@ VALID: dict[str, dict[str, Any]] = {
         **placed(tolerations=[{"operator": "Exists"}, {"key": "a", "effect": "NoExecute", "tolerationSeconds": 0}])
     ),
     "observed by default": a_manifest(**observed()),
+    "nulls, which are as good as nothing": a_manifest(
+        **source("hf://a/b", revision=None), engine={"replicas": 2, "autoscaling": None}, gateway={"replicas": None}
+    ),
     "suspended": a_manifest(suspend=True),
     "FlashModel: the least": a_model_manifest(),
     "FlashModel: every field": a_model_manifest(
@@ -529,7 +530,7 @@ EVERY_FIELD = a_manifest(
             "provider": "BuiltIn",
             "minReplicas": 2,
             "maxReplicas": 8,
-            "targets": {"ttftMilliseconds": 150, "tpotMilliseconds": 40, "queuedRequests": 4},
+            "targets": {"ttftMilliseconds": 150, "tpotMilliseconds": 40, "queuedRequests": 8},
             "scaleDownStabilizationSeconds": 120,
             "scaleToZeroAfterSeconds": 900,
             "schedules": [_SCHEDULE],
@@ -541,7 +542,7 @@ EVERY_FIELD = a_manifest(
     gateway={
         "replicas": 2,
         "auth": {
-            "apiKeysSecretRef": {"name": "keys", "key": "api-keys"},
+            "apiKeysSecretRef": {"name": "keys", "key": "chat"},
             "oidc": {"issuerURL": "https://login.example.com/a", "audiences": ["chat"], "usernameClaim": "email"},
         },
         "limits": {
@@ -582,7 +583,7 @@ EVERY_FIELD = a_manifest(
         "priorityClassName": "serving",
         "runtimeClassName": "nvidia",
         "topologySpread": [
-            {"topologyKey": "topology.kubernetes.io/zone", "maxSkew": 1, "whenUnsatisfiable": "DoNotSchedule"}
+            {"topologyKey": "topology.kubernetes.io/zone", "maxSkew": 2, "whenUnsatisfiable": "DoNotSchedule"}
         ],
     },
     observability={

@@ -20,7 +20,7 @@ from pydantic.alias_generators import to_camel
 from flash_api import names
 from flash_api.crd import structural_schema
 from flash_api.documents import Document, YamlProblem, documents
-from flash_api.problems import Path, Problem, dotted, nearest, nulls, problems_of, shown
+from flash_api.problems import Path, Problem, dotted, nearest, problems_of, shown, without_nulls
 from flash_api.rules import Violation, models_inside, strictly, violations, violations_of_change, violations_of_parts
 from flash_api.v1alpha1.base import DNS_SUBDOMAIN_PATTERN, SECRET_KEY_PATTERN
 from flash_api.v1alpha1.flashdeployment import FlashDeployment, ObjectMeta
@@ -172,15 +172,15 @@ def _resource(
     document: Document, raw: dict[str, Any], namespace: str
 ) -> tuple[FlashDeployment | FlashModel | None, list[Located]]:
     model = _RESOURCES[raw["kind"]]
+    schema = structural_schema(model)
+    raw = without_nulls(raw, schema)
     try:
         # The status belongs to the operator; a manifest saved from a cluster carries one, and kubectl ignores it too.
         found = _strict(model, {key: value for key, value in raw.items() if key != "status"}, namespace)
     except ValidationError as error:
-        schema = structural_schema(model)
         wrong = [(document.line(path), problem) for path, problem in problems_of(error, raw, schema)]
-        wrong += _nothings(document, raw, schema)
         return None, sorted([*wrong, *_rules_of_parts(document, raw, namespace)], key=lambda located: located[0])
-    broken = [*_nothings(document, raw, structural_schema(model)), *_broken(document, violations(found))]
+    broken = _broken(document, violations(found))
     return (None, broken) if broken else (found, [])
 
 
@@ -195,17 +195,6 @@ def _rules_of_parts(document: Document, raw: dict[str, Any], namespace: str) -> 
         spec = models_inside(_RESOURCES[kind])["spec"]
         broken += _broken(document, violations_of_parts(spec, raw["spec"], "spec"))
     return broken
-
-
-def _nothings(document: Document, raw: Mapping[str, Any], schema: Mapping[str, Any]) -> list[Located]:
-    """Fields that are there and say nothing: Kubernetes takes no null for them, though we could read it as unset."""
-    return [
-        (
-            document.line(path),
-            Problem(dotted(path, schema), "null", "must have a value", "remove the field, or write one"),
-        )
-        for path in nulls(raw.get("spec"), schema["properties"]["spec"], ("spec",))
-    ]
 
 
 def _broken(document: Document, found: Iterable[Violation]) -> list[Located]:

@@ -80,19 +80,17 @@ def dotted(path: Path, schema: Mapping[str, Any] | None = None) -> str:
     return text.removeprefix(".")
 
 
-def nulls(value: object, schema: Mapping[str, Any], path: Path) -> Iterator[Path]:
-    """Where a null stands for an optional field, which our models read as unset and the API server refuses."""
+def without_nulls(value: Any, schema: Mapping[str, Any]) -> Any:
+    """The value as the API server reads it: a known field that is null is a field that is not there."""
     if isinstance(value, Mapping):
-        required = schema.get("required", ())
-        for key, inner in value.items():
-            node = _inside(schema, key)
-            if inner is not None:
-                yield from nulls(inner, node, (*path, key))
-            elif node and key not in required and "default" not in node and "additionalProperties" not in schema:
-                yield (*path, key)
-    elif isinstance(value, list):
-        for index, inner in enumerate(value):
-            yield from nulls(inner, _inside(schema, index), (*path, index))
+        return {
+            key: without_nulls(inner, _inside(schema, key))
+            for key, inner in value.items()
+            if inner is not None or not _inside(schema, key)
+        }
+    if isinstance(value, list):
+        return [without_nulls(inner, _inside(schema, index)) for index, inner in enumerate(value)]
+    return value
 
 
 def nearest(word: str, known: Sequence[str]) -> str | None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import yaml
-from manifest_cases import ALTERNATIVES, BY_RULE, EVERY_FIELD, FORBIDDEN_CHANGES, VALID
+from manifest_cases import ALTERNATIVES, BY_RULE, EVERY_FIELD, FORBIDDEN_CHANGES
 from pydantic import BaseModel
 
 from flash_api.crd import DEPLOYMENTS, MODELS, RESOURCES, Resource, custom_resource_definition
@@ -153,7 +153,7 @@ def matches(rule: Rule, said: str) -> bool:
     return re.fullmatch(".*".join(map(re.escape, literal)), said) is not None
 
 
-def test_every_rule_is_broken_by_some_case_and_kept_by_the_valid_ones() -> None:
+def test_every_rule_is_broken_by_some_case() -> None:
     broken = [
         violation
         for case in BY_RULE
@@ -165,8 +165,6 @@ def test_every_rule_is_broken_by_some_case_and_kept_by_the_valid_ones() -> None:
     said = {(violation.field.rpartition(".")[2], violation.rule) for violation in broken}
     for rule in RULES:
         assert any(field == rule.field.rpartition(".")[2] and matches(rule, text) for field, text in said), rule.name
-    for manifest in VALID.values():
-        assert list(violations(CLASSES[manifest["kind"]].model_validate(manifest))) == []
 
 
 def leaves(value: Any, path: str = "") -> Iterator[str]:
