@@ -149,6 +149,8 @@ BY_SCHEMA = [
     spec("day in German", "engine.autoscaling.schedules[0].days[0]", "Monday", **scheduled(days=["Montag"])),
     spec("a day twice", "engine.autoscaling.schedules[0].days", "once", **scheduled(days=["Monday", "Monday"])),
     spec("zone in lower case", "engine.autoscaling.schedules[0].timeZone", "IANA", **scheduled(timeZone="europe")),
+    spec("zone on Mars", "engine.autoscaling.schedules[0].timeZone", "IANA", **scheduled(timeZone="Mars/Olympus")),
+    spec("zone of the machine", "engine.autoscaling.schedules[0].timeZone", "IANA", **scheduled(timeZone="Local")),
     spec(
         "two schedules of one name",
         "engine.autoscaling.schedules",

@@ -78,7 +78,7 @@ def test_an_applied_manifest_becomes_objects_that_it_owns(operator: OperatorProc
 
 def test_kubectl_shows_what_matters(operator: OperatorProcess, kubectl: Kubectl) -> None:
     apply_quickstart(kubectl)
-    header, row = kubectl("get", "flash").strip().splitlines()
+    header, row = kubectl("get", "fd").strip().splitlines()
     assert header.split() == ["NAME", "READY", "VARIANT", "MODEL", "REPLICAS", "TTFT", "ENDPOINT", "REGION", "AGE"]
     assert row.split()[:6] == [
         "quickstart",
@@ -89,6 +89,7 @@ def test_kubectl_shows_what_matters(operator: OperatorProcess, kubectl: Kubectl)
         f"http://quickstart-gateway.{kubectl.namespace}.svc:8080/v1",
     ]
     assert "EnginesStarting" in kubectl("get", "fd", "-o", "wide")
+    assert "quickstart" in kubectl("get", "flash")
 
 
 def test_the_status_follows_kstatus(operator: OperatorProcess, kubectl: Kubectl) -> None:

@@ -12,9 +12,9 @@ from flash_api.v1alpha1.base import (
     LIST_AS_SET,
     LIST_BY_NAME,
     TIME_OF_DAY_PATTERN,
-    TIME_ZONE_PATTERN,
     ApiModel,
     LabelName,
+    TimeZone,
     each_name_once,
     each_once,
 )
@@ -103,9 +103,7 @@ class ScalingSchedule(ApiModel):
     end: TimeOfDay = Field(
         description="Time of day at which it ends, hours and minutes; before start = on the next day. Example: 18:30."
     )
-    time_zone: Annotated[str, StringConstraints(pattern=TIME_ZONE_PATTERN, min_length=3, max_length=64)] = Field(
-        default="UTC", description="IANA time zone of start and end. Example: Europe/Berlin."
-    )
+    time_zone: TimeZone = Field(default="UTC", description="IANA time zone of start and end. Example: Europe/Berlin.")
     min_replicas: int = Field(
         ge=1, le=REPLICAS_MAX, description="Fewest engine pods while it lasts, as a count. Example: 4."
     )
