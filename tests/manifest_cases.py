@@ -198,6 +198,12 @@ BY_SCHEMA = [
         **placed(topologySpread=[{"topologyKey": "zone", "maxSkew": 0}]),
     ),
     spec(
+        "spread twice",
+        "placement.topologySpread",
+        "each topologyKey",
+        **placed(topologySpread=[{"topologyKey": "zone"}, {"topologyKey": "zone", "maxSkew": 2}]),
+    ),
+    spec(
         "collector by name",
         "observability.tracing.otlpEndpoint",
         "http://",

@@ -1,6 +1,7 @@
 """Our kinds on a real API server: what it refuses, fills in, prints and scales, without an operator."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,9 +10,16 @@ from builders import a_manifest
 from control_plane import ControlPlane
 from hermetic_errors import KubectlFailed
 from manifest_cases import ALLOWED_CHANGES, BY_RULE, FORBIDDEN_CHANGES, INVALID, VALID, Change, Invalid
+from mutations import mutations
 from operator_process import Kubectl, eventually
 
+from flash_api.crd import structural_schema
 from flash_api.manifest import parse_manifests
+from flash_api.v1alpha1.flashdeployment import FlashDeployment
+from flash_api.v1alpha1.flashmodel import FlashModel
+
+EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("*.yaml"))
+CLASSES: dict[str, Any] = {"FlashDeployment": FlashDeployment, "FlashModel": FlashModel}
 
 
 @pytest.fixture
@@ -62,6 +70,39 @@ def test_the_api_server_accepts_what_lint_accepts_and_fills_in_the_same_defaults
     parsed = parse_manifests(yaml.safe_dump(manifest))
     (ours,) = (found.spec for found in (*parsed.deployments, *parsed.models))
     assert answer.json()["spec"] == ours.model_dump(mode="json", by_alias=True, exclude_none=True)
+
+
+@pytest.mark.parametrize("file", EXAMPLES, ids=lambda file: file.name)
+def test_the_api_server_accepts_our_examples(kubectl: Kubectl, file: Path) -> None:
+    kubectl("apply", "--server-side", "--dry-run=server", "--validate=strict", "-f", str(file))
+
+
+MUTATED = (
+    "every field",
+    "public through a Gateway",
+    "public through an Ingress",
+    "private with friends",
+    "a shared model",
+    "a draft in the engine",
+    "FlashModel: every field",
+)
+
+
+def test_the_api_server_and_lint_agree_on_every_mutation(control_plane: ControlPlane) -> None:
+    judged, differences = 0, []
+    for name in MUTATED:
+        schema = structural_schema(CLASSES[VALID[name]["kind"]])
+        for mutation in mutations(VALID[name], schema):
+            answer = post(control_plane, "default", mutation.manifest)
+            problems = parse_manifests(yaml.safe_dump(mutation.manifest)).problems
+            assert answer.status in (201, 400, 422), f"{name}: {mutation.name}: {answer.text}"
+            judged += 1
+            if (answer.status == 201) != (problems == ()):
+                said = answer.json().get("message", "accepted")
+                differences.append(f"{name}: {mutation.name}: {said} / {[str(problem) for problem in problems]}")
+    print(f"{judged} mutations")
+    assert judged >= 1000
+    assert differences == []
 
 
 def changed(control_plane: ControlPlane, namespace: str, case: Change) -> Any:

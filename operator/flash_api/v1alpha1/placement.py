@@ -7,6 +7,7 @@ from enum import StrEnum
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, Field
+from pydantic_core import PydanticCustomError
 
 from flash_api.rules import Rule, cel_string
 from flash_api.v1alpha1.base import (
@@ -16,7 +17,6 @@ from flash_api.v1alpha1.base import (
     LabelKey,
     LabelValueOrEmpty,
     ObjectName,
-    each_once,
 )
 
 
@@ -104,6 +104,12 @@ class TopologySpread(ApiModel):
     )
 
 
+def _each_place_once(spreads: list[TopologySpread]) -> list[TopologySpread]:
+    if len({(spread.topology_key, spread.when_unsatisfiable) for spread in spreads}) != len(spreads):
+        raise PydanticCustomError("repeated", "must hold each topologyKey with one whenUnsatisfiable once")
+    return spreads
+
+
 class Placement(ApiModel):
     """Which nodes the pods of a deployment may run on, and how they spread."""
 
@@ -135,10 +141,13 @@ class Placement(ApiModel):
         default=None, description="RuntimeClass of engine and draft pods; unset = the node's default. Example: nvidia."
     )
     topology_spread: (
-        Annotated[list[TopologySpread], Field(min_length=1, max_length=4), AfterValidator(each_once)] | None
+        Annotated[list[TopologySpread], Field(min_length=1, max_length=4), AfterValidator(_each_place_once)] | None
     ) = Field(
         default=None,
-        json_schema_extra=LIST_OF_ITS_OWN,
+        json_schema_extra={
+            "x-kubernetes-list-type": "map",
+            "x-kubernetes-list-map-keys": ["topologyKey", "whenUnsatisfiable"],
+        },
         description="How evenly the pods of each component spread. Example: [{topologyKey: "
         "topology.kubernetes.io/zone}].",
     )
