@@ -76,5 +76,5 @@ class Weights:
         return array
 
     def _upload(self, array: NDArray[Any]) -> Any:
-        # A mapped file is read-only, which torch does not know; the copy is the tensor's own.
-        return torch.tensor(np.array(array), device=self._device)
+        # A copy: the mapped file is read-only, which torch does not know.
+        return torch.tensor(array, device=self._device)
