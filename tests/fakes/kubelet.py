@@ -122,4 +122,3 @@ def _states(fate: Fate, restarts: int) -> dict[str, Any]:
         return {"state": {"running": {"startedAt": _NOW}}, **last}
     reason = "CrashLoopBackOff" if fate is Fate.CRASHING else "ContainerCreating"
     return {"state": {"waiting": {"reason": reason}}, **last}
-
