@@ -1,27 +1,33 @@
 """Whether events still arrive. An idle cluster and a dead watch look the same from within the watch, so we compare what
-it last delivered with a fresh list: an object that stays behind its listed version for two looks is a dead watch.
+it last delivered with a fresh list: an object that stays behind its listed version for long enough is a dead watch.
+
+FlashDeployments are listed for this; children are listed by each pass anyway, and that costs nothing more. No clock and
+no cluster: looks and times are told.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import TypeVar
 
 from flash_operator.cluster.protocol import Key
+from flash_operator.difference import Identity
 
-Versions = Mapping[Key, str]
+Id = TypeVar("Id")
+Versions = Mapping[Id, str]
 
 
-def behind(listed: Versions, delivered: Versions) -> dict[Key, str]:
+def behind(listed: Versions[Key], delivered: Versions[Key]) -> dict[Key, str]:
     """Objects whose listed version the watch has not delivered, with the version that it has (empty = none)."""
     return {key: delivered.get(key, "") for key, version in listed.items() if delivered.get(key) != version}
 
 
-def vanished(listed: Versions, delivered: Versions) -> frozenset[Key]:
+def vanished(listed: Versions[Key], delivered: Versions[Key]) -> frozenset[Key]:
     """Objects that the watch delivered once and that are gone: a deletion that a relist swallowed."""
     return frozenset(delivered.keys() - listed.keys())
 
 
-def stale(before: Versions, now: Versions) -> frozenset[Key]:
+def stale(before: Versions[Key], now: Versions[Key]) -> frozenset[Key]:
     """Objects that were behind at both looks without any event between them."""
     return frozenset(key for key, version in now.items() if before.get(key) == version)
 
@@ -41,7 +47,7 @@ class Watchdog:
         else:
             self._delivered[key] = version
 
-    def look(self, listed: Versions) -> Iterable[Key]:
+    def look(self, listed: Versions[Key]) -> Iterable[Key]:
         """Compare with a list. Returns the objects that deserve a pass although no event said so."""
         gone = vanished(listed, self._delivered)
         for key in gone:
@@ -51,7 +57,56 @@ class Watchdog:
         self._behind = now
         return gone | now.keys()
 
+    def reset(self) -> None:
+        """The watch has begun anew and will deliver everything once more."""
+        self._delivered.clear()
+        self._behind.clear()
+        self._stale = frozenset()
+
     @property
     def is_stale(self) -> bool:
         """The watch is dead."""
         return bool(self._stale)
+
+
+class ChildWatchdog:
+    """The same for children: `delivered` is told of events, `seen` of what a pass found."""
+
+    def __init__(self, patience_seconds: float) -> None:
+        self._patience_seconds = patience_seconds
+        self._delivered: dict[tuple[Key, Identity], str] = {}
+        self._behind: dict[Key, dict[Identity, tuple[str, float]]] = {}
+
+    def delivered(self, owner: Key, child: Identity, version: str, *, deleted: bool) -> None:
+        """The watch brought an event: for this child it is alive."""
+        if deleted:
+            self._delivered.pop((owner, child), None)
+        else:
+            self._delivered[owner, child] = version
+        if owner in self._behind:
+            self._behind[owner].pop(child, None)
+
+    def seen(self, owner: Key, children: Versions[Identity], now: float) -> None:
+        """A pass found these children at these versions. None are left when the owner is gone."""
+        before = self._behind.pop(owner, {})
+        behind = {}
+        for child, version in children.items():
+            if self._delivered.get((owner, child)) != version:
+                known, since = before.get(child, ("", now))
+                behind[child] = (version, since if known == version else now)
+        if behind:
+            self._behind[owner] = behind
+
+    def reset(self) -> None:
+        """The watches have begun anew and will deliver everything once more."""
+        self._delivered.clear()
+        self._behind.clear()
+
+    def stale(self, now: float) -> frozenset[str]:
+        """The kinds whose watch is dead: a child has been behind at the same version for longer than the patience."""
+        return frozenset(
+            kind
+            for behind in self._behind.values()
+            for (kind, _), (_, since) in behind.items()
+            if now - since > self._patience_seconds
+        )

@@ -24,7 +24,7 @@ REQUEST_TIMEOUT_SECONDS: Final = 30.0
 OWNED_KINDS: Final = (("apps/v1", "Deployment"), ("v1", "Service"), ("v1", "ConfigMap"))
 """Every kind that a plan holds."""
 
-_PLURALS: Final = {
+PLURALS: Final = {
     "Deployment": "deployments",
     "Service": "services",
     "ConfigMap": "configmaps",
@@ -218,7 +218,7 @@ class KubernetesLeases:
 
 def _path(api_version: str, kind: str, namespace: str, name: str | None = None) -> str:
     root = f"/api/{api_version}" if "/" not in api_version else f"/apis/{api_version}"
-    collection = f"{root}/namespaces/{namespace}/{_PLURALS[kind]}"
+    collection = f"{root}/namespaces/{namespace}/{PLURALS[kind]}"
     return collection if name is None else f"{collection}/{name}"
 
 
