@@ -33,6 +33,7 @@ class Reason(StrEnum):
     SETTLED = "Settled"
     PROGRESSING = "Progressing"
     APPLY_FAILED = "ApplyFailed"
+    READ_FAILED = "ReadFailed"
     # Accepted
     SPEC_ACCEPTED = "SpecAccepted"
     INVALID_SPEC = "InvalidSpec"
@@ -93,6 +94,10 @@ EXPLANATIONS: dict[Reason, Explanation] = {
     Reason.APPLY_FAILED: Explanation(
         "The cluster refused an object that the plan needs, or could not be reached.",
         "Read the message: free a taken name, raise a quota, or mend the operator's permissions; it is tried again.",
+    ),
+    Reason.READ_FAILED: Explanation(
+        "The operator may not read the objects that it made, so their state is not known.",
+        "Grant the operator what the message names (kind/operator-rbac.yaml lists all that it needs).",
     ),
     Reason.SPEC_ACCEPTED: Explanation("The spec is valid and this release can serve it.", "Nothing to do."),
     Reason.INVALID_SPEC: Explanation(

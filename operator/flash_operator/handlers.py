@@ -1,8 +1,8 @@
 """kopf as a source of events, and nothing more: no finalizer, no annotation, no peering, no state.
 
 An event carries no facts here. It names the FlashDeployment to look at; the loop reads everything afresh. Whatever kopf
-loses (a deletion during a relist, a silent watch) is found by the resync or the watchdogs, and when kopf gives up, which
-some passing faults make it do, the controller starts it anew.
+loses (a deletion during a relist, a silent watch) is found by the resync or the watchdogs. When kopf gives up, which some
+passing faults make it do, the controller starts it anew.
 
 kopf runs in a thread with a loop of its own: at its end it cancels every task that it finds around it, ours too.
 """
