@@ -1,8 +1,8 @@
 """kopf as a source of events, and nothing more: no finalizer, no annotation, no peering, no state.
 
 An event carries no facts here. It names the FlashDeployment to look at; the loop reads everything afresh. Whatever kopf
-loses (a deletion during a relist, a silent watch) is found by the resync or the watchdogs. When kopf gives up, which some
-passing faults make it do, the controller starts it anew.
+loses (a deletion during a relist, a silent watch) is found by the resync or the watchdogs. When kopf gives up, as it
+does for some faults that pass, the controller starts it anew.
 
 kopf runs in a thread with a loop of its own: at its end it cancels every task that it finds around it, ours too.
 """
@@ -10,6 +10,7 @@ kopf runs in a thread with a loop of its own: at its end it cancels every task t
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import logging
 import threading
@@ -23,6 +24,8 @@ from flash_operator.cluster.kubernetes import OWNED_KINDS, PLURALS
 from flash_operator.cluster.protocol import Key
 from flash_operator.difference import Identity
 from flash_operator.settings import WatchSettings
+
+log = logging.getLogger(__name__)
 
 STOP_SECONDS: Final = 5.0
 """How long kopf may take to close its watches; it holds nothing that must be saved."""
@@ -116,7 +119,7 @@ async def deliver_events(
     No namespaces = all.
     """
     loop = asyncio.get_running_loop()
-    ended: asyncio.Future[None] = loop.create_future()
+    ended: asyncio.Future[Exception | None] = loop.create_future()
     stop = threading.Event()
 
     def wake_here(key: Key, generation: int | None = None) -> None:
@@ -130,29 +133,39 @@ async def deliver_events(
 
     def end(error: Exception | None) -> None:
         if not ended.done():
-            ended.set_exception(error) if error is not None else ended.set_result(None)
+            ended.set_result(error)
+
+    async def run_kopf() -> None:
+        # Of several watches that fail together kopf raises one error and forgets the others.
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: log.debug("%s", context["message"]))
+        await kopf.operator(
+            registry=event_registry(wake_here, delivered_here, child_delivered_here),
+            settings=kopf_settings(watch),
+            standalone=True,
+            clusterwide=not namespaces,
+            namespaces=namespaces,
+            stop_flag=stop,
+        )
 
     def work() -> None:
         error: Exception | None = None
         try:
-            kopf.run(
-                registry=event_registry(wake_here, delivered_here, child_delivered_here),
-                settings=kopf_settings(watch),
-                standalone=True,
-                clusterwide=not namespaces,
-                namespaces=namespaces,
-                stop_flag=stop,
-            )
+            with contextlib.suppress(asyncio.CancelledError):
+                asyncio.run(run_kopf())
         except Exception as failure:  # the outermost frame of a thread: whatever it was, the main loop must hear it
             error = failure
         if not loop.is_closed():
             loop.call_soon_threadsafe(end, error)
 
-    # It warns that signals are not its business here; they are ours.
-    logging.getLogger("kopf._core.reactor.running").setLevel(logging.ERROR)
+    # It warns that signals are not its business here (they are ours), and tells each error by several tracebacks before
+    # it ends with that error, which the caller tells.
+    for module in ("running", "orchestration"):
+        logging.getLogger(f"kopf._core.reactor.{module}").setLevel(logging.CRITICAL)
     threading.Thread(target=work, name="kopf", daemon=True).start()
     try:
-        await asyncio.shield(ended)
+        error = await asyncio.shield(ended)
+        if error is not None:
+            raise error
     finally:
         stop.set()
         await asyncio.wait({ended}, timeout=STOP_SECONDS)
