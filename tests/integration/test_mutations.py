@@ -97,12 +97,15 @@ class Trial:
         """One object, edited again and again, with the operator at rest in between or not."""
         name, world = f"c{number}", self.roomy
         served: dict[str, Any] | None = None
+        stored: dict[str, Any] = {}
+        accepted = False
         async with Lives(world, name) as lives:
             for manifest in edits:
                 lives.forget()
-                stored = await self.store(world, name, manifest)
-                if stored is None:
+                taken = await self.store(world, name, manifest)
+                if taken is None:  # what may not change was changed
                     continue
+                stored = taken
                 accepted = refusal(stored_deployment(stored).spec) is None
                 if patient or manifest is edits[-1]:
                     await self.settled(world, lives, stored)

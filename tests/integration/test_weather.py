@@ -269,6 +269,7 @@ async def test_children_that_may_not_be_read_are_told_in_the_status(scene: Scene
         conditions = scene.feed.of("chat")[names.KIND, "chat"].get("status", {}).get("conditions", ())
         return next(((c["status"], c["reason"]) for c in conditions if c["type"] == "Ready"), ("", ""))
 
+    await scene.feed.until("chat", lambda: ready()[1] == "EnginesStarting", "a status")
     before = scene.feed.of("chat")[names.KIND, "chat"]["status"]["engine"]
     with scene.proxy.fault(child_lists, weather.answers(403)):
         port = await scene.edit("chat")

@@ -51,8 +51,10 @@ Effect = Callable[["WeatherProxy", web.Request, Call], Awaitable[web.StreamRespo
 
 @dataclass
 class Fault:
-    """What goes wrong for which calls. `struck` is set when it has for the first time, `struck_again` when
-    more calls have met it than an operator has watches: one of them was given up and replaced; `lifted` when it is over.
+    """What goes wrong for which calls.
+
+    `struck` is set when it has for the first time, `struck_again` when more calls have met it than an operator has
+    watches, so that one was given up and replaced; `lifted` when it is over.
     """
 
     aim: Aim
@@ -87,7 +89,7 @@ class WeatherProxy:
         self.session = aiohttp.ClientSession(connector=connector, timeout=forever, trust_env=False)
         app = web.Application(client_max_size=2**24)
         app.router.add_route("*", "/{path:.*}", self._serve)
-        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
+        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1, handler_cancellation=True)
         await self._runner.setup()
         site = web.TCPSite(self._runner, "127.0.0.1", 0)
         await site.start()
