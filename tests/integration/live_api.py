@@ -60,6 +60,7 @@ class LiveApi:
     async def __aexit__(self, *_: object) -> None:
         assert self._session is not None
         await self._session.close()
+        await asyncio.sleep(0)  # aborted connections are closed in the next turn of the loop
 
     async def request(
         self, method: str, path: str, body: Any = None, *, content_type: str = "application/json", **params: str
@@ -92,12 +93,17 @@ class LiveApi:
             params = {**chosen, "watch": "true", "resourceVersion": version, "allowWatchBookmarks": "true"}
             endless = aiohttp.ClientTimeout(total=None)
             async with self._session.get(self._url + collection, params=params, timeout=endless) as stream:
-                async for line in stream.content:
-                    event = json.loads(line)
-                    assert event["type"] != "ERROR", event
-                    version = event["object"]["metadata"]["resourceVersion"]
-                    if event["type"] != "BOOKMARK":
-                        yield event
+                try:
+                    async for line in stream.content:
+                        event = json.loads(line)
+                        assert event["type"] != "ERROR", event
+                        version = event["object"]["metadata"]["resourceVersion"]
+                        if event["type"] != "BOOKMARK":
+                            yield event
+                finally:
+                    # A polite end of TLS takes longer than the loop of a test may live.
+                    if stream.connection is not None and stream.connection.transport is not None:
+                        stream.connection.transport.abort()
 
 
 def _load_client_certificate(tls: ssl.SSLContext, user: Mapping[str, str]) -> None:

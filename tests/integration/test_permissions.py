@@ -15,7 +15,7 @@ from flash_api import names
 REPOSITORY = Path(__file__).parents[2]
 RBAC = REPOSITORY / "kind" / "operator-rbac.yaml"
 FINALIZERS: Permission = (names.GROUP, f"{names.PLURAL}/finalizers", "update")
-"""Asked for by the admission of owner references, which leaves no trace in the audit log; a test of its own proves it."""
+"""Asked for by the admission of owner references, which leaves no trace in the audit log: proven by its own test."""
 
 
 def granted() -> set[Permission]:
