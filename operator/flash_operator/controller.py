@@ -53,8 +53,8 @@ class Controller:
         self._clock = clock
         self._settings = settings
         self._metrics = Metrics()
-        self._watchdog = Watchdog()
-        self._child_watchdog = ChildWatchdog(settings.audit_seconds)
+        self._watchdog = Watchdog(per_namespace=bool(settings.namespaces))
+        self._child_watchdog = ChildWatchdog(settings.audit_seconds, per_namespace=bool(settings.namespaces))
         self._silent = asyncio.Event()
         self._listed_at: float | None = None
         self._loops = Loops(self._step, clock=clock, settings=settings.queue)
@@ -148,7 +148,7 @@ class Controller:
 
     def _child_delivered(self, owner: Key, child: Identity, version: str, *, deleted: bool) -> None:
         self._metrics.events.labels(kind=child[0]).inc()
-        self._child_watchdog.delivered(owner, child, version, deleted=deleted)
+        self._child_watchdog.delivered(owner, child, version, self._clock(), deleted=deleted)
 
     async def _audit(self) -> None:
         while True:

@@ -1,5 +1,6 @@
 """Whether events still arrive. An idle cluster and a dead watch look the same from within the watch, so we compare what
-it last delivered with a fresh list: an object that stays behind its listed version for long enough is a dead watch.
+it last delivered with a fresh list: an object that stays behind its listed version for long enough, while nothing else
+comes, is a dead watch. One that delivers something is alive, however much it has still to deliver.
 
 FlashDeployments are listed for this; children are listed by each pass anyway, and that costs nothing more. No clock and
 no cluster: looks and times are told.
@@ -33,15 +34,21 @@ def stale(before: Versions[Key], now: Versions[Key]) -> frozenset[Key]:
 
 
 class Watchdog:
-    """The memory between looks. `delivered` is told of events, `look` of lists."""
+    """The memory between looks. `delivered` is told of events, `look` of lists.
 
-    def __init__(self) -> None:
+    `per_namespace`: each namespace has a watch of its own, so an event proves nothing for the other ones.
+    """
+
+    def __init__(self, *, per_namespace: bool = False) -> None:
+        self._per_namespace = per_namespace
+        self._heard: set[str] = set()
         self._delivered: dict[Key, str] = {}
         self._behind: dict[Key, str] = {}
         self._stale: frozenset[Key] = frozenset()
 
     def delivered(self, key: Key, version: str, *, deleted: bool) -> None:
         """The watch brought an event."""
+        self._heard.add(key.namespace if self._per_namespace else "")
         if deleted:
             self._delivered.pop(key, None)
         else:
@@ -53,8 +60,11 @@ class Watchdog:
         for key in gone:
             del self._delivered[key]
         now = behind(listed, self._delivered)
-        self._stale = stale(self._behind, now)
+        self._stale = frozenset(
+            key for key in stale(self._behind, now) if (key.namespace if self._per_namespace else "") not in self._heard
+        )
         self._behind = now
+        self._heard.clear()
         return gone | now.keys()
 
     def reset(self) -> None:
@@ -72,13 +82,16 @@ class Watchdog:
 class ChildWatchdog:
     """The same for children: `delivered` is told of events, `seen` of what a pass found."""
 
-    def __init__(self, patience_seconds: float) -> None:
+    def __init__(self, patience_seconds: float, *, per_namespace: bool = False) -> None:
         self._patience_seconds = patience_seconds
+        self._per_namespace = per_namespace
+        self._heard: dict[tuple[str, str], float] = {}  # by namespace and kind, the time of the last event
         self._delivered: dict[tuple[Key, Identity], str] = {}
         self._behind: dict[Key, dict[Identity, tuple[str, float]]] = {}
 
-    def delivered(self, owner: Key, child: Identity, version: str, *, deleted: bool) -> None:
-        """The watch brought an event: for this child it is alive."""
+    def delivered(self, owner: Key, child: Identity, version: str, now: float, *, deleted: bool) -> None:
+        """The watch brought an event."""
+        self._heard[self._watch(owner, child)] = now
         if deleted:
             self._delivered.pop((owner, child), None)
         else:
@@ -103,10 +116,14 @@ class ChildWatchdog:
         self._behind.clear()
 
     def stale(self, now: float) -> frozenset[str]:
-        """The kinds whose watch is dead: a child has been behind at the same version for longer than the patience."""
+        """The kinds whose watch is dead: a child has been behind at the same version for longer than the patience, and
+        nothing else of its kind has come since."""
         return frozenset(
-            kind
-            for behind in self._behind.values()
-            for (kind, _), (_, since) in behind.items()
-            if now - since > self._patience_seconds
+            child[0]
+            for owner, behind in self._behind.items()
+            for child, (_, since) in behind.items()
+            if now - max(since, self._heard.get(self._watch(owner, child), since)) > self._patience_seconds
         )
+
+    def _watch(self, owner: Key, child: Identity) -> tuple[str, str]:
+        return (owner.namespace if self._per_namespace else "", child[0])
