@@ -42,19 +42,21 @@ test: lint control-plane ## lint, types, contracts, unit and integration tests: 
 unit: $(VENV)/.dev-stamp ## the tests that need nothing but Python (seconds)
 	$(BIN)/python -m pytest --ignore tests/integration --ignore tests/parity
 
-lint: $(VENV)/.dev-stamp ## ruff, mypy --strict, import contracts, generated CRDs
+lint: $(VENV)/.dev-stamp ## ruff, mypy --strict, import contracts, generated CRDs and pages
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/flash crds --check
+	$(BIN)/flash crds --docs --check
 
 format: $(VENV)/.dev-stamp ## format and fix what tools can fix
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-crds: $(VENV)/.dev-stamp ## write crds/ from flash_api
+crds: $(VENV)/.dev-stamp ## write crds/ and docs/reference/ from flash_api
 	$(BIN)/flash crds
+	$(BIN)/flash crds --docs
 
 control-plane: $(VENV)/.dev-stamp ## build etcd, kube-apiserver and kube-controller-manager once (needs Go)
 	@if command -v go >/dev/null || [ -n "$$KUBEBUILDER_ASSETS" ] || [ "$$CI" = true ]; \
