@@ -242,6 +242,7 @@ REASONS: dict[ConditionType, tuple[Reason, ...]] = {
         Reason.WAITING_FOR_ENGINES,
         Reason.ROUTE_NOT_ACCEPTED,
         Reason.KIND_NOT_SERVED,
+        Reason.SUSPENDED,
         Reason.NOT_APPLIED,
     ),
     ConditionType.RESIDENCY_COMPLIANT: (

@@ -77,7 +77,7 @@ def test_the_plan_is_yaml_and_nothing_else() -> None:
     result = runner.invoke(app, ["plan", "-f", QUICKSTART, "-n", "chat"])
     assert result.exit_code == 0
     found = list(yaml.safe_load_all(result.stdout))
-    assert len(found) == 6
+    assert len(found) == 10
     assert {planned["metadata"]["namespace"] for planned in found} == {"chat"}
 
 

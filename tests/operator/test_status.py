@@ -12,6 +12,8 @@ NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 ANSWERS = ProbeResult(ok=True, message="")
 SILENT = ProbeResult(ok=False, message="GET http://x/readyz answered 503: no engine")
 BOTH = (a_child("chat-engine"), a_child("chat-gateway"))
+STOPPING = a_child("chat-gateway", desired=0, replicas=1)
+ASLEEP = (a_child("chat-engine", desired=0), a_child("chat-gateway", desired=0))
 
 
 def seen(children: Any = BOTH, **rest: Any) -> Observation:
@@ -40,6 +42,16 @@ REFUSED = Refusal(Reason.VARIANT_NOT_SERVED, "spec.variant (Cloud) is not served
         (seen(engine(ready=0, **FAILING)), "False EnginesFailing", "True InProgress", "False Progressing"),
         (seen(engine(ready=0, **STUCK)), "False EnginesStuck", "False EnginesStuck", "True EnginesStuck"),
         (seen(engine(desired=0)), "False ScaledToZero", "False Settled", "False Settled"),
+        (seen(ASLEEP, suspended=True), "False Suspended", "False Settled", "False Settled"),
+        (seen((ASLEEP[0], STOPPING), suspended=True), "False Suspended", "True InProgress", "False Progressing"),
+        (seen(engine(updatedReplicas=0), probe=ANSWERS, paused=True), "True Serving", "False Settled", "False Settled"),
+        (
+            seen(engine(ready=0, replicas=0, updatedReplicas=0), paused=True),
+            "False RolloutPaused",
+            "False Settled",
+            "False Settled",
+        ),
+        (seen(probe=ANSWERS, paused=True), "True Serving", "False Settled", "False Settled"),
         (seen(probe=SILENT), "False EndpointSilent", "True InProgress", "False Progressing"),
         (seen(BOTH[:1]), "False GatewayMissing", "True InProgress", "False Progressing"),
         (
