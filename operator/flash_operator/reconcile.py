@@ -22,7 +22,8 @@ from flash_operator import status as statuses
 from flash_operator.checks import refusal
 from flash_operator.cluster.protocol import Cluster, ClusterError, Forbidden, Key, Manifest
 from flash_operator.difference import Identity, identity, is_as_planned, owned_by, superfluous
-from flash_operator.plan import PlanSettings, plan
+from flash_operator.plan import PlanSettings, optional_kinds, plan
+from flash_operator.plan.routes import Kind, asked_kinds
 from flash_operator.probe import Probe
 from flash_operator.residency import Finding, Places, may_be_stopped, residency_finding
 from flash_operator.status import Observation
@@ -83,9 +84,10 @@ async def reconcile(
     except Forbidden as denied:
         return await _report_unread(cluster, key, live, refused, denied, now)
     residency = None if deployment is None else await _residency(cluster, key, deployment)
+    served = await _served(cluster, deployment)
     if deployment is not None and refused is None:
         try:
-            await _converge(cluster, deployment, children, settings.plan, changes)
+            await _converge(cluster, deployment, children, settings.plan, served, changes)
             await _stop_outside(cluster, residency, changes)
         except ClusterError as failure:
             error = failure
@@ -102,6 +104,7 @@ async def reconcile(
         error=error,
         probe=probe,
         residency=residency,
+        served=served,
         policy_enforced=settings.plan.policy_enforced,
     )
     previous = live.get("status") or {}
@@ -165,9 +168,10 @@ async def _converge(
     deployment: FlashDeployment,
     children: tuple[Manifest, ...],
     settings: PlanSettings,
+    served: tuple[Kind, ...],
     changes: _Changes,
 ) -> None:
-    planned = plan(deployment, settings).objects
+    planned = plan(deployment, settings, served=served).objects
     live = {identity(manifest): manifest for manifest in children}
     for desired in planned:
         present = live.get(identity(desired))
@@ -181,6 +185,12 @@ async def _converge(
         for manifest in left_over:
             await cluster.delete(manifest)
             changes.deleted.append("/".join(identity(manifest)))
+
+
+async def _served(cluster: Cluster, deployment: FlashDeployment | None) -> tuple[Kind, ...]:
+    """Of the optional kinds that are wanted, those that there are."""
+    wanted = () if deployment is None else optional_kinds(deployment)
+    return tuple([kind for kind in wanted if await cluster.serves(*kind)])
 
 
 async def _residency(cluster: Cluster, key: Key, deployment: FlashDeployment) -> Finding | None:
@@ -220,6 +230,7 @@ async def _observe(
     error: ClusterError | None,
     probe: Probe,
     residency: Finding | None,
+    served: tuple[Kind, ...],
     policy_enforced: bool | None,
 ) -> Observation:
     uid = live["metadata"].get("uid", "")
@@ -235,6 +246,10 @@ async def _observe(
         and deployment.spec.endpoint.visibility is not Visibility.PUBLIC
     ):
         ignored = (*ignored, "endpoint.visibility: this cluster's network does not enforce NetworkPolicy")
+    hostname = deployment.spec.endpoint.hostname if deployment is not None else None
+    public = cluster.public_url(hostname) if hostname is not None else None
+    asked_for = asked_kinds(deployment) if deployment is not None else ()
+    missing = tuple(kind for kind in asked_for if kind not in served)
     return Observation(
         name=key.name,
         generation=int(live["metadata"].get("generation") or 0),
@@ -243,7 +258,8 @@ async def _observe(
         refusal=refused,
         error=str(error) if error is not None else None,
         error_is_final=error is not None and not error.retryable,
-        endpoint=f"{url}/v1" if url else "",
+        endpoint=f"{public or url}/v1" if url else "",
+        missing_kinds=missing,
         ignored_fields=ignored,
         suspended=deployment is not None and deployment.spec.suspend,
         paused=deployment is not None and deployment.spec.rollout is not None and deployment.spec.rollout.paused,

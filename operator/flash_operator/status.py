@@ -56,6 +56,8 @@ class Observation:
     suspended: bool = False
     paused: bool = False
     """The spec asks that a rollout stand still."""
+    missing_kinds: tuple[tuple[str, str], ...] = ()
+    """API version and kind of what the spec asks for and this cluster does not know."""
     residency: Finding | None = None
     """None = the spec has none."""
 
@@ -300,6 +302,11 @@ def _endpoint_ready(gateways: Role, engines: Role, seen: Observation) -> Fact:
         refused = seen.refusal is not None
         return Fact(kind, "Unknown", Reason.NOT_APPLIED) if refused else Fact(kind, "False", Reason.GATEWAY_MISSING)
     count = f"{gateways.ready} of {gateways.desired} gateway pods are ready"
+    if seen.missing_kinds:
+        wanted = " and ".join(f"{kind} ({api_version})" for api_version, kind in seen.missing_kinds)
+        return Fact(kind, "False", Reason.KIND_NOT_SERVED, f"The cluster does not know {wanted}.")
+    if (refused_route := _refused_route(seen.children)) is not None:
+        return Fact(kind, "False", Reason.ROUTE_NOT_ACCEPTED, refused_route)
     if seen.probe is not None and seen.probe.ok:
         reason = Reason.ENDPOINT_ANSWERS if gateways.rolled_out else Reason.GATEWAY_UPDATING
         return Fact(kind, "True", reason, f"{count}.")
@@ -314,6 +321,15 @@ def _endpoint_ready(gateways: Role, engines: Role, seen: Observation) -> Fact:
     if gateways.ready == 0:
         return Fact(kind, "False", Reason.GATEWAY_STARTING, f"{count}.")
     return Fact(kind, "False", Reason.ENDPOINT_SILENT, seen.probe.message if seen.probe else "Not asked yet.")
+
+
+def _refused_route(children: Sequence[Manifest]) -> str | None:
+    """Why a Gateway does not take our HTTPRoute; None while it says nothing against it."""
+    routes = [child for child in children if child.get("kind") == "HTTPRoute"]
+    parents = [parent for route in routes for parent in (route.get("status") or {}).get("parents") or ()]
+    said = [condition for parent in parents for condition in parent.get("conditions") or ()]
+    refused = (c for c in said if c.get("type") in ("Accepted", "ResolvedRefs") and c.get("status") == "False")
+    return next((_cause(condition) for condition in refused), None)
 
 
 def _timed(fact: Fact, generation: int, previous: Manifest, now: datetime) -> Condition:

@@ -54,7 +54,7 @@ def test_findings_are_data_for_tools(bad: str) -> None:
                 "endpoint": {"visibility": "Public", "tls": {"secretName": "tls"}},
                 "gateway": {"auth": {"apiKeysSecretRef": {"name": "k"}}},
             },
-            "Use Cluster or Private",
+            "use Cluster or Private",
         ),
     ],
 )

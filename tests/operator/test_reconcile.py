@@ -461,3 +461,34 @@ async def test_a_network_that_is_known_to_enforce_no_policy_is_told() -> None:
     assert outcome.status["ignoredFields"] == [
         "endpoint.visibility: this cluster's network does not enforce NetworkPolicy"
     ]
+
+
+PUBLIC = {"visibility": "Public", "hostname": "chat.example.com", "gatewayRef": {"name": "edge"}}
+KEYS = {"auth": {"apiKeysSecretRef": {"name": "keys"}}}
+ROUTE = ("gateway.networking.k8s.io/v1", "HTTPRoute")
+
+
+async def test_a_route_is_made_where_the_cluster_knows_the_kind_and_missed_where_it_does_not() -> None:
+    cluster = a_cluster(endpoint=PUBLIC, gateway=KEYS)
+    outcome = await converge(cluster)
+    assert ready(outcome) == "False KindNotServed"
+    cluster.kinds.add(ROUTE)
+    outcome = await converge(cluster)
+    assert ready(outcome) == "True Serving"
+    assert outcome.status["endpoint"] == "https://chat.example.com/v1"
+    assert "HTTPRoute/chat-gateway" in cluster.contents()
+    user_changes(cluster, endpoint={})
+    await converge(cluster)
+    assert "HTTPRoute/chat-gateway" not in cluster.contents()
+
+
+async def test_a_pod_monitor_is_made_only_where_the_cluster_knows_the_kind() -> None:
+    cluster = a_cluster()
+    await converge(cluster)
+    assert "PodMonitor/chat" not in cluster.contents()
+    cluster.kinds.add(("monitoring.coreos.com/v1", "PodMonitor"))
+    await converge(cluster)
+    assert "PodMonitor/chat" in cluster.contents()
+    user_changes(cluster, observability={"metrics": {"podMonitor": "Off"}})
+    await converge(cluster)
+    assert "PodMonitor/chat" not in cluster.contents()

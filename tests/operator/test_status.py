@@ -12,6 +12,15 @@ NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 ANSWERS = ProbeResult(ok=True, message="")
 SILENT = ProbeResult(ok=False, message="GET http://x/readyz answered 503: no engine")
 BOTH = (a_child("chat-engine"), a_child("chat-gateway"))
+ROUTE = ("gateway.networking.k8s.io/v1", "HTTPRoute")
+
+
+def a_route(accepted: str) -> dict[str, Any]:
+    condition = {"type": "Accepted", "status": accepted, "message": "no listener allows this namespace"}
+    return {"kind": "HTTPRoute", "metadata": {"name": "chat"}, "status": {"parents": [{"conditions": [condition]}]}}
+
+
+REFUSED_ROUTE, ACCEPTED_ROUTE = a_route("False"), a_route("True")
 STOPPING = a_child("chat-gateway", desired=0, replicas=1)
 ASLEEP = (a_child("chat-engine", desired=0), a_child("chat-gateway", desired=0))
 
@@ -51,6 +60,9 @@ REFUSED = Refusal(Reason.VARIANT_NOT_SERVED, "spec.variant (Cloud) is not served
             "False Settled",
             "False Settled",
         ),
+        (seen(probe=ANSWERS, missing_kinds=(ROUTE,)), "False KindNotServed", "True InProgress", "False Progressing"),
+        (seen((*BOTH, REFUSED_ROUTE), probe=ANSWERS), "False RouteNotAccepted", "True InProgress", "False Progressing"),
+        (seen((*BOTH, ACCEPTED_ROUTE), probe=ANSWERS), "True Serving", "False Settled", "False Settled"),
         (seen(probe=ANSWERS, paused=True), "True Serving", "False Settled", "False Settled"),
         (seen(probe=SILENT), "False EndpointSilent", "True InProgress", "False Progressing"),
         (seen(BOTH[:1]), "False GatewayMissing", "True InProgress", "False Progressing"),

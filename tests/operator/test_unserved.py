@@ -17,7 +17,7 @@ from flash_api.rules import violations
 from flash_api.v1alpha1.flashdeployment import FlashDeployment
 from flash_operator.checks import FACTS, refusal
 from flash_operator.checks.unserved import UNSERVED
-from flash_operator.plan import PlanSettings, plan
+from flash_operator.plan import PlanSettings, optional_kinds, plan
 
 SERVED: dict[str, Any] = {
     "model": {"source": "builtin://smollm2-135m-instruct"},
@@ -102,8 +102,11 @@ def test_every_field_changes_the_plan_or_is_refused(path: tuple[str, ...], value
     # What cannot be left out, or says the default, makes no difference that could be seen.
     if unwritten is None or unwritten.model_dump() == written.model_dump():
         return
-    planned = plan(written, PlanSettings())
-    assert planned != plan(unwritten, PlanSettings()), f"spec.{'.'.join(path)} is accepted and has no effect"
+    served = optional_kinds(written)
+    planned = plan(written, PlanSettings(), served=served)
+    assert planned != plan(unwritten, PlanSettings(), served=served), (
+        f"spec.{'.'.join(path)} is accepted and has no effect"
+    )
 
 
 @pytest.mark.parametrize("field", UNSERVED, ids=lambda field: field.path)

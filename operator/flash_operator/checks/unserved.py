@@ -20,9 +20,11 @@ class Unserved:
     """What to do instead, as a sentence."""
     harmless: tuple[object, ...] = ()
     """Values that ask for what happens anyway."""
+    served_with: tuple[str, ...] = ()
+    """Fields beside which it is in force."""
 
 
-_ROUTE: Final = "Remove it and publish the gateway Service through a route with TLS of your own."
+_ROUTE: Final = "Remove it, or name a Gateway or an Ingress class through which clients come."
 
 UNSERVED: Final = (
     Unserved("model.modelRef", "Write the source of the FlashModel into spec.model.source."),
@@ -40,21 +42,13 @@ UNSERVED: Final = (
     ),
     Unserved("gateway.auth.oidc", "Use apiKeysSecretRef, or check tokens in a proxy before the gateway."),
     Unserved("endpoint.allowedCIDRs", "Remove it and limit the addresses where you publish the gateway Service."),
-    Unserved("endpoint.hostname", _ROUTE),
-    Unserved("endpoint.tls", _ROUTE),
-    Unserved("endpoint.gatewayRef", _ROUTE),
-    Unserved("endpoint.ingressClassName", _ROUTE),
+    Unserved("endpoint.hostname", _ROUTE, served_with=("endpoint.gatewayRef", "endpoint.ingressClassName")),
+    Unserved("endpoint.tls", _ROUTE, served_with=("endpoint.ingressClassName",)),
     Unserved("endpoint.loadBalancer", _ROUTE),
     Unserved(
         "rollout.strategy",
         "Use RollingUpdate, or run two deployments and share the requests before them.",
         harmless=("RollingUpdate",),
     ),
-    Unserved(
-        "observability.metrics.podMonitor",
-        "Write podMonitor: Off and make a PodMonitor of your own.",
-        harmless=("Off",),
-    ),
     Unserved("observability.tracing", "Remove it: this release sends no traces."),
-    Unserved("observability.logLevel", "Remove it: pods write lines from Info on.", harmless=("Info",)),
 )

@@ -231,6 +231,9 @@ class KubernetesCluster:
     def endpoint_url(self, key: Key, port: int) -> str:
         return f"http://{names.service_host(names.gateway_name(key.name), key.namespace)}:{port}"
 
+    def public_url(self, hostname: str) -> str | None:
+        return f"https://{hostname}"
+
     def ignored_fields(self, spec: Manifest) -> tuple[str, ...]:
         del spec
         return ()

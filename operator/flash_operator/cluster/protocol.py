@@ -73,5 +73,8 @@ class Cluster(Protocol):
     def endpoint_url(self, key: Key, port: int) -> str:
         """Base URL, without `/v1`, at which the operator and clients in this place reach the gateway."""
 
+    def public_url(self, hostname: str) -> str | None:
+        """Base URL, without `/v1`, for clients from outside. None = nobody comes from outside to this place."""
+
     def ignored_fields(self, spec: Manifest) -> tuple[str, ...]:
         """Fields of the spec, each with a reason, that cannot hold in this place (`endpoint.visibility: …`)."""

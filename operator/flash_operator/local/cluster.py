@@ -19,6 +19,10 @@ _IGNORED: Final = (
     ("gateway.resources.memory", None, "a process on this machine is not limited"),
     ("endpoint.visibility", "Private", f"the endpoint is on {LOOPBACK}, reachable from this machine only"),
     ("endpoint.allowedNamespaces", None, f"the endpoint is on {LOOPBACK}, reachable from this machine only"),
+    ("endpoint.hostname", None, f"the endpoint is on {LOOPBACK}, reachable from this machine only"),
+    ("endpoint.tls", None, "clients on this machine come by plain HTTP"),
+    ("endpoint.gatewayRef", None, "there are no routes on this machine"),
+    ("endpoint.ingressClassName", None, "there are no routes on this machine"),
     ("residency.regions", None, "everything is on this machine, wherever that is"),
     ("placement.nodeSelector", None, "there is no other node than this machine"),
     ("placement.tolerations", None, "there is no other node than this machine"),
@@ -49,7 +53,8 @@ class LocalCluster:
         return None
 
     async def serves(self, api_version: str, kind: str) -> bool:
-        return False
+        # What the spec asks for by name is kept and told to be without effect; what is nice to have is left out.
+        return kind != "PodMonitor"
 
     async def apply(self, manifest: Manifest) -> None:
         self._store.apply(manifest)
@@ -69,6 +74,10 @@ class LocalCluster:
 
     def endpoint_url(self, key: Key, port: int) -> str:
         return f"http://{LOOPBACK}:{port}"
+
+    def public_url(self, hostname: str) -> str | None:
+        del hostname
+        return None
 
     def ignored_fields(self, spec: Manifest) -> tuple[str, ...]:
         return tuple(

@@ -12,7 +12,7 @@ from flash_api import names
 from flash_api.config.engine import EngineConfig
 from flash_api.config.gateway import GatewayConfig, GatewayLimits
 from flash_api.quantities import whole_bytes
-from flash_api.v1alpha1.flashdeployment import FlashDeployment
+from flash_api.v1alpha1.flashdeployment import FlashDeployment, Observability
 from flash_operator.plan.metadata import Manifest, content_hash, owned_object
 from flash_operator.plan.pods import drain_seconds
 
@@ -34,6 +34,7 @@ def engine_config(deployment: FlashDeployment) -> EngineConfig:
         active_experts=spec.model.active_experts,
         max_concurrent_requests=spec.engine.max_concurrent_requests,
         kv_cache_bytes=whole_bytes(spec.engine.kv_cache.memory),
+        log_level=(spec.observability or Observability()).log_level,
         shutdown_seconds=drain_seconds(deployment),
     )
 

@@ -2,8 +2,8 @@
 
 With one replica there is no budget. `minAvailable: 1` would block the drain of its node for ever, and a budget that
 allows one disruption forbids nothing. `maxUnavailable` rather than `minAvailable` keeps that true whatever the number
-of replicas becomes, and pods that are not ready may always be evicted: they serve nobody, and to protect them would let a
-broken deployment keep a node from being drained.
+of replicas becomes, and pods that are not ready may always be evicted: they serve nobody, and to protect them would
+let a broken deployment keep a node from being drained.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ def gateway_deployment(
         "image": settings.gateway_image,
         "imagePullPolicy": settings.image_pull_policy,
         "command": ["flash-gateway"],
-        "args": ["--config", names.FILE_GATEWAY_CONFIG],
+        "args": ["--config", names.FILE_GATEWAY_CONFIG, *_log_level(deployment)],
         "ports": [{"name": "http", "containerPort": names.PORT_GATEWAY, "protocol": "TCP"}],
         # /readyz sends a request through an engine, so it can be slow under load: three misses in a row, with time to
         # answer, before a gateway leaves the Service. /livez knows only the process, so no engine can kill a gateway.
@@ -73,6 +73,11 @@ def gateway_deployment(
         surge=1,
         settings=settings,
     )
+
+
+def _log_level(deployment: FlashDeployment) -> list[str]:
+    observability = deployment.spec.observability
+    return [] if observability is None else ["--log-level", observability.log_level.lower()]
 
 
 def _api_keys(deployment: FlashDeployment) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
