@@ -260,6 +260,7 @@ async def world(control_plane: ControlPlane, namespace: str) -> AsyncIterator[Wo
         yield started
 
 
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("workload", WORKLOADS, ids=lambda workload: workload.__name__)
 async def test_a_kill_after_any_write_changes_nothing_in_the_end(
     world: World, workload: Callable[[Run], Awaitable[None]], capsys: pytest.CaptureFixture[str]

@@ -189,6 +189,7 @@ async def scene(control_plane: ControlPlane, kubeconfig: Path, namespace: str, t
         yield started
 
 
+@pytest.mark.timeout(600)
 async def test_it_converges_after_any_weather_and_its_watches_live_again(
     scene: Scene, capsys: pytest.CaptureFixture[str]
 ) -> None:
