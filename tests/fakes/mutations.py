@@ -173,7 +173,7 @@ def _example(node: Schema) -> Any:
     return "a" * max(1, node.get("minLength", 0))
 
 
-def matching(pattern: str, longest: int, count: int = 4) -> list[str]:
+def matching(pattern: str, longest: int, count: int = 2) -> list[str]:
     """Texts that match the whole pattern, odd ones among them; the same ones each time."""
     found: dict[str, None] = {}
     # Control characters have no place in YAML, so nobody can write them.

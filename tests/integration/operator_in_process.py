@@ -124,7 +124,8 @@ class Lives:
                 self.deaths += 1
                 self._reincarnate()
                 # A dead process does nothing more; the task is cancelled with the loops of its life.
-                return await asyncio.Event().wait()  # type: ignore[return-value]
+                await asyncio.Event().wait()
+                raise AssertionError("it was woken") from None
             except ClusterError:
                 raise
             except Exception as mistake:

@@ -5,6 +5,7 @@ import json
 import os
 import secrets
 import sys
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, Self
 
@@ -73,7 +74,8 @@ class SupervisedOperator:
         except aiohttp.ClientError:
             return 0, ""
 
-    async def until(self, what: str, look) -> None:  # type: ignore[no-untyped-def]
+    async def until(self, what: str, look: Callable[[], Awaitable[bool]]) -> None:
+        """Look again and again: another process changes what is seen."""
         try:
             async with asyncio.timeout(DEADLINE_SECONDS):
                 while not await look():  # noqa: ASYNC110 (it looks at another process)

