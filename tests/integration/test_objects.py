@@ -36,6 +36,16 @@ SPECS: dict[str, dict[str, Any]] = {
             "topologySpread": [{"topologyKey": "rack", "maxSkew": 2, "whenUnsatisfiable": "DoNotSchedule"}],
         }
     },
+    "through an Ingress": {
+        "gateway": {"auth": {"apiKeysSecretRef": {"name": "keys"}}},
+        "endpoint": {
+            "visibility": "Public",
+            "hostname": "chat.example.com",
+            "ingressClassName": "nginx",
+            "tls": {"issuerRef": {"name": "letsencrypt", "kind": "ClusterIssuer"}},
+        },
+    },
+    "loud": {"observability": {"logLevel": "Debug"}},
     "a remote model": {"model": {"source": "hf://allenai/OLMoE-1B-7B-0924", "revision": "main"}},
     "keys and resources": {
         "gateway": {"auth": {"apiKeysSecretRef": {"name": "keys"}}, "resources": {"cpu": "500m", "memory": "256Mi"}},

@@ -10,10 +10,11 @@ from hermetic_errors import KubectlFailed
 from operator_process import Kubectl, OperatorProcess, eventually
 
 from flash_api.quantities import canonical
+from flash_operator.cluster.kubernetes import OWNED_KINDS, PLURALS
 
 REPOSITORY = Path(__file__).parents[2]
 QUICKSTART = REPOSITORY / "examples" / "quickstart.yaml"
-CHILDREN = "deployments,services,configmaps"
+CHILDREN = ",".join(PLURALS[kind] for _, kind in OWNED_KINDS)
 OWN = "flashplane.dev/deployment=quickstart"
 
 
@@ -60,13 +61,9 @@ def versions(kubectl: Kubectl) -> dict[str, str]:
 
 def test_an_applied_manifest_becomes_objects_that_it_owns(operator: OperatorProcess, kubectl: Kubectl) -> None:
     found = apply_quickstart(kubectl)
+    kinds = ("ConfigMap", "Deployment", "NetworkPolicy", "Service", "ServiceAccount")
     assert sorted(name.rpartition("-")[0] if "ConfigMap" in name else name for name in found) == [
-        "ConfigMap/quickstart-engine",
-        "ConfigMap/quickstart-gateway",
-        "Deployment/quickstart-engine",
-        "Deployment/quickstart-gateway",
-        "Service/quickstart-engine",
-        "Service/quickstart-gateway",
+        f"{kind}/quickstart-{role}" for kind in kinds for role in ("engine", "gateway")
     ]
     uid = kubectl.get("fd", "quickstart")["metadata"]["uid"]
     for child in found.values():
@@ -116,7 +113,13 @@ def test_a_changed_spec_is_followed(operator: OperatorProcess, kubectl: Kubectl)
         "the engines are scaled", lambda: children(kubectl)["Deployment/quickstart-engine"]["spec"]["replicas"] == 3
     )
     service = eventually("the port", lambda: children(kubectl)["Service/quickstart-gateway"])
-    eventually("a new configuration", lambda: len(children(kubectl).keys() - before.keys()) == 1)
+
+    def made() -> list[str]:
+        return sorted(name.rpartition("-")[0] for name in children(kubectl).keys() - before.keys())
+
+    eventually(
+        "a new configuration", lambda: made() == ["ConfigMap/quickstart-engine", "PodDisruptionBudget/quickstart"]
+    )
     assert service["spec"]["ports"][0]["port"] == 9000
     eventually("the status", lambda: kubectl.get("fd", "quickstart")["status"]["observedGeneration"] == 2)
 
@@ -234,7 +237,7 @@ def test_an_operator_without_a_namespace_serves_all(
 ) -> None:
     with OperatorProcess(operator_kubeconfig, tmp_path / "operator.log", namespace=None) as everywhere:
         everywhere.wait_until_leading()
-        assert len(apply_quickstart(kubectl)) == 6
+        assert len(apply_quickstart(kubectl)) == 10
 
 
 def test_a_taken_port_is_told_plainly(
