@@ -1,10 +1,12 @@
 """The operator as a process under its own ServiceAccount, against a real API server and its real garbage collector."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from builders import a_manifest
 from control_plane import ControlPlane
 from hermetic_errors import KubectlFailed
 from operator_process import Kubectl, OperatorProcess, eventually
@@ -147,6 +149,25 @@ def test_drift_is_taken_back(operator: OperatorProcess, kubectl: Kubectl) -> Non
         "our label again",
         lambda: children(kubectl)["Service/quickstart-gateway"]["metadata"]["labels"][label] == "gateway",
     )
+
+
+def test_a_door_that_someone_opened_is_shut_again(operator: OperatorProcess, kubectl: Kubectl) -> None:
+    before = apply_quickstart(kubectl)["NetworkPolicy/quickstart-engine"]["spec"]
+    opened = '{"spec": {"egress": [{}], "ingress": [{}], "policyTypes": ["Ingress"]}}'
+    kubectl("patch", "networkpolicy", "quickstart-engine", "--type=merge", "-p", opened)
+    eventually("it is shut", lambda: children(kubectl)["NetworkPolicy/quickstart-engine"]["spec"] == before)
+
+
+def test_a_node_in_no_allowed_region_is_told(operator: OperatorProcess, kubectl: Kubectl) -> None:
+    manifest = {**a_manifest("resident", residency={"regions": ["nowhere"]}), "metadata": {"name": "resident"}}
+    kubectl("apply", "--server-side", "-f", "-", stdin=json.dumps(manifest))
+
+    def conditions() -> dict[str, tuple[str, str]]:
+        found = kubectl.get("fd", "resident").get("status", {}).get("conditions", ())
+        return {c["type"]: (c["status"], c["reason"]) for c in found}
+
+    eventually("it is told", lambda: conditions().get("ResidencyCompliant") == ("False", "RegionUnavailable"))
+    assert conditions()["Ready"] == ("False", "RegionUnavailable")
 
 
 def test_what_others_add_to_a_child_stays(operator: OperatorProcess, kubectl: Kubectl) -> None:
