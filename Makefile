@@ -9,7 +9,7 @@ NAME ?= demo
 MANIFEST ?= examples/quickstart.yaml
 PROMPT ?= What is the capital of France? Answer in one sentence.
 
-.PHONY: help demo down test unit lint format types crds bench parity control-plane clean
+.PHONY: help demo down test unit lint format types crds bench parity gpu-test control-plane clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  \033[1mmake %-14s\033[0m %s\n", $$1, $$2}'
@@ -73,5 +73,10 @@ parity: ## compare live with transformers on the same weights (installs torch: s
 	.venv-parity/bin/python -m pip install --disable-pip-version-check -e '.[local,parity]' pytest pytest-asyncio pytest-timeout hypothesis
 	.venv-parity/bin/python -m pytest tests/parity
 
+gpu-test: ## the CUDA provider under triton-lang's interpreter; TRITON_INTERPRET=0 on a GPU (installs torch: several GB)
+	$(PYTHON) -m venv .venv-gpu
+	.venv-gpu/bin/python -m pip install --disable-pip-version-check -e '.[engine,gpu]' pytest pytest-asyncio pytest-timeout hypothesis
+	.venv-gpu/bin/python -m pytest tests/runtime/cuda
+
 clean: ## remove the virtual environments and build folders (downloads stay in the user's cache)
-	rm -rf $(VENV) .venv-parity build .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf $(VENV) .venv-parity .venv-gpu build .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
