@@ -26,7 +26,7 @@ void require(const char* what, int64_t value, int64_t low, int64_t high) {
 
 Linear Linear::expert(int index) const {
     Linear one = *this;
-    one.weight += static_cast<size_t>(index) * panels() * groups() * kGroup * kLanes;
+    one.weight += static_cast<ptrdiff_t>(index) * panels() * panel_bytes();
     one.scale += static_cast<size_t>(index) * panels() * kLanes;
     if (bias) one.bias += static_cast<size_t>(index) * features;
     return one;
@@ -182,6 +182,7 @@ void Engine::run_linear(const Linear& linear, QuantBuffer& input, int rows, floa
         job.out_stride = linear.features;
         job.accumulate = accumulate;
         job.factor = factor;
+        job.next = linear.weight + (i + 1) % chunks * size * linear.panel_bytes();
         kernels_.linear(job);
     });
 }

@@ -30,6 +30,7 @@ struct Linear {
 
     int panels() const { return (features + kLanes - 1) / kLanes; }
     int groups() const { return (inputs + kGroup - 1) / kGroup; }
+    ptrdiff_t panel_bytes() const { return static_cast<ptrdiff_t>(groups()) * kGroup * kLanes; }
     Linear expert(int index) const;
 };
 
@@ -149,7 +150,8 @@ private:
     void route(const Layer& layer, size_t layer_index, int tokens);
     void share_rows(int tokens);
     void hidden_features(const Swiglu& mlp, const int32_t* row_index, int rows);
-    void hidden_group(const Swiglu& mlp, const int32_t* row_index, const Share& share, int group);
+    void hidden_group(const Swiglu& mlp, const int32_t* row_index, const Share& share, int group,
+                      const uint8_t* next);
     void outputs(const Swiglu& mlp, int rows);
     void routed(const Layer& layer, size_t layer_index, int tokens);
     void shared(const Layer& layer, int tokens);
