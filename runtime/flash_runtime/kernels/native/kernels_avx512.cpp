@@ -131,8 +131,8 @@ FLASH_INLINE void dot_tile(const TileInput& in, const uint8_t* weight, float (*o
 } // namespace
 
 const Kernels& avx512_kernels() {
-    static constexpr Kernels table{"avx512", quantise, linear,  attention, rms_norm,   rope,
-                                   swiglu,   softmax,  router, add_scaled, to_bf16};
+    static constexpr Kernels table{"avx512", quantise, linear,  attention, attention_parts, attention_merge,
+                                   rms_norm, rope, swiglu, softmax, router, add_scaled, to_bf16};
     return table;
 }
 

@@ -34,8 +34,8 @@ void dot_tile(const TileInput& in, const uint8_t* weight, float (*out)[Panels][k
 } // namespace
 
 const Kernels& portable_kernels() {
-    static constexpr Kernels table{"portable", quantise, linear,  attention, rms_norm,   rope,
-                                   swiglu,     softmax,  router, add_scaled, to_bf16};
+    static constexpr Kernels table{"portable", quantise, linear,  attention, attention_parts, attention_merge,
+                                   rms_norm, rope, swiglu, softmax, router, add_scaled, to_bf16};
     return table;
 }
 
