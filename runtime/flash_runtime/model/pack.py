@@ -101,7 +101,7 @@ def _write_linears(
     def weights() -> Iterator[np.ndarray[Any, np.dtype[np.uint8]]]:
         for linear in stack:
             for packed in _quantised(checkpoint, linear, tell):
-                scales.append(packed.scale)
+                scales.append(packed.parts["scale"])
                 yield packed.weight
 
     writer.stream(f"{name}.weight", "uint8", (*leading, *weight_shape(rows, columns)), weights())

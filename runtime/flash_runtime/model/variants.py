@@ -6,7 +6,7 @@ from typing import Final
 
 from flash_runtime.model.errors import UnsupportedModel
 
-PACK_VERSION: Final = 2
+PACK_VERSION: Final = 3
 """Raise it when the content of a packed model changes its meaning: cached files of another number are not used."""
 
 PACKABLE_VARIANTS: Final = ("Lite",)
