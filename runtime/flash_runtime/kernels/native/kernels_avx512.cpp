@@ -142,12 +142,18 @@ FLASH_INLINE Vec as_floats(__m512i whole) { return __builtin_convertvector(reint
 // One or two rows of int4 weights: panel after panel, in address order, as stream_tile.
 template <int Rows, int Panels>
 FLASH_INLINE void int4_stream(const Int4Input& in, const TileRows& rows, float (*out)[Panels][kLanes]) {
+    const Stream stream(in.weight, Panels * in.weight_stride, rows.next);
     const uint8_t* weight = in.weight;
     const uint16_t* scale = in.scale;
     const uint16_t* min = in.min;
     for (int p = 0; p < Panels; ++p) {
         Vec total[Rows] = {};
-        for (int g = 0; g < in.groups; ++g) {
+        for (int g = 0; g < in.groups; ++g, scale += kLanes, min += kLanes) {
+            const ptrdiff_t ahead = stream.ahead(weight);
+            if (g % kInt4PerGroup == 0) { // a line holds d or m of two groups
+                __builtin_prefetch(scale + ahead / kInt4PerScale);
+                __builtin_prefetch(min + ahead / kInt4PerScale);
+            }
             __m512i low[Rows];
             __m512i high[Rows];
 #pragma GCC unroll 2
@@ -155,7 +161,7 @@ FLASH_INLINE void int4_stream(const Int4Input& in, const TileRows& rows, float (
 #pragma GCC unroll 4
             for (int line = 0; line < kInt4Lines; ++line, weight += 64) {
                 const __m512i both = _mm512_loadu_si512(weight);
-                __builtin_prefetch(weight + kStreamBytes);
+                __builtin_prefetch(weight + ahead);
                 const __m512i first = low_nibbles(both);
                 const __m512i second = high_nibbles(both);
 #pragma GCC unroll 2
@@ -165,12 +171,8 @@ FLASH_INLINE void int4_stream(const Int4Input& in, const TileRows& rows, float (
                     add_dot(high[r], second, quad_of(x + 4));
                 }
             }
-            __builtin_prefetch(scale + kStreamBytes / 16);
-            __builtin_prefetch(min + kStreamBytes / 16);
             const Vec d = from_half(scale);
             const Vec m = from_half(min);
-            scale += kLanes;
-            min += kLanes;
 #pragma GCC unroll 2
             for (int r = 0; r < Rows; ++r) {
                 const Vec dot = as_floats(_mm512_add_epi32(low[r], high[r]));
@@ -178,6 +180,24 @@ FLASH_INLINE void int4_stream(const Int4Input& in, const TileRows& rows, float (
             }
         }
         for (int r = 0; r < Rows; ++r) store(out[r][p], total[r]);
+    }
+}
+
+// One quad of input features: the low nibbles of a line for Shift 0, the high ones for Shift 4.
+template <int Rows, int Panels, int Shift>
+FLASH_INLINE void add_quad(const uint8_t* line, ptrdiff_t stride, const int8_t* const* values, int at,
+                           __m512i (&dot)[Rows][Panels]) {
+    __m512i w[Panels];
+#pragma GCC unroll 8
+    for (int p = 0; p < Panels; ++p) {
+        const __m512i both = _mm512_loadu_si512(line + p * stride);
+        w[p] = Shift ? high_nibbles(both) : low_nibbles(both);
+    }
+#pragma GCC unroll 8
+    for (int r = 0; r < Rows; ++r) {
+        const __m512i x = quad_of(values[r] + at);
+#pragma GCC unroll 8
+        for (int p = 0; p < Panels; ++p) add_dot(dot[r][p], w[p], x);
     }
 }
 
@@ -197,21 +217,11 @@ FLASH_INLINE void int4_tile(const Int4Input& in, const TileRows& rows, float (*o
 #pragma GCC unroll 8
             for (int p = 0; p < Panels; ++p) dot[r][p] = _mm512_setzero_si512();
         }
-        for (int quad = 0; quad < kInt4Group / 4; ++quad) {
-            __m512i w[Panels];
-#pragma GCC unroll 8
-            for (int p = 0; p < Panels; ++p) {
-                const __m512i both = _mm512_loadu_si512(weight + p * in.weight_stride + quad / 2 * 64);
-                w[p] = low_nibbles(_mm512_srl_epi16(both, _mm_cvtsi32_si128(quad % 2 * 4)));
-            }
-#pragma GCC unroll 8
-            for (int r = 0; r < Rows; ++r) {
-                const __m512i x = quad_of(rows.values[r] + g * kInt4Group + quad * 4);
-#pragma GCC unroll 8
-                for (int p = 0; p < Panels; ++p) add_dot(dot[r][p], w[p], x);
-            }
+        for (int line = 0; line < kInt4Lines; ++line, weight += 64) {
+            const int at = g * kInt4Group + line * 8;
+            add_quad<Rows, Panels, 0>(weight, in.weight_stride, rows.values, at, dot);
+            add_quad<Rows, Panels, 4>(weight, in.weight_stride, rows.values, at + 4, dot);
         }
-        weight += kInt4Lines * 64;
 #pragma GCC unroll 8
         for (int p = 0; p < Panels; ++p) {
             const ptrdiff_t at = p * in.group_stride + g * kLanes;

@@ -20,7 +20,6 @@ typedef uint32_t WideBits __attribute__((vector_size(kWide * 4)));
 constexpr int kSlices = kLanes / kWide;       // vectors of one line
 constexpr int kTilePanels16 = kWide == 16 ? 2 : 1; // panels whose sums the registers hold beside those of kMostRows rows
 constexpr int kLineElements = kLanes * 2;
-constexpr int kPrefetchElements = 1024; // how far ahead few-row tiles request weights
 
 FLASH_INLINE Wide as_wide(WideBits bits) {
     Wide out;
@@ -31,7 +30,7 @@ FLASH_INLINE Wide as_wide(WideBits bits) {
 // Sums of `Panels` slices, one per panel, of the lines that start at `weight`.
 template <int Rows, int Panels>
 FLASH_INLINE void bf16_sums(const uint16_t* weight, ptrdiff_t panel_stride, const float* const* x, int columns,
-                            Wide (*out)[Panels]) {
+                            const Stream& stream, Wide (*out)[Panels]) {
     Wide even[Rows][Panels] = {};
     Wide odd[Rows][Panels] = {};
     for (int k = 0; k < columns; k += 2, weight += kLineElements) {
@@ -41,7 +40,10 @@ FLASH_INLINE void bf16_sums(const uint16_t* weight, ptrdiff_t panel_stride, cons
         for (int p = 0; p < Panels; ++p) {
             WideBits bits;
             std::memcpy(&bits, weight + p * panel_stride, sizeof bits);
-            if constexpr (Rows <= kFewRows) __builtin_prefetch(weight + p * panel_stride + kPrefetchElements);
+            if constexpr (Rows <= kFewRows) {
+                const uint8_t* line = reinterpret_cast<const uint8_t*>(weight + p * panel_stride);
+                __builtin_prefetch(line + stream.ahead(line));
+            }
             low[p] = as_wide(bits << 16);
             high[p] = as_wide(bits & 0xffff0000u);
         }
@@ -69,11 +71,12 @@ struct Bf16 {
         const int columns = job.groups * kGroup;
         const ptrdiff_t stride = static_cast<ptrdiff_t>(columns) * kLanes;
         const uint16_t* weight = reinterpret_cast<const uint16_t*>(job.weight) + panel * stride;
+        const Stream stream(job.weight + panel * stride * 2, Panels * stride * 2, rows.next);
         for (int p = 0; p < Panels; p += kTogether) {
             for (int slice = 0; slice < kSlices; ++slice) {
                 Wide sums[Rows][kTogether];
                 bf16_sums<Rows, kTogether>(weight + p * stride + slice * kWide * 2, stride, rows.rounded, columns,
-                                           sums);
+                                           stream, sums);
                 for (int r = 0; r < Rows; ++r) {
                     for (int i = 0; i < kTogether; ++i) {
                         std::memcpy(out[r][p + i] + slice * kWide, &sums[r][i], sizeof(Wide));

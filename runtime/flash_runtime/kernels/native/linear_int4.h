@@ -20,6 +20,9 @@ struct Int4Input { // at the tile's first panel
     int groups; // int4 groups
 };
 
+// Bytes of weights to one element of d or m: what lies so far ahead in one stream lies so far in the others.
+constexpr ptrdiff_t kInt4PerScale = kInt4Group / 2;
+
 template <int Rows, int Panels> void int4_tile(const Int4Input& in, const TileRows& rows, float (*out)[Panels][kLanes]);
 
 struct Int4 {

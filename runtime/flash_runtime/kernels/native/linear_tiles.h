@@ -15,6 +15,19 @@ struct TileRows {
     const int8_t* values[kMostRows]; // int4
     const float* scale[kMostRows];   // int4
     const float* rounded[kMostRows]; // bf16
+    const uint8_t* next;             // weights of the tiles to come, or null
+};
+
+// What a tile of few rows requests from memory while it works: the weights that lie kAheadBytes further in its own
+// stream, and near its end those of the tiles to come.
+struct Stream {
+    static constexpr ptrdiff_t kAheadBytes = 4096;
+    const uint8_t* last; // from here on the stream goes on elsewhere
+    ptrdiff_t jump;
+
+    Stream(const uint8_t* weight, ptrdiff_t bytes, const uint8_t* next)
+        : last(weight + bytes - kAheadBytes), jump(next ? next - (weight + bytes) : 0) {}
+    ptrdiff_t ahead(const uint8_t* weight) const { return kAheadBytes + (weight >= last ? jump : 0); }
 };
 
 inline void find_rows(const LinearJob& job, int row, int rows, TileRows& out) {
@@ -64,6 +77,8 @@ template <class Format> void linear_of(const LinearJob& job) {
     while (panel < job.panel_end) {
         const int left = job.panel_end - panel;
         const int panels = left >= 4 ? 4 : (left >= 2 ? 2 : 1);
+        const size_t follows = static_cast<size_t>(panel + panels) * panel_bytes(job.format, job.groups);
+        rows.next = panels == left ? job.next : job.weight + follows;
         for (int row = 0; row < job.rows; row += kMostRows) {
             const int count = job.rows - row < kMostRows ? job.rows - row : kMostRows;
             find_rows(job, row, count, rows);

@@ -49,7 +49,7 @@ LinearJob Linear::job() const {
 void Linear::read_row(int feature, float factor, float* out) const {
     const size_t panel = static_cast<size_t>(feature / kLanes);
     const size_t lane = static_cast<size_t>(feature % kLanes);
-    const uint8_t* lines = weight + panel * panel_bytes(format, groups());
+    const uint8_t* lines = weight + panel * panel_bytes();
     const size_t group_line = panel * groups() * kInt4PerGroup * kLanes + lane;
     for (int k = 0; k < inputs; ++k) {
         float value = 0;
