@@ -25,6 +25,7 @@ from flash_runtime.model.cache import Cache, default_root, place
 from flash_runtime.model.download import pip_download
 from flash_runtime.model.errors import CheckpointError, ModelError, RequestError, StorageError
 from flash_runtime.model.progress import ENV_PROGRESS, ProgressReporter
+from flash_runtime.model.ready import open_ready, place_ready, verified
 from flash_runtime.model.sources import Source, packed_path, parse_source
 from flash_runtime.model.variants import PACK_VERSION, VARIANTS, formats, variant_named
 from flash_runtime.packed import PackedError, PackedFile
@@ -61,10 +62,10 @@ def pull(request: PullRequest, *, cache: Cache, progress: ProgressReporter) -> d
         with _folder_lock(request.folder):
             if header := _usable(target, key, text_only=request.text_only):
                 return header
-        if ready is None:
-            packed, header = _packed(request, key, cache, progress)
-        else:
-            packed, header = _verified(ready), dict(ready.header)
+        if ready is not None:
+            with _folder_lock(request.folder):
+                return place_ready(ready, target, text_only=request.text_only)
+        packed, header = _packed(request, key, cache, progress)
         with _folder_lock(request.folder):
             if present := _usable(target, key, text_only=request.text_only):
                 return present
@@ -80,7 +81,7 @@ def pull_into_cache(request: PullRequest, *, cache: Cache, progress: ProgressRep
     try:
         _check_sha256(request, cache)
         if (ready := _ready(request)) is not None:
-            return _verified(ready)
+            return verified(ready)
         return _packed(request, _key(request, cache), cache, progress)[0]
     except OSError as error:
         raise _storage_error(error, str(cache.root)) from error
@@ -100,29 +101,9 @@ def pack_file(request: PullRequest, path: Path, *, cache: Cache, progress: Progr
 
 
 def _ready(request: PullRequest) -> PackedFile | None:
-    """The source itself, where it is a packed model of the wanted kind; raises RequestError for one of another kind."""
-    if (path := packed_path(request.source)) is None:
-        return None
-    try:
-        packed = PackedFile.open(path)
-    except PackedError as error:
-        raise CheckpointError(str(error)) from error
-    wanted = {"pack_version": PACK_VERSION, "variant": variant_named(request.variant), "contents": "model"}
-    if request.head is not None:
-        wanted["head"] = request.head
-    for field, value in wanted.items():
-        found = packed.header.get("model", {}).get("head_format") if field == "head" else packed.header.get(field)
-        if found != value:
-            raise RequestError(f"source {request.source.uri}: {field} is {found}, {value} is asked for; pack it again")
-    return packed
-
-
-def _verified(packed: PackedFile) -> Path:
-    try:
-        packed.verify()
-    except PackedError as error:
-        raise CheckpointError(str(error)) from error
-    return packed.path
+    """The source itself, where it is a packed model of the wanted kind."""
+    path = packed_path(request.source)
+    return None if path is None else open_ready(path, variant=request.variant, head=request.head)
 
 
 def _check_sha256(request: PullRequest, cache: Cache) -> None:
@@ -228,7 +209,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     progress = ProgressReporter(sys.stderr, Path(progress_file) if progress_file else None)
     try:
         source = parse_source(options.source, revision=options.revision, pip_download=pip_download)
-        request = PullRequest(source, options.variant, options.to, options.sha256, options.text_only)
+        request = PullRequest(source, options.variant, options.to, options.sha256, options.text_only, options.head)
         header = pull(request, cache=Cache(default_root(os.environ)), progress=progress)
     except ModelError as error:
         progress.say(f"error: {error}")
@@ -257,8 +238,11 @@ def _parser() -> argparse.ArgumentParser:
         "a file that always holds {phase, done, total, unit} as JSON. Exit codes: 0 done, 2 unsupported request, "
         "3 missing or damaged weights, 4 download failed, 5 storage failed.",
     )
-    parser.add_argument("--source", required=True, metavar="URI", help="builtin://NAME or file:///path/to/model")
+    parser.add_argument(
+        "--source", required=True, metavar="URI", help="builtin://NAME or file:///path (GGUF, folder, packed file)"
+    )
     parser.add_argument("--variant", default="Lite", help=f"{', '.join(VARIANTS)}; default: Lite")
+    parser.add_argument("--head", help="format of embedding and head for Nano: int8 (default) or int4")
     parser.add_argument("--revision", help="branch, tag or commit of the source; default: the source's own")
     parser.add_argument("--sha256", metavar="HEX", help="expected SHA-256 of the weights file; another one is refused")
     parser.add_argument("--to", required=True, type=Path, metavar="DIR", help="folder that gets model.flash")

@@ -191,14 +191,15 @@ class PackedWeights:
         return self._packed.blob(name)
 
     def rows(self, name: str, indices: NDArray[np.int32]) -> FloatArray:
-        return self._weight(name, None)[indices]
+        return self.weight(name, None)[indices]
 
     def linear(self, name: str, x: FloatArray, *, expert: int | None = None) -> FloatArray:
         rounded = from_bf16(to_bf16(x)) if self._plan.linear_format(name) is LinearFormat.BF16 else round_activations(x)
-        out: FloatArray = rounded @ self._weight(name, expert).T
+        out: FloatArray = rounded @ self.weight(name, expert).T
         return out + self._packed.blob(f"{name}.bias") if f"{name}.bias" in self._packed.blobs else out
 
-    def _weight(self, name: str, expert: int | None) -> FloatArray:
+    def weight(self, name: str, expert: int | None) -> FloatArray:
+        """The dequantised weight [N, K] of a linear, or of one of a stack."""
         if (name, expert) not in self._kept:
             (n, k), format = self._shapes[name], self._plan.linear_format(name)
             parts = {part: self._packed.blob(f"{name}.{part}") for part in part_shapes(format, n, k)}
