@@ -87,15 +87,14 @@ def _measure(
     source: Source, wanted: Mapping[str, tuple[str, str | None]], texts: Sequence[Path], max_tokens: int
 ) -> tuple[Results, dict[str, int]]:
     """Scores, and the size of each variant's file in bytes."""
-    from flash_runtime.kernels.provider import CpuProvider, block_bytes
     from flash_runtime.model.checkpoint import open_checkpoint
     from flash_runtime.model.eval_text import built_in_samples, file_samples
     from flash_runtime.model.evaluate import evaluate as score
     from flash_runtime.model.evaluate import windows_of
     from flash_runtime.model.families import recipe
+    from flash_runtime.model.opened import native_provider
     from flash_runtime.model.pull import PullRequest, pull_into_cache
     from flash_runtime.model.reference import CheckpointWeights, ReferenceProvider
-    from flash_runtime.packed import PackedFile
     from flash_runtime.text.assets import TextAssets
 
     cache = user_cache()
@@ -109,15 +108,11 @@ def _measure(
     assets = TextAssets.from_packed(next(iter(paths.values())))
     samples = file_samples(assets, texts) if texts else built_in_samples(assets)
     window_tokens = min(_WINDOW_TOKENS, sources.plan.max_context_tokens)
-    block_size = 16
-    num_blocks = -(-window_tokens // block_size)
-    cached = (num_blocks + 1) * block_bytes(sources.plan, block_size)
     others: dict[str, Provider] = {
-        label: CpuProvider(PackedFile.open(path), kv_cache_bytes=cached, block_size=block_size)
-        for label, path in paths.items()
+        label: native_provider(path, cached_tokens=window_tokens) for label, path in paths.items()
     }
     reference = ReferenceProvider(
-        sources.plan, CheckpointWeights(checkpoint, sources), num_blocks=num_blocks, block_size=block_size
+        sources.plan, CheckpointWeights(checkpoint, sources), num_blocks=1, block_size=window_tokens
     )
     results: Results = {}
     with bars() as progress_bars:

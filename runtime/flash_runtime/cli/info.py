@@ -87,6 +87,7 @@ def _kernels() -> dict[str, Any]:
 def _model(source: Source, *, verify: bool) -> dict[str, Any]:
     from flash_runtime.kernels.provider import block_bytes
     from flash_runtime.model.facts import facts
+    from flash_runtime.model.opened import BLOCK_TOKENS
     from flash_runtime.model.sources import packed_path
 
     path = packed_path(source)
@@ -96,11 +97,10 @@ def _model(source: Source, *, verify: bool) -> dict[str, Any]:
         fail(f"--verify reads packed files, {source.uri} is none; its checksums are compared when it is pulled", 2)
     else:
         about, plan = _checkpoint_facts(source)
-    block_size = 16
     return {
         **about,
         **dataclasses.asdict(facts(plan)),
-        "kv_bytes_per_token": block_bytes(plan, block_size) // block_size,
+        "kv_bytes_per_token": block_bytes(plan, BLOCK_TOKENS) // BLOCK_TOKENS,
     }
 
 
@@ -137,12 +137,11 @@ def _checkpoint_facts(source: Source) -> tuple[dict[str, Any], ModelPlan]:
 
 def _loads(source: Source, variant: str, prompt: str | None, text: Path | None, max_tokens: int) -> list[LayerLoad]:
     """Each layer's load after running the text; empty for a dense model."""
-    from flash_runtime.kernels.provider import CpuProvider, block_bytes
     from flash_runtime.model.eval_text import built_in_samples, file_samples, prompt_sample
     from flash_runtime.model.evaluate import windows_of
     from flash_runtime.model.expert_load import layer_loads
     from flash_runtime.model.facts import facts
-    from flash_runtime.model.opened import open_packed
+    from flash_runtime.model.opened import native_provider, open_packed
     from flash_runtime.model.pull import PullRequest, pull_into_cache
     from flash_runtime.model.sequence import CHUNK_TOKENS, Sequence
     from flash_runtime.model.sources import packed_path
@@ -153,7 +152,7 @@ def _loads(source: Source, variant: str, prompt: str | None, text: Path | None, 
     if path is None:
         with BarReporter() as progress:
             path = pull_into_cache(PullRequest(source, variant, cache.root), cache=cache, progress=progress)
-    packed, plan = open_packed(path)
+    _, plan = open_packed(path)
     if not facts(plan).experts:
         return []
     assets = TextAssets.from_packed(path)
@@ -161,9 +160,8 @@ def _loads(source: Source, variant: str, prompt: str | None, text: Path | None, 
         sample = prompt_sample(assets, prompt)
     else:
         sample = (built_in_samples(assets) if text is None else file_samples(assets, [text]))[0]
-    block_size, window_tokens = 16, min(_WINDOW_TOKENS, plan.max_context_tokens)
-    cached = (-(-window_tokens // block_size) + 1) * block_bytes(plan, block_size)
-    provider = CpuProvider(packed, kv_cache_bytes=cached, block_size=block_size)
+    window_tokens = min(_WINDOW_TOKENS, plan.max_context_tokens)
+    provider = native_provider(path, cached_tokens=window_tokens)
     windows = windows_of(sample.token_ids, max_tokens=max_tokens, window_tokens=window_tokens)
     with bars() as progress_bars:
         task = progress_bars.add_task(sample.name, total=sum(map(len, windows)), unit="tokens")

@@ -176,7 +176,8 @@ def _check_vocabulary(checkpoint: Checkpoint, text: TextAssets) -> None:
     vocabulary = checkpoint.config.vocab_size
     if not 0 <= highest < vocabulary:
         raise CheckpointError(
-            f"{checkpoint.path}: the tokenizer's highest id is {highest}, the embedding has {vocabulary} rows"
+            f"{checkpoint.path}: the tokenizer's highest id is {highest}, the embedding has {vocabulary} rows; "
+            "take the tokenizer that belongs to these weights"
         )
 
 
