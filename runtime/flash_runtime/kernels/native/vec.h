@@ -75,9 +75,9 @@ FLASH_INLINE Vec nearest(Vec a) {
 }
 
 // Lane i becomes lane i + distance; for folding a vector onto itself.
-template <int Distance> FLASH_INLINE Vec folded(Vec a) {
+template <int Distance, class Lanes> FLASH_INLINE Lanes folded(Lanes a) {
 #if defined(__clang__)
-    Vec out;
+    Lanes out;
     for (int i = 0; i < kLanes; ++i) out[i] = a[(i + Distance) % kLanes];
     return out;
 #else
@@ -88,6 +88,13 @@ template <int Distance> FLASH_INLINE Vec folded(Vec a) {
 }
 
 FLASH_INLINE float sum(Vec a) {
+    a = a + folded<8>(a);
+    a = a + folded<4>(a);
+    a = a + folded<2>(a);
+    return a[0] + a[1];
+}
+
+FLASH_INLINE int32_t sum(IntVec a) {
     a = a + folded<8>(a);
     a = a + folded<4>(a);
     a = a + folded<2>(a);
@@ -115,6 +122,28 @@ FLASH_INLINE ByteVec narrow(IntVec whole) {
     return reinterpret_cast<ByteVec>(_mm512_maskz_cvtepi32_epi8(0xffff, reinterpret_cast<__m512i>(whole)));
 #else
     return __builtin_convertvector(whole, ByteVec);
+#endif
+}
+
+// float16 to float32, exact. Without the instruction: the exponent's bias changes by 112, which makes subnormal numbers
+// right, too; infinity and NaN do not occur in packed weights.
+FLASH_INLINE Vec from_half(const uint16_t* from) {
+#if defined(__AVX512F__)
+    const __m256i half = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from));
+    return reinterpret_cast<Vec>(_mm512_maskz_cvtph_ps(0xffff, half));
+#else
+    HalfVec half;
+    std::memcpy(&half, from, sizeof half);
+    const BitVec bits = widen(half);
+    const BitVec magnitude = (bits & 0x7fffu) << 13;
+    Vec size;
+    std::memcpy(&size, &magnitude, sizeof size);
+    size = size * 0x1p112f;
+    BitVec out;
+    std::memcpy(&out, &size, sizeof out);
+    out |= (bits & 0x8000u) << 16;
+    std::memcpy(&size, &out, sizeof size);
+    return size;
 #endif
 }
 
