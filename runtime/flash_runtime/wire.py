@@ -110,3 +110,11 @@ class StreamEvent(BaseModel):
     """Prompt tokens whose keys and values were already in the cache (final event only)."""
     logprobs: tuple[TokenLogprobs, ...] = ()
     """One for each token of this response, when the request asked for them."""
+
+    def encode(self) -> bytes:
+        """Its JSON."""
+        # Nearly every event of a stream says nothing, and is not worth a serialiser.
+        return b"{}" if self == _SILENT else self.model_dump_json(exclude_defaults=True).encode()
+
+
+_SILENT: Final = StreamEvent()

@@ -94,10 +94,10 @@ async def generate(engine: RunningEngine, prompt: list[int], **request: object) 
         return await stream.drain()
 
 
-async def test_a_stream_brings_each_token_as_it_is_made_and_ends_with_a_reason(engine: RunningEngine) -> None:
-    stream = await generate(engine, PROMPT, max_tokens=12)
-    assert stream.tokens == PagedModel().expected(PROMPT, 12)
-    assert stream.num_responses == 12
+async def test_a_stream_brings_tokens_as_they_are_made_and_ends_with_a_reason(engine: RunningEngine) -> None:
+    stream = await generate(engine, PROMPT, max_tokens=800)
+    assert stream.tokens == PagedModel().expected(PROMPT, 800)
+    assert stream.num_responses > 1
     assert stream.event.finish_reason == FinishReason.LENGTH
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import count
 
 import pytest
 from fakes.paged_model import PagedModel
 
-from flash_runtime.backend.worker import EngineWorker, StreamClosed, Submission
+from flash_runtime.backend.delivery import StreamClosed
+from flash_runtime.backend.worker import EngineWorker, Submission
 from flash_runtime.engine.loop import Engine, EngineLimits, EngineStats
 from flash_runtime.wire import Failure, FinishReason, GenerateRequest, StreamEvent
 
@@ -29,10 +30,15 @@ class RecordingStream:
         self.cancelled = False
         self.ended = threading.Event()
         self.began = threading.Event()
+        self.may_go_on = threading.Event()
+        self.may_go_on.set()
+        self.threads: set[str] = set()
         self._closed = closed
 
-    def send(self, token_ids: tuple[int, ...], event: StreamEvent) -> None:
+    def send(self, token_ids: Sequence[int], event: StreamEvent) -> None:
+        self.threads.add(threading.current_thread().name)
         self.began.set()
+        assert self.may_go_on.wait(SECONDS)
         if self._closed:
             raise StreamClosed("gone")
         self.tokens += token_ids
@@ -45,6 +51,7 @@ class RecordingStream:
         self.ended.set()
 
     def is_cancelled(self) -> bool:
+        self.threads.add(threading.current_thread().name)
         return self.cancelled
 
 
@@ -55,12 +62,18 @@ class Bench:
         self.model = model
         self.stats: list[EngineStats] = []
         self.crashes: list[BaseException] = []
+        self.threads: set[str] = set()
+        self.engine = Engine(model, limits=limits)
         self.worker = EngineWorker(
-            Engine(model, limits=limits),
+            self.engine,
             clock=clock,
-            on_stats=self.stats.append,
+            on_stats=self._note,
             on_crash=self.crashes.append,
         )
+
+    def _note(self, stats: EngineStats) -> None:
+        self.threads.add(threading.current_thread().name)
+        self.stats.append(stats)
 
     def submit(self, prompt: list[int], *, max_tokens: int, closed: bool = False) -> RecordingStream:
         stream = RecordingStream(closed=closed)
@@ -69,6 +82,14 @@ class Bench:
 
 
 MakeBench = Callable[..., Bench]
+
+
+def eventually(condition: Callable[[], bool]) -> None:
+    """Look until it holds; fail when it does not in time."""
+    deadline = time.monotonic() + SECONDS
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {SECONDS} s"
+        time.sleep(0.001)
 
 
 @pytest.fixture
@@ -93,12 +114,34 @@ def make_bench() -> Iterator[MakeBench]:
         assert bench.worker.stop(SECONDS)
 
 
-def test_a_request_is_answered_token_by_token(make_bench: MakeBench) -> None:
+def test_a_request_is_answered_in_pieces_of_which_the_last_says_why(make_bench: MakeBench) -> None:
     bench = make_bench()
     stream = bench.submit(PROMPT, max_tokens=5)
     assert stream.ended.wait(SECONDS)
     assert stream.tokens == bench.model.expected(PROMPT, 5)
-    assert [event.finish_reason for event in stream.events] == [None] * 4 + [FinishReason.LENGTH]
+    assert [event.finish_reason for event in stream.events[:-1]] == [None] * (len(stream.events) - 1)
+    assert stream.events[-1].finish_reason == FinishReason.LENGTH
+
+
+def test_a_client_that_takes_its_time_does_not_hold_up_the_engine(make_bench: MakeBench) -> None:
+    bench = make_bench()
+    slow = bench.submit(PROMPT, max_tokens=FOREVER)
+    assert slow.began.wait(SECONDS)
+    slow.may_go_on.clear()
+    made = bench.engine.stats().generated_tokens
+    eventually(lambda: bench.engine.stats().generated_tokens > made + 50)
+    slow.may_go_on.set()
+    assert slow.ended.wait(SECONDS)
+    assert slow.tokens == bench.model.expected(PROMPT, FOREVER)
+
+
+def test_everything_that_touches_tritonserver_happens_on_one_thread(make_bench: MakeBench) -> None:
+    bench = make_bench()
+    streams = [bench.submit([number], max_tokens=20) for number in range(4)]
+    for stream in streams:
+        assert stream.ended.wait(SECONDS)
+    assert bench.worker.stop(SECONDS)
+    assert {name for stream in streams for name in stream.threads} | bench.threads == {"deliveries"}
 
 
 def test_a_cancelled_stream_is_closed_and_another_takes_its_place(make_bench: MakeBench) -> None:
@@ -146,31 +189,13 @@ def test_a_request_too_many_is_told_to_try_elsewhere(make_bench: MakeBench) -> N
     assert second.events == [StreamEvent(finish_reason=FinishReason.OVERLOADED)]
 
 
-@pytest.mark.parametrize(
-    ("clock", "is_enough"),
-    [(lambda: 0.0, lambda num_signs: num_signs == 1), (count(step=3600).__next__, lambda num_signs: num_signs > 1)],
-    ids=["at once, and not again too soon", "again and again"],
-)
-def test_a_request_that_waits_or_is_being_computed_shows_life(
-    make_bench: MakeBench, clock: Callable[[], float], is_enough: Callable[[int], bool]
-) -> None:
-    bench = make_bench(max_running=1, max_batch_tokens=4, clock=clock, started=False)
-    prompt = list(range(40))
-    computed = bench.submit(prompt, max_tokens=1)
+def test_a_request_that_waits_shows_life(make_bench: MakeBench) -> None:
+    bench = make_bench(max_running=1)
+    first = bench.submit(PROMPT, max_tokens=FOREVER)
     waits = bench.submit(PROMPT, max_tokens=1)
-    bench.worker.start()
-    for stream, ids in ((computed, prompt), (waits, PROMPT)):
-        assert stream.ended.wait(SECONDS)
-        assert stream.events[:-1] == [StreamEvent()] * (len(stream.events) - 1)
-        assert is_enough(len(stream.events) - 1)
-        assert stream.tokens == bench.model.expected(ids, 1)
-
-
-def test_a_request_that_is_answered_at_once_shows_no_life_but_tokens(make_bench: MakeBench) -> None:
-    bench = make_bench(clock=lambda: 0.0)
-    stream = bench.submit(PROMPT, max_tokens=5)
-    assert stream.ended.wait(SECONDS)
-    assert len(stream.events) == 5
+    assert first.ended.wait(SECONDS)
+    assert waits.ended.wait(SECONDS)
+    assert waits.events[0] == StreamEvent()
 
 
 def test_a_client_that_left_while_it_waited_is_found_by_the_sign_of_life(make_bench: MakeBench) -> None:
