@@ -90,6 +90,8 @@ class GenerateRequest(BaseModel):
     stop_token_ids: tuple[int, ...] = Field(default=(), max_length=128)
     ignore_eos: bool = False
     """Benchmarks: go on until max_tokens."""
+    cache_salt: str = Field(default="", max_length=256)
+    """Whose prompts this one may share cached blocks with: those of equal salt. Made by the gateway."""
 
 
 class TokenLogprobs(NamedTuple):

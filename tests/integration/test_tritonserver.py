@@ -113,6 +113,12 @@ async def test_a_repeated_prompt_says_how_much_of_it_was_cached(engine: RunningE
     assert (await generate(engine, prompt)).event.cached_tokens == 16
 
 
+async def test_a_prompt_cached_for_one_tenant_is_not_found_by_another(engine: RunningEngine) -> None:
+    prompt = list(range(50, 70))
+    cached = [(await generate(engine, prompt, cache_salt=salt)).event.cached_tokens for salt in ("a", "b", "a", "b")]
+    assert cached == [0, 0, 16, 16]
+
+
 async def test_a_cancelled_stream_frees_its_memory(engine: RunningEngine) -> None:
     async with Stream(engine, PROMPT, max_tokens=FOREVER) as stream:
         await stream.receive()

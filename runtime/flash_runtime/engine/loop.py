@@ -94,12 +94,11 @@ class Engine:
         prompt_ids: Ids[int],
         request: GenerateRequest,
         *,
-        salt: str = "",
         mask: TokenMask | None = None,
     ) -> None:
         """Queue a request. Raises RequestRefused for one that can never run, QueueFull when there is no room now.
 
-        `salt` separates tenants: prompts with different salts never share cached blocks. `mask` restricts the answer.
+        `mask` restricts the answer.
         """
         self._check(request_id, prompt_ids, request)
         capacity = self._limits.max_running + self._limits.max_queued
@@ -110,7 +109,7 @@ class Engine:
             token_ids=list(prompt_ids),
             num_prompt_tokens=len(prompt_ids),
             request=request,
-            root=root_key(salt),
+            root=root_key(request.cache_salt),
             max_total_tokens=min(len(prompt_ids) + request.max_tokens, self._model_window, self._kv_tokens),
             adjuster=adjuster(request, prompt_ids, mask),
         )

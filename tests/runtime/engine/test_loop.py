@@ -285,3 +285,14 @@ def test_a_request_gets_the_same_tokens_alone_and_in_any_company(
         together.add(str(index), prompt, request)
     answers = run(together)
     assert [(tokens(answers[str(index)]), logprobs(answers[str(index)])) for index in range(len(requests))] == alone
+
+
+def test_a_prompt_is_found_again_by_its_own_tenant_and_by_no_other() -> None:
+    engine = an_engine()
+    cached = []
+    for tenant in ("a", "b", "a", ""):
+        engine.add(tenant, PROMPT, GenerateRequest(max_tokens=3, cache_salt=tenant))
+        outputs = run(engine)[tenant]
+        assert tokens(outputs) == PagedModel().expected(PROMPT, 3)
+        cached.append(outputs[-1].cached_tokens)
+    assert cached == [0, 0, 4, 0]
