@@ -56,7 +56,8 @@ void update_row(ChunkState& state, int row, int first, int visible) {
         store(weight + v * kLanes, numerator);
         total = total + numerator;
     }
-    const float rescale = exponential(splat(state.max[row] - max))[0];
+    const bool same = state.max[row] == max; // most often so, and exp(0) is 1
+    const float rescale = same ? 1.0f : exponential(splat(state.max[row] - max))[0];
     state.rescale[row] = rescale;
     state.total[row] = state.total[row] * rescale + sum(total);
     state.max[row] = max;

@@ -30,10 +30,8 @@ void quantise(const float* x, int count, int8_t* values, float* scale, int32_t* 
             std::memcpy(values + g * kGroup + i * kLanes, &bytes, sizeof bytes);
             totals = totals + whole;
         }
-        int32_t total = 0;
-        for (int lane = 0; lane < kLanes; ++lane) total += totals[lane];
         scale[g] = empty ? 0.0f : max / 127.0f;
-        offset[g] = -kZeroPoint * total;
+        offset[g] = -kZeroPoint * sum(totals);
     }
 }
 

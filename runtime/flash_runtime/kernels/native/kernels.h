@@ -41,6 +41,7 @@ struct LinearJob {
     ptrdiff_t out_stride;
     bool accumulate;
     float factor = 1;
+    const uint8_t* next; // null, or weights that this thread will probably read next: requested from memory early
 };
 
 // Causal attention of up to kAttentionRows query rows of one sequence that share one key/value head.

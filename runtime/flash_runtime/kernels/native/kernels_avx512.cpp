@@ -8,7 +8,7 @@
 namespace flash {
 namespace {
 
-constexpr int kPrefetchBytes = 2048; // how far ahead of few-row tiles, which wait for memory, weights are requested
+constexpr ptrdiff_t kStreamBytes = 4096; // how far ahead of single rows, which wait for memory, weights are requested
 
 // sum += weights (u8) . values (s8), four products per lane. In assembly because the intrinsic makes GCC 12 copy every
 // sum before each use.
@@ -16,11 +16,27 @@ FLASH_INLINE void add_dot(__m512i& sum, __m512i weights, __m512i values) {
     asm("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(weights), "v"(values));
 }
 
+// Asks memory for the next tiles' weights of group g, if this tile is the one to do so.
+template <int Panels> FLASH_INLINE void request_next(const TileInput& in, int g, int& due) {
+    if (g != due) return;
+    due += in.next_step;
+    if (!in.next) return;
+    const uint8_t* group = in.next + static_cast<ptrdiff_t>(g) * kGroupLines * 64;
+    for (int p = 0; p < Panels; ++p, group += in.panel_stride) {
+#pragma GCC unroll 16
+        for (int line = 0; line < kGroupLines; ++line) __builtin_prefetch(group + line * 64, 0, 2); // into the L2 cache: the L1 is in use
+    }
+}
+
 // One or two rows wait for memory, not for arithmetic: panels are read one after the other, in address order, into
 // several partial sums per row (integer sums are exact in any order).
 template <int Rows, int Panels>
 FLASH_INLINE void stream_tile(const TileInput& in, const uint8_t* weight, float (*out)[Panels][kLanes]) {
     constexpr int kPartial = 4;
+    // the stream goes on into the next tiles' weights, where those follow
+    const ptrdiff_t ahead = kStreamBytes;
+    const uint8_t* end = weight + Panels * in.panel_stride - ahead;
+    const ptrdiff_t jump = in.next ? in.next - (weight + Panels * in.panel_stride) : 0;
     for (int p = 0; p < Panels; ++p) {
         Vec total[Rows];
 #pragma GCC unroll 2
@@ -34,10 +50,11 @@ FLASH_INLINE void stream_tile(const TileInput& in, const uint8_t* weight, float 
                 for (int i = 1; i < kPartial; ++i) dot[r][i] = _mm512_setzero_si512();
             }
             const int8_t* x = in.values + g * kGroup;
+            const uint8_t* soon = weight + ahead + (weight >= end ? jump : 0);
 #pragma GCC unroll 16
             for (int line = 0; line < kGroupLines; ++line) {
                 const __m512i w = _mm512_loadu_si512(weight + line * 64);
-                __builtin_prefetch(weight + line * 64 + kPrefetchBytes);
+                __builtin_prefetch(soon + line * 64);
 #pragma GCC unroll 2
                 for (int r = 0; r < Rows; ++r) {
                     int32_t four;
@@ -62,7 +79,7 @@ FLASH_INLINE void stream_tile(const TileInput& in, const uint8_t* weight, float 
 // Fully unrolled, so that the sums of a tile stay in registers: 2 * Rows * Panels of the 32, plus operands.
 template <int Rows, int Panels>
 FLASH_INLINE void dot_tile(const TileInput& in, const uint8_t* weight, float (*out)[Panels][kLanes]) {
-    if constexpr (Rows <= 2) {
+    if constexpr (Rows <= kStreamRows) {
         stream_tile<Rows, Panels>(in, weight, out);
         return;
     }
@@ -72,7 +89,9 @@ FLASH_INLINE void dot_tile(const TileInput& in, const uint8_t* weight, float (*o
 #pragma GCC unroll 8
         for (int p = 0; p < Panels; ++p) total[r][p] = Vec{};
     }
+    int due = in.next_first;
     for (int g = 0; g < in.groups; ++g) {
+        request_next<Panels>(in, g, due);
         __m512i dot[Rows][Panels];
 #pragma GCC unroll 8
         for (int r = 0; r < Rows; ++r) {
@@ -83,9 +102,7 @@ FLASH_INLINE void dot_tile(const TileInput& in, const uint8_t* weight, float (*o
         for (int line = 0; line < kGroupLines; ++line, weight += 64, x += 4) {
             __m512i w[Panels];
 #pragma GCC unroll 8
-            for (int p = 0; p < Panels; ++p) {
-                w[p] = _mm512_loadu_si512(weight + p * in.panel_stride);
-            }
+            for (int p = 0; p < Panels; ++p) w[p] = _mm512_loadu_si512(weight + p * in.panel_stride);
 #pragma GCC unroll 8
             for (int r = 0; r < Rows; ++r) {
                 int32_t four;

@@ -13,7 +13,7 @@ constexpr int kHiddenRows = 48; // rows whose gate and up values a task holds on
 } // namespace
 
 // Chooses experts per token and sorts the choices by expert. Ties go to the lower expert.
-void Engine::route(const Layer& layer, int tokens) {
+void Engine::route(const Layer& layer, size_t layer_index, int tokens) {
     const int experts = layer.experts;
     const int top_k = layer.top_k;
     probability_.resize(static_cast<size_t>(tokens) * experts);
@@ -44,7 +44,10 @@ void Engine::route(const Layer& layer, int tokens) {
     });
     std::vector<int32_t> ends(static_cast<size_t>(experts) + 1, 0);
     for (const int32_t expert : chosen_) ++ends[static_cast<size_t>(expert) + 1];
+    std::atomic<int64_t>* load = load_.data() + layer_index * most_experts_;
     for (int e = 0; e < experts; ++e) {
+        // one writer: a plain sum is enough, readers only need whole numbers
+        load[e].store(load[e].load(std::memory_order_relaxed) + ends[e + 1], std::memory_order_relaxed);
         for (int at = 0; at < ends[e + 1]; at += kRowBlock) {
             shares_.push_back({e, ends[e] + at, ends[e] + std::min(ends[e + 1], at + kRowBlock)});
         }
@@ -63,10 +66,12 @@ void Engine::share_rows(int tokens) {
 }
 
 // activation_[rows of the share], group `group` = quantised silu(gate) * up of that group's 64 features.
-void Engine::hidden_group(const Swiglu& mlp, const int32_t* row_index, const Share& share, int group) {
+void Engine::hidden_group(const Swiglu& mlp, const int32_t* row_index, const Share& share, int group,
+                          const uint8_t* next) {
     const Linear gate_up = mlp.gate_up.expert(share.expert);
     const int begin = group * kGroup;
     const int count = std::min(kGroup, mlp.width - begin);
+    const int up_panel = (mlp.width + begin) / kLanes;
     const int up_shift = (mlp.width + begin) % kLanes; // up need not start on a panel
     constexpr int kUpStride = kGroup + kLanes;
     float gate[kHiddenRows * kGroup];
@@ -86,12 +91,14 @@ void Engine::hidden_group(const Swiglu& mlp, const int32_t* row_index, const Sha
         job.columns = count;
         job.out = gate;
         job.out_stride = kGroup;
+        job.next = gate_up.weight + up_panel * gate_up.panel_bytes();
         kernels_.linear(job);
-        job.panel_begin = (mlp.width + begin) / kLanes;
+        job.panel_begin = up_panel;
         job.panel_end = divide_up(mlp.width + begin + count, kLanes);
         job.columns = up_shift + count;
         job.out = up;
         job.out_stride = kUpStride;
+        job.next = row + kHiddenRows < share.end ? nullptr : next;
         kernels_.linear(job);
         for (int r = 0; r < job.rows; ++r) {
             kernels_.swiglu(gate + r * kGroup, up + r * kUpStride + up_shift, count, product);
@@ -105,8 +112,14 @@ void Engine::hidden_group(const Swiglu& mlp, const int32_t* row_index, const Sha
 void Engine::hidden_features(const Swiglu& mlp, const int32_t* row_index, int rows) {
     activation_.shape(rows, mlp.width);
     const int groups = divide_up(mlp.width, kGroup);
-    pool_.run(static_cast<int>(shares_.size()) * groups,
-              [&](int i) { hidden_group(mlp, row_index, shares_[i / groups], i % groups); });
+    const int tasks = static_cast<int>(shares_.size()) * groups;
+    pool_.run(tasks, [&](int i) {
+                  const Share& share = shares_[i / groups];
+                  const int after = (i + 1) % tasks;
+                  const Linear next = mlp.gate_up.expert(shares_[after / groups].expert);
+                  hidden_group(mlp, row_index, share, i % groups,
+                               next.weight + after % groups * (kGroup / kLanes) * next.panel_bytes());
+              });
 }
 
 // expert_out_[rows] = down(activation_[rows]) for all shares.
@@ -118,7 +131,8 @@ void Engine::outputs(const Swiglu& mlp, int rows) {
     const int wanted = divide_up(panels * static_cast<int>(shares_.size()), pool_.threads() * 6);
     const int size = divide_up(std::min(wanted, 16), 4) * 4;
     const int chunks = divide_up(panels, size);
-    pool_.run(static_cast<int>(shares_.size()) * chunks, [&](int i) {
+    const int tasks = static_cast<int>(shares_.size()) * chunks;
+    pool_.run(tasks, [&](int i) {
         const Share& share = shares_[i / chunks];
         const Linear down = mlp.down.expert(share.expert);
         LinearJob job{};
@@ -133,13 +147,16 @@ void Engine::outputs(const Swiglu& mlp, int rows) {
         job.columns = std::min(width, job.panel_end * kLanes) - job.panel_begin * kLanes;
         job.out = expert_out_.data() + static_cast<ptrdiff_t>(share.begin) * width + job.panel_begin * kLanes;
         job.out_stride = width;
+        const int after = (i + 1) % tasks;
+        const Linear next = mlp.down.expert(shares_[after / chunks].expert);
+        job.next = next.weight + after % chunks * size * next.panel_bytes();
         kernels_.linear(job);
     });
 }
 
-void Engine::routed(const Layer& layer, int tokens) {
+void Engine::routed(const Layer& layer, size_t layer_index, int tokens) {
     shares_.clear();
-    route(layer, tokens);
+    route(layer, layer_index, tokens);
     hidden_features(layer.mlp, slot_token_.data(), tokens * layer.top_k);
     outputs(layer.mlp, tokens * layer.top_k);
     const int width = model_.hidden;
@@ -172,10 +189,10 @@ void Engine::shared(const Layer& layer, int tokens) {
     });
 }
 
-void Engine::mlp(const Layer& layer, int tokens) {
+void Engine::mlp(const Layer& layer, size_t layer_index, int tokens) {
     norm_rows(layer.mlp_norm, tokens, nullptr);
     if (layer.router) {
-        routed(layer, tokens);
+        routed(layer, layer_index, tokens);
         if (layer.shared_gate) shared(layer, tokens);
         return;
     }

@@ -75,9 +75,9 @@ FLASH_INLINE Vec nearest(Vec a) {
 }
 
 // Lane i becomes lane i + distance; for folding a vector onto itself.
-template <int Distance> FLASH_INLINE Vec folded(Vec a) {
+template <int Distance, class Lanes> FLASH_INLINE Lanes folded(Lanes a) {
 #if defined(__clang__)
-    Vec out;
+    Lanes out;
     for (int i = 0; i < kLanes; ++i) out[i] = a[(i + Distance) % kLanes];
     return out;
 #else
@@ -88,6 +88,13 @@ template <int Distance> FLASH_INLINE Vec folded(Vec a) {
 }
 
 FLASH_INLINE float sum(Vec a) {
+    a = a + folded<8>(a);
+    a = a + folded<4>(a);
+    a = a + folded<2>(a);
+    return a[0] + a[1];
+}
+
+FLASH_INLINE int32_t sum(IntVec a) {
     a = a + folded<8>(a);
     a = a + folded<4>(a);
     a = a + folded<2>(a);
