@@ -24,7 +24,7 @@ from tritonserver_plugin import RunningEngine, children, eventually
 
 from flash_runtime import wire
 from flash_runtime.backend.canary import NotAlive, probe
-from flash_runtime.backend.load import load
+from flash_runtime.backend.load import Loaded, load
 from flash_runtime.backend.serve import read_config
 from flash_runtime.engine.loop import Engine, EngineLimits
 from flash_runtime.wire import Failure, FinishReason, GenerateRequest, StreamEvent, TokenLogprobs
@@ -298,6 +298,7 @@ async def test_a_packed_model_answers_as_its_engine_does_without_a_server(
         assert stream.tokens == [token for output in outputs for token in output.token_ids]
         assert stream.logprobs == [one for output in outputs for one in output.logprobs]
         assert len(stream.logprobs) == (len(stream.tokens) if fields[number] else 0)
+    assert_expert_metrics_agree(engine, loaded)
     assert await asyncio.to_thread(engine.stop) == 0
 
 
@@ -311,6 +312,21 @@ def test_a_corrupt_packed_model_is_the_last_line_of_the_log(
     last = engine.log.read_text().splitlines()[-1]
     assert last.startswith("flash-engine: cannot load the model: ")
     assert "model.flash" in last
+
+
+def assert_expert_metrics_agree(engine: RunningEngine, loaded: Loaded) -> None:
+    """The server ran the same tokens as this process, and a canary or none; so experts were used alike."""
+    load = loaded.expert_load()
+    assert load is not None
+
+    def tokens_by_layer() -> list[float]:
+        series = engine.series("flash_engine_expert_tokens_total")
+        return [sum(n for labels, n in series if f'layer="{layer}"' in labels) for layer in range(len(load))]
+
+    eventually(lambda: bool(min(tokens_by_layer()) > 0))
+    assert len(engine.series("flash_engine_expert_tokens_total")) == load.size
+    assert [value >= 1.0 for _, value in engine.series("flash_engine_expert_skew")] == [True] * len(load)
+    assert len(set(tokens_by_layer())) == 1, "every layer routes every token"
 
 
 def run_canary(engine: RunningEngine) -> subprocess.CompletedProcess[str]:

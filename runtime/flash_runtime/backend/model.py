@@ -86,7 +86,7 @@ class TritonPythonModel:
             self._lifeline.say(f"cannot load the model: {error}")
             raise
         parent = os.getppid()
-        self._metrics = EngineMetrics(config.served_model_name)
+        self._metrics = EngineMetrics(config.served_model_name, loaded.expert_load)
         self._metrics.publish(engine.stats())
         self._worker = EngineWorker(
             engine,

@@ -18,16 +18,16 @@ from flash_runtime.engine.sequence import Sequence
 
 
 class Chunk(NamedTuple):
-    """Tokens `start : start + count` of one sequence, to be computed in this step."""
+    """Tokens `start : start + num_tokens` of one sequence, to be computed in this step."""
 
     sequence: Sequence
     start: int
-    count: int
+    num_tokens: int
 
     @property
     def wants_logits(self) -> bool:
         """Whether the chunk ends with the sequence's last token, so that the next one can be sampled."""
-        return self.start + self.count == len(self.sequence.token_ids)
+        return self.start + self.num_tokens == len(self.sequence.token_ids)
 
 
 class Scheduler:

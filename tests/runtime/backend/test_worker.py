@@ -12,11 +12,13 @@ from fakes.paged_model import PagedModel
 
 from flash_runtime.backend.delivery import StreamClosed
 from flash_runtime.backend.worker import EngineWorker, Submission
+from flash_runtime.engine.batch import Batch, FloatArray
 from flash_runtime.engine.loop import Engine, EngineLimits, EngineStats
 from flash_runtime.wire import Failure, FinishReason, GenerateRequest, StreamEvent
 
 PROMPT = [5, 6, 7]
-FOREVER = 900
+FOREVER = 90_000
+"""Tokens: more than are made in any test."""
 SECONDS = 10.0
 
 
@@ -55,10 +57,23 @@ class RecordingStream:
         return self.cancelled
 
 
+class SteppedModel(PagedModel):
+    """Steps as often as the test allows; without a limit, as often as it is asked."""
+
+    def __init__(self, *, steps: int | None, fatal_token: int | None) -> None:
+        super().__init__(num_blocks=25_000, max_context_tokens=100_000, fatal_token=fatal_token)
+        self.allowed = None if steps is None else threading.Semaphore(steps)
+
+    def step(self, batch: Batch) -> FloatArray:
+        if self.allowed is not None:
+            assert self.allowed.acquire(timeout=SECONDS)
+        return super().step(batch)
+
+
 class Bench:
     """A worker over a PagedModel, with what it reported."""
 
-    def __init__(self, model: PagedModel, limits: EngineLimits, clock: Callable[[], float]) -> None:
+    def __init__(self, model: SteppedModel, limits: EngineLimits, clock: Callable[[], float]) -> None:
         self.model = model
         self.stats: list[EngineStats] = []
         self.crashes: list[BaseException] = []
@@ -74,6 +89,11 @@ class Bench:
     def _note(self, stats: EngineStats) -> None:
         self.threads.add(threading.current_thread().name)
         self.stats.append(stats)
+
+    def let_step(self, steps: int) -> None:
+        """Allow so many more steps."""
+        assert self.model.allowed is not None
+        self.model.allowed.release(steps)
 
     def submit(self, prompt: list[int], *, max_tokens: int, closed: bool = False) -> RecordingStream:
         stream = RecordingStream(closed=closed)
@@ -99,11 +119,12 @@ def make_bench() -> Iterator[MakeBench]:
     def make(
         *,
         fatal_token: int | None = None,
+        steps: int | None = None,
         clock: Callable[[], float] = time.monotonic,
         started: bool = True,
         **limits: int,
     ) -> Bench:
-        bench = Bench(PagedModel(num_blocks=256, fatal_token=fatal_token), EngineLimits(**limits), clock)
+        bench = Bench(SteppedModel(steps=steps, fatal_token=fatal_token), EngineLimits(**limits), clock)
         benches.append(bench)
         if started:
             bench.worker.start()
@@ -124,15 +145,16 @@ def test_a_request_is_answered_in_pieces_of_which_the_last_says_why(make_bench: 
 
 
 def test_a_client_that_takes_its_time_does_not_hold_up_the_engine(make_bench: MakeBench) -> None:
-    bench = make_bench()
-    slow = bench.submit(PROMPT, max_tokens=FOREVER)
+    bench = make_bench(steps=1)
+    slow = bench.submit(PROMPT, max_tokens=100)
     assert slow.began.wait(SECONDS)
     slow.may_go_on.clear()
-    made = bench.engine.stats().generated_tokens
-    eventually(lambda: bench.engine.stats().generated_tokens > made + 50)
+    bench.let_step(99)
+    eventually(lambda: not bench.engine.has_work)
+    assert not slow.ended.is_set()
     slow.may_go_on.set()
     assert slow.ended.wait(SECONDS)
-    assert slow.tokens == bench.model.expected(PROMPT, FOREVER)
+    assert slow.tokens == bench.model.expected(PROMPT, 100)
 
 
 def test_everything_that_touches_tritonserver_happens_on_one_thread(make_bench: MakeBench) -> None:
@@ -145,24 +167,30 @@ def test_everything_that_touches_tritonserver_happens_on_one_thread(make_bench: 
 
 
 def test_a_cancelled_stream_is_closed_and_another_takes_its_place(make_bench: MakeBench) -> None:
-    bench = make_bench(max_running=1)
+    bench = make_bench(max_running=1, steps=1)
     first = bench.submit(PROMPT, max_tokens=FOREVER)
     second = bench.submit(PROMPT, max_tokens=1)
     assert first.began.wait(SECONDS)
     first.cancelled = True
     assert first.ended.wait(SECONDS)
     assert first.events[-1].finish_reason == FinishReason.CANCELLED
+    bench.let_step(2)
     assert second.ended.wait(SECONDS)
+    assert len(first.tokens) == 1
 
 
 def test_a_cancelled_request_that_still_waits_is_forgotten(make_bench: MakeBench) -> None:
-    bench = make_bench(max_running=1)
-    first = bench.submit(PROMPT, max_tokens=FOREVER)
+    bench = make_bench(max_running=1, steps=1, started=False)
+    bench.submit(PROMPT, max_tokens=50)
     second = bench.submit(PROMPT, max_tokens=FOREVER)
-    assert first.began.wait(SECONDS)
+    bench.worker.start()
+    assert second.began.wait(SECONDS), "it shows life"
     second.cancelled = True
     assert second.ended.wait(SECONDS)
     assert second.tokens == []
+    bench.let_step(50)
+    eventually(lambda: not bench.engine.has_work)
+    assert bench.engine.stats().generated_tokens == 50
 
 
 def test_a_client_that_is_gone_does_not_disturb_the_others(make_bench: MakeBench) -> None:
@@ -190,9 +218,13 @@ def test_a_request_too_many_is_told_to_try_elsewhere(make_bench: MakeBench) -> N
 
 
 def test_a_request_that_waits_shows_life(make_bench: MakeBench) -> None:
-    bench = make_bench(max_running=1)
-    first = bench.submit(PROMPT, max_tokens=FOREVER)
+    bench = make_bench(max_running=1, steps=1, started=False)
+    first = bench.submit(PROMPT, max_tokens=5)
     waits = bench.submit(PROMPT, max_tokens=1)
+    bench.worker.start()
+    assert waits.began.wait(SECONDS)
+    assert waits.tokens == []
+    bench.let_step(5)
     assert first.ended.wait(SECONDS)
     assert waits.ended.wait(SECONDS)
     assert waits.events[0] == StreamEvent()

@@ -86,7 +86,7 @@ class World:
         chunks = self.scheduler.schedule()
         self.counts["steps"] += 1
         assert bool(chunks) == bool(self.live), "work was left undone"
-        assert sum(chunk.count for chunk in chunks) <= self.max_batch_tokens
+        assert sum(chunk.num_tokens for chunk in chunks) <= self.max_batch_tokens
         served = {chunk.sequence for chunk in chunks}
         for sequence in decoding:
             assert sequence in served or not sequence.blocks, "a stream was held up by somebody's prompt"
@@ -99,8 +99,8 @@ class World:
 
     def compute(self, chunk: Chunk) -> None:
         """What the model would do: write the chunk's places, read everything before."""
-        sequence, end = chunk.sequence, chunk.start + chunk.count
-        assert chunk.count > 0
+        sequence, end = chunk.sequence, chunk.start + chunk.num_tokens
+        assert chunk.num_tokens > 0
         assert chunk.start == sequence.num_computed_tokens
         salt = self.salts[sequence]
         if chunk.start and sequence.num_cached_tokens == chunk.start:
