@@ -132,7 +132,7 @@ async def test_a_cancelled_stream_frees_its_memory(engine: RunningEngine) -> Non
     ("prompt", "said"),
     [
         ([5, 97], "input_ids (97) must hold token ids from 0 to 96"),
-        ([1] * 32_768, "input_ids (32768 tokens) must be shorter than the KV cache"),
+        ([1] * 100_000, "input_ids (100000 tokens) must be shorter than the context window"),
     ],
 )
 async def test_a_request_that_can_never_run_is_an_invalid_argument(
@@ -244,7 +244,7 @@ async def test_a_dead_model_process_ends_the_server_and_its_streams(start_engine
 
 
 async def test_an_engine_that_fails_tells_every_stream_and_ends(start_engine: StartEngine) -> None:
-    engine = start_engine(model="fatal_token=96, max_context_tokens=100_000, num_blocks=8192, vocab_size=97")
+    engine = start_engine(model="fatal_token=96, max_context_tokens=100_000, num_blocks=25_000, vocab_size=97")
     async with Stream(engine, PROMPT, max_tokens=FOREVER) as bystander:
         await bystander.receive()
         with pytest.raises((StreamFailed, AioRpcError)):

@@ -181,7 +181,7 @@ def start_engine(
 ) -> Callable[..., RunningEngine]:
     """Start an engine with these config fields over a PagedModel with these arguments, and wait until it is ready."""
 
-    def start(*, model: str = "max_context_tokens=100_000, num_blocks=8192", **config: object) -> RunningEngine:
+    def start(*, model: str = "max_context_tokens=100_000, num_blocks=25_000", **config: object) -> RunningEngine:
         folder = tmp_path_factory.mktemp("engine")
         write_config(folder, **config)
         (folder / "model.py").write_text(MODEL.format(tests=str(TESTS), arguments=model))

@@ -53,4 +53,6 @@ def _choose_one(sequence: Sequence, raw: FloatArray, token: int) -> Chosen | Eng
 
 def _no_finite(sequence: Sequence) -> NonFiniteLogits:
     position = len(sequence.token_ids)
-    return NonFiniteLogits(f"the model produced no finite logits for the token at position {position}")
+    return NonFiniteLogits(
+        f"the model produced no finite logits for the token at position {position}: its weights may be damaged"
+    )

@@ -110,7 +110,7 @@ class Engine:
             num_prompt_tokens=len(prompt_ids),
             request=request,
             root=root_key(request.cache_salt),
-            max_total_tokens=min(len(prompt_ids) + request.max_tokens, self._model_window, self._kv_tokens),
+            max_total_tokens=min(len(prompt_ids) + request.max_tokens, self._model_window),
             adjuster=adjuster(request, prompt_ids, mask),
         )
         self._sequences[request_id] = sequence
@@ -176,6 +176,14 @@ class Engine:
                 field="input_ids",
                 value=f"{length} tokens",
                 rule=f"must be shorter than the context window of {self._model_window} tokens",
+            )
+        longest = min(length + request.max_tokens, self._model_window)
+        if length < self._kv_tokens < longest:
+            raise RequestRefused(
+                field="max_tokens",
+                value=request.max_tokens,
+                rule=f"is too much after a prompt of {length} tokens: together they must fit into the KV cache, which "
+                f"holds {self._kv_tokens} tokens (ask for at most {self._kv_tokens - length}, or raise kv_cache_bytes)",
             )
         if length >= self._kv_tokens:
             raise RequestRefused(

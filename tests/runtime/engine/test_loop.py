@@ -152,6 +152,18 @@ def test_a_prompt_larger_than_the_kv_memory_is_refused() -> None:
         engine.add("a", [1] * 16, GenerateRequest(max_tokens=1))
 
 
+def test_an_answer_that_cannot_fit_into_the_kv_memory_is_refused_and_disturbs_nobody() -> None:
+    engine = an_engine(PagedModel(num_blocks=4, block_size=4))
+    engine.add("fits", [1] * 6, GenerateRequest(max_tokens=10))
+    with pytest.raises(
+        RequestRefused,
+        match=r"^max_tokens \(11\) is too much after a prompt of 6 tokens: .* holds 16 tokens "
+        r"\(ask for at most 10, or raise kv_cache_bytes\)$",
+    ):
+        engine.add("a", [1] * 6, GenerateRequest(max_tokens=11))
+    assert len(tokens(run(engine)["fits"])) == 10
+
+
 def test_a_full_engine_says_so() -> None:
     engine = an_engine(max_running=1, max_queued=1)
     for name in ("a", "b"):
