@@ -9,7 +9,7 @@ NAME ?= demo
 MANIFEST ?= examples/quickstart.yaml
 PROMPT ?= What is the capital of France? Answer in one sentence.
 
-.PHONY: help demo down test unit lint format types crds bench parity control-plane clean
+.PHONY: help demo down test unit lint format types crds bench parity gpu-test control-plane clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  \033[1mmake %-14s\033[0m %s\n", $$1, $$2}'
@@ -42,19 +42,21 @@ test: lint control-plane ## lint, types, contracts, unit and integration tests: 
 unit: $(VENV)/.dev-stamp ## the tests that need nothing but Python (seconds)
 	$(BIN)/python -m pytest --ignore tests/integration --ignore tests/parity
 
-lint: $(VENV)/.dev-stamp ## ruff, mypy --strict, import contracts, generated CRDs
+lint: $(VENV)/.dev-stamp ## ruff, mypy --strict, import contracts, generated CRDs and pages
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/flash crds --check
+	$(BIN)/flash crds --docs --check
 
 format: $(VENV)/.dev-stamp ## format and fix what tools can fix
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-crds: $(VENV)/.dev-stamp ## write crds/ from flash_api
+crds: $(VENV)/.dev-stamp ## write crds/ and docs/reference/ from flash_api
 	$(BIN)/flash crds
+	$(BIN)/flash crds --docs
 
 control-plane: $(VENV)/.dev-stamp ## build etcd, kube-apiserver and kube-controller-manager once (needs Go)
 	@if command -v go >/dev/null || [ -n "$$KUBEBUILDER_ASSETS" ] || [ "$$CI" = true ]; \
@@ -71,5 +73,10 @@ parity: ## compare live with transformers on the same weights (installs torch: s
 	.venv-parity/bin/python -m pip install --disable-pip-version-check -e '.[local,parity]' pytest pytest-asyncio pytest-timeout hypothesis
 	.venv-parity/bin/python -m pytest tests/parity
 
+gpu-test: ## the CUDA provider under triton-lang's interpreter; TRITON_INTERPRET=0 on a GPU (installs torch: several GB)
+	$(PYTHON) -m venv .venv-gpu
+	.venv-gpu/bin/python -m pip install --disable-pip-version-check -e '.[engine,gpu]' pytest pytest-asyncio pytest-timeout hypothesis
+	.venv-gpu/bin/python -m pytest tests/runtime/cuda
+
 clean: ## remove the virtual environments and build folders (downloads stay in the user's cache)
-	rm -rf $(VENV) .venv-parity build .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf $(VENV) .venv-parity .venv-gpu build .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -19,6 +19,17 @@ def a_manifest(name: str = "chat", *, status: Mapping[str, Any] | None = None, *
     return manifest if status is None else {**manifest, "status": dict(status)}
 
 
+def a_model_manifest(name: str = "olmoe", **spec: Any) -> dict[str, Any]:
+    """A FlashModel in wire form; keyword arguments are fields of its spec, None leaves one out."""
+    written = {"source": "hf://allenai/OLMoE-1B-7B-0924", **copy.deepcopy(spec)}
+    return {
+        "apiVersion": names.API_VERSION,
+        "kind": names.MODEL_KIND,
+        "metadata": {"name": name, "namespace": "default"},
+        "spec": {key: value for key, value in written.items() if value is not None},
+    }
+
+
 def a_deployment(name: str = "chat", **spec: Any) -> FlashDeployment:
     """A FlashDeployment as the cluster stores it."""
     manifest = a_manifest(name, **spec)

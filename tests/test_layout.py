@@ -54,7 +54,8 @@ def imports_of(path: Path) -> set[str]:
         ("kopf", {"operator/flash_operator/handlers.py", "operator/flash_operator/__main__.py"}),
         ("triton_python_backend_utils", {"runtime/flash_runtime/backend"}),
         ("tritonclient", {"runtime/flash_runtime/gateway"}),
-        ("torch", set()),
+        ("torch", {"runtime/flash_runtime/kernels/cuda/extra.py"}),
+        ("triton", {"runtime/flash_runtime/kernels/cuda/extra.py"}),
         ("transformers", set()),
     ],
 )

@@ -1,73 +1,12 @@
-"""What a status can say: the condition types, and the closed list of reasons with the cause and the remedy of each.
-
-Reasons are API: scripts wait for them and the documentation explains each, so one is added but never renamed.
-"""
+"""What a status can say: the meaning of each condition, and of each reason the cause and the remedy."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import StrEnum
 
+from flash_api.reasons import ConditionType, Reason, Refusal
 
-class ConditionType(StrEnum):
-    """The facts a status states, in the order in which it lists them."""
-
-    READY = "Ready"
-    """The endpoint answers. Carries the cause of the first detail that fails."""
-    RECONCILING = "Reconciling"
-    """Abnormal when true: work is under way towards the spec."""
-    STALLED = "Stalled"
-    """Abnormal when true: no progress until someone acts."""
-    ACCEPTED = "Accepted"
-    MODEL_READY = "ModelReady"
-    ENGINES_READY = "EnginesReady"
-    ENDPOINT_READY = "EndpointReady"
-
-
-class Reason(StrEnum):
-    """Why a condition has its status."""
-
-    # Ready, Reconciling, Stalled
-    SERVING = "Serving"
-    IN_PROGRESS = "InProgress"
-    SETTLED = "Settled"
-    PROGRESSING = "Progressing"
-    APPLY_FAILED = "ApplyFailed"
-    # Accepted
-    SPEC_ACCEPTED = "SpecAccepted"
-    INVALID_SPEC = "InvalidSpec"
-    VARIANT_NOT_SERVED = "VariantNotServed"
-    SOURCE_NOT_SERVED = "SourceNotServed"
-    VISIBILITY_NOT_SERVED = "VisibilityNotServed"
-    # ModelReady
-    MODEL_LOADED = "ModelLoaded"
-    MODEL_LOADING = "ModelLoading"
-    # EnginesReady
-    ALL_ENGINES_READY = "AllEnginesReady"
-    ENGINES_MISSING = "EnginesMissing"
-    ENGINES_STARTING = "EnginesStarting"
-    ENGINES_UPDATING = "EnginesUpdating"
-    ENGINES_FAILING = "EnginesFailing"
-    ENGINES_STUCK = "EnginesStuck"
-    SCALED_TO_ZERO = "ScaledToZero"
-    # EndpointReady
-    ENDPOINT_ANSWERS = "EndpointAnswers"
-    GATEWAY_MISSING = "GatewayMissing"
-    GATEWAY_STARTING = "GatewayStarting"
-    GATEWAY_UPDATING = "GatewayUpdating"
-    GATEWAY_FAILING = "GatewayFailing"
-    GATEWAY_STUCK = "GatewayStuck"
-    ENDPOINT_SILENT = "EndpointSilent"
-    WAITING_FOR_ENGINES = "WaitingForEngines"
-    NOT_APPLIED = "NotApplied"
-
-
-@dataclass(frozen=True)
-class Refusal:
-    """Why a spec cannot be served, as the user will read it."""
-
-    reason: Reason
-    message: str
+__all__ = ["EXPLANATIONS", "MEANINGS", "REASONS", "ConditionType", "Explanation", "Reason", "Refusal"]
 
 
 @dataclass(frozen=True)
@@ -110,8 +49,23 @@ EXPLANATIONS: dict[Reason, Explanation] = {
         "A public endpoint needs TLS, which this release does not set up.",
         "Use Cluster or Private, and publish the gateway Service through your own ingress with TLS.",
     ),
+    Reason.FIELD_NOT_SERVED: Explanation(
+        "The field is part of the API, but this release does nothing with it, and says so rather than ignore it.",
+        "Do what the message says instead, or remove the field.",
+    ),
     Reason.MODEL_LOADED: Explanation("At least one engine pod holds the model.", "Nothing to do."),
     Reason.MODEL_LOADING: Explanation("No engine pod has finished pulling and loading the model.", _LOGS),
+    Reason.MODEL_NOT_FOUND: Explanation(
+        "spec.model.modelRef names a FlashModel that this namespace does not have.",
+        "Create the FlashModel, or correct the name: kubectl get fm.",
+    ),
+    Reason.MODEL_NOT_CACHED: Explanation(
+        "The FlashModel is not downloaded and packed yet.", "Wait, or see why: kubectl describe fm NAME."
+    ),
+    Reason.VARIANT_NOT_PACKED: Explanation(
+        "The FlashModel does not pack the variant that the deployment asks for.",
+        "Add the variant to spec.variants of the FlashModel, or choose one that is there.",
+    ),
     Reason.ALL_ENGINES_READY: Explanation("Every wanted engine pod is ready and up to date.", "Nothing to do."),
     Reason.ENGINES_MISSING: Explanation("The engine Deployment does not exist yet.", _WAIT),
     Reason.ENGINES_STARTING: Explanation("Engine pods start: scheduling, image, weights, warm-up.", _LOGS),
@@ -120,6 +74,24 @@ EXPLANATIONS: dict[Reason, Explanation] = {
     Reason.ENGINES_STUCK: Explanation("Engine pods made no progress within the deadline.", _LOGS),
     Reason.SCALED_TO_ZERO: Explanation(
         "spec.engine.replicas is 0, so nothing can answer.", "Set spec.engine.replicas to 1 or more."
+    ),
+    Reason.SUSPENDED: Explanation("spec.suspend is true, so no pod runs.", "Set spec.suspend to false."),
+    Reason.ROLLOUT_PAUSED: Explanation(
+        "spec.rollout.paused is true: pods of both revisions may run.", "Set spec.rollout.paused to false."
+    ),
+    Reason.DRAFTS_READY: Explanation("Every wanted draft pod is ready and up to date.", "Nothing to do."),
+    Reason.DRAFTS_MISSING: Explanation("The draft Deployment does not exist yet.", _WAIT),
+    Reason.DRAFTS_STARTING: Explanation("Draft pods start; answers are the same and slower until then.", _LOGS),
+    Reason.DRAFTS_UPDATING: Explanation("Draft pods of the former spec are being replaced.", _WAIT),
+    Reason.DRAFTS_FAILING: Explanation("Draft pods cannot be made or keep failing.", _MENDED),
+    Reason.DRAFTS_STUCK: Explanation("Draft pods made no progress within the deadline.", _LOGS),
+    Reason.BELOW_BREAK_EVEN: Explanation(
+        "Proposals are rejected so often that they cost more than they bring, so they are not used.",
+        "Choose a draft model nearer to the model, lower spec.draft.lookahead, or set spec.draft.mode to Off.",
+    ),
+    Reason.TOKENIZER_DIFFERS: Explanation(
+        "The draft model has another tokenizer than the model, so its tokens mean something else.",
+        "Choose a draft model of the same family.",
     ),
     Reason.ENDPOINT_ANSWERS: Explanation(
         "A real one-token request through the endpoint was answered.", "Nothing to do."
@@ -137,4 +109,180 @@ EXPLANATIONS: dict[Reason, Explanation] = {
     Reason.NOT_APPLIED: Explanation(
         "The spec was refused, so nothing was made from it.", "See the condition Accepted."
     ),
+    Reason.ROUTE_NOT_ACCEPTED: Explanation(
+        "The Gateway or the ingress controller did not take the route.",
+        "Read its message: the listener must allow this namespace and hostname.",
+    ),
+    Reason.KIND_NOT_SERVED: Explanation(
+        "The spec asks for an object of a kind that this cluster does not know, such as HTTPRoute or Certificate.",
+        "Install what brings the kind, or choose another way in spec.endpoint.",
+    ),
+    Reason.ALL_IN_REGION: Explanation("Every pod, cache and volume is in an allowed region.", "Nothing to do."),
+    Reason.REGION_UNKNOWN: Explanation(
+        "Pods have no node yet, or their nodes have no label topology.kubernetes.io/region.",
+        "Wait until the pods have nodes; label nodes that have no region.",
+    ),
+    Reason.REGION_UNAVAILABLE: Explanation(
+        "No node is in an allowed region, so nothing can start.",
+        "Add a node in one of spec.residency.regions, or make another deployment for a region that has nodes.",
+    ),
+    Reason.OUTSIDE_REGION: Explanation(
+        "Something is outside the allowed regions; the message names it. With mode Enforce it is being stopped.",
+        "Move it, or correct the region label of its node.",
+    ),
+    Reason.POLICY_NOT_ENFORCED: Explanation(
+        "The cluster has no way to enforce a part of the promise, such as a network that knows NetworkPolicy.",
+        "Install a network plugin that enforces NetworkPolicy, or accept that this part is not enforced.",
+    ),
+    Reason.WITHIN_TARGETS: Explanation("Every target is met and the number of engine pods stays.", "Nothing to do."),
+    Reason.TTFT_ABOVE_TARGET: Explanation("First tokens come later than the target, so pods are added.", _WAIT),
+    Reason.TPOT_ABOVE_TARGET: Explanation("Further tokens come slower than the target, so pods are added.", _WAIT),
+    Reason.QUEUE_ABOVE_TARGET: Explanation("More requests wait than the target allows, so pods are added.", _WAIT),
+    Reason.LOAD_BELOW_TARGETS: Explanation("Fewer engine pods meet every target, so pods are removed.", _WAIT),
+    Reason.PODS_ARE_STARTING: Explanation("The pods that are starting already will meet the targets.", _WAIT),
+    Reason.STABILIZING: Explanation(
+        "Fewer pods would do, but not yet for spec.engine.autoscaling.scaleDownStabilizationSeconds.", _WAIT
+    ),
+    Reason.AT_MAXIMUM: Explanation(
+        "Targets are missed and maxReplicas is reached.",
+        "Raise spec.engine.autoscaling.maxReplicas, give pods more CPU, or relax the targets.",
+    ),
+    Reason.AT_MINIMUM: Explanation("Fewer pods would do, but minReplicas is reached.", "Nothing to do."),
+    Reason.SCHEDULE_HOLDS: Explanation("The bounds of a schedule hold now.", "Nothing to do."),
+    Reason.METRICS_MISSING: Explanation(
+        "The gateways' metrics could not be read, so the number of engine pods stays.",
+        "Check that the operator may reach the gateway pods (NetworkPolicy), then the gateways' logs.",
+    ),
+    Reason.DOWNLOADING: Explanation("The weights are being downloaded; an interrupted download goes on.", _WAIT),
+    Reason.VERIFIED: Explanation("The weights are complete and have the expected digest.", "Nothing to do."),
+    Reason.DIGEST_MISMATCH: Explanation(
+        "The downloaded weights are not the ones that spec.sha256 names, so they are not used.",
+        "Correct the digest, or find out who changed the file.",
+    ),
+    Reason.SOURCE_UNREACHABLE: Explanation(
+        "The source did not answer, or has no such model; it is tried again.",
+        "Check the URI and revision, and that pods of this namespace may reach the source.",
+    ),
+    Reason.CREDENTIALS_REFUSED: Explanation(
+        "The source refused the token, or wants one.",
+        "Put a valid token into the Secret that credentialsSecretRef names, and accept the model's licence there.",
+    ),
+    Reason.CACHE_FULL: Explanation(
+        "The volume has no room for the weights and the packed variants.", "Raise spec.cache.size of the FlashModel."
+    ),
+    Reason.CACHE_PENDING: Explanation(
+        "The volume does not exist yet.", "See why: kubectl describe pvc; the StorageClass may not exist."
+    ),
+    Reason.PACKING: Explanation("The weights are being packed for the variants.", _WAIT),
+    Reason.MODEL_PACKED: Explanation("Every variant is packed and ready for use.", "Nothing to do."),
+    Reason.MODEL_NOT_SUPPORTED: Explanation(
+        "The engine does not know this architecture, or the model cannot be packed in this variant.",
+        "Choose a model or variant that is supported; the message names what is missing.",
+    ),
+}
+
+_PROGRESS = (Reason.IN_PROGRESS, Reason.SETTLED, Reason.PROGRESSING, Reason.APPLY_FAILED)
+_REFUSED = (
+    Reason.INVALID_SPEC,
+    Reason.VARIANT_NOT_SERVED,
+    Reason.SOURCE_NOT_SERVED,
+    Reason.VISIBILITY_NOT_SERVED,
+    Reason.FIELD_NOT_SERVED,
+)
+
+REASONS: dict[ConditionType, tuple[Reason, ...]] = {
+    ConditionType.READY: (Reason.SERVING, Reason.APPLY_FAILED),
+    ConditionType.RECONCILING: _PROGRESS,
+    ConditionType.STALLED: _PROGRESS,
+    ConditionType.ACCEPTED: (Reason.SPEC_ACCEPTED, *_REFUSED),
+    ConditionType.MODEL_READY: (
+        Reason.MODEL_LOADED,
+        Reason.MODEL_LOADING,
+        Reason.MODEL_NOT_FOUND,
+        Reason.MODEL_NOT_CACHED,
+        Reason.VARIANT_NOT_PACKED,
+    ),
+    ConditionType.ENGINES_READY: (
+        Reason.ALL_ENGINES_READY,
+        Reason.ENGINES_MISSING,
+        Reason.ENGINES_STARTING,
+        Reason.ENGINES_UPDATING,
+        Reason.ENGINES_FAILING,
+        Reason.ENGINES_STUCK,
+        Reason.SCALED_TO_ZERO,
+        Reason.SUSPENDED,
+        Reason.ROLLOUT_PAUSED,
+        Reason.NOT_APPLIED,
+    ),
+    ConditionType.DRAFT_READY: (
+        Reason.DRAFTS_READY,
+        Reason.DRAFTS_MISSING,
+        Reason.DRAFTS_STARTING,
+        Reason.DRAFTS_UPDATING,
+        Reason.DRAFTS_FAILING,
+        Reason.DRAFTS_STUCK,
+        Reason.BELOW_BREAK_EVEN,
+        Reason.TOKENIZER_DIFFERS,
+    ),
+    ConditionType.ENDPOINT_READY: (
+        Reason.ENDPOINT_ANSWERS,
+        Reason.GATEWAY_MISSING,
+        Reason.GATEWAY_STARTING,
+        Reason.GATEWAY_UPDATING,
+        Reason.GATEWAY_FAILING,
+        Reason.GATEWAY_STUCK,
+        Reason.ENDPOINT_SILENT,
+        Reason.WAITING_FOR_ENGINES,
+        Reason.ROUTE_NOT_ACCEPTED,
+        Reason.KIND_NOT_SERVED,
+        Reason.NOT_APPLIED,
+    ),
+    ConditionType.RESIDENCY_COMPLIANT: (
+        Reason.ALL_IN_REGION,
+        Reason.REGION_UNKNOWN,
+        Reason.REGION_UNAVAILABLE,
+        Reason.OUTSIDE_REGION,
+        Reason.POLICY_NOT_ENFORCED,
+    ),
+    ConditionType.SCALING_ACTIVE: (
+        Reason.WITHIN_TARGETS,
+        Reason.TTFT_ABOVE_TARGET,
+        Reason.TPOT_ABOVE_TARGET,
+        Reason.QUEUE_ABOVE_TARGET,
+        Reason.LOAD_BELOW_TARGETS,
+        Reason.PODS_ARE_STARTING,
+        Reason.STABILIZING,
+        Reason.AT_MAXIMUM,
+        Reason.AT_MINIMUM,
+        Reason.SCHEDULE_HOLDS,
+        Reason.METRICS_MISSING,
+    ),
+    ConditionType.DOWNLOADED: (
+        Reason.DOWNLOADING,
+        Reason.VERIFIED,
+        Reason.DIGEST_MISMATCH,
+        Reason.SOURCE_UNREACHABLE,
+        Reason.CREDENTIALS_REFUSED,
+        Reason.CACHE_FULL,
+        Reason.CACHE_PENDING,
+    ),
+    ConditionType.PACKED: (Reason.MODEL_PACKED, Reason.PACKING, Reason.MODEL_NOT_SUPPORTED),
+}
+"""Of each condition its own reasons; Ready, Reconciling and Stalled also repeat the one of the detail that fails."""
+
+MEANINGS: dict[ConditionType, str] = {
+    ConditionType.READY: "The endpoint answers: a real one-token request through it succeeded. Of a FlashModel: "
+    "deployments can use it. False or Unknown with the reason of the first detail that fails.",
+    ConditionType.RECONCILING: "Abnormal when true: work is under way towards the spec.",
+    ConditionType.STALLED: "Abnormal when true: no progress until someone acts.",
+    ConditionType.ACCEPTED: "The spec is valid and this release does what it says.",
+    ConditionType.MODEL_READY: "The weights are there, verified and loaded.",
+    ConditionType.ENGINES_READY: "Enough engine pods work.",
+    ConditionType.DRAFT_READY: "Draft pods work. Without them answers are the same and slower, so Ready does not wait "
+    "for it.",
+    ConditionType.ENDPOINT_READY: "Requests through the endpoint are answered.",
+    ConditionType.RESIDENCY_COMPLIANT: "Every pod, cache and volume is in an allowed region.",
+    ConditionType.SCALING_ACTIVE: "The number of engine pods follows the load. The reason says what was decided last.",
+    ConditionType.DOWNLOADED: "The weights of a FlashModel are in its cache and have the expected digest.",
+    ConditionType.PACKED: "Every variant of a FlashModel is packed.",
 }

@@ -1,4 +1,4 @@
-"""From manifest text to FlashDeployments and Secrets, or to the full list of what is wrong with it.
+"""From manifest text to FlashDeployments, FlashModels and Secrets, or to the full list of what is wrong with it.
 
 Strict at the door: unknown fields, wrong types and broken cross-field rules are refused here as the API server would.
 Lenient for what is stored already (`stored_deployment`): a newer release may have written it.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 import contextlib
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, Final, Literal, TypeVar
@@ -17,15 +18,25 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, StringConstraints,
 from pydantic.alias_generators import to_camel
 
 from flash_api import names
+from flash_api.crd import structural_schema
 from flash_api.documents import Document, YamlProblem, documents
-from flash_api.problems import Path, Problem, dotted, nearest, problems_of, shown
-from flash_api.rules import Violation, strictly, violations, violations_of_parts
+from flash_api.problems import Path, Problem, dotted, nearest, problems_of, shown, without_nulls
+from flash_api.rules import Violation, models_inside, strictly, violations, violations_of_change, violations_of_parts
 from flash_api.v1alpha1.base import DNS_SUBDOMAIN_PATTERN, SECRET_KEY_PATTERN
-from flash_api.v1alpha1.flashdeployment import FlashDeployment, FlashDeploymentSpec, ObjectMeta
+from flash_api.v1alpha1.flashdeployment import FlashDeployment, ObjectMeta
+from flash_api.v1alpha1.flashmodel import FlashModel
 
 NAMESPACE_DEFAULT: Final = "default"
-_LEAST_SPEC: Final = {"model": {"source": "builtin://any"}}
-"""Breaks no rule: stands in for a spec whose own mistakes are told elsewhere."""
+_LEAST_SPECS: Final[Mapping[str, Mapping[str, Any]]] = {
+    names.KIND: {"model": {"source": "builtin://any"}},
+    names.MODEL_KIND: {"source": "builtin://any"},
+}
+"""Each breaks no rule: it stands in for a spec whose own mistakes are told elsewhere."""
+_RESOURCES: Final[Mapping[str, type[FlashDeployment] | type[FlashModel]]] = {
+    names.KIND: FlashDeployment,
+    names.MODEL_KIND: FlashModel,
+}
+_STEP: Final = re.compile(r"([^.\[\]]+)|\[([0-9]+)\]")
 
 T = TypeVar("T", bound=BaseModel)
 
@@ -64,6 +75,7 @@ class Manifests:
     """What a text holds. With problems, the objects are those documents that are right."""
 
     deployments: tuple[FlashDeployment, ...] = ()
+    models: tuple[FlashModel, ...] = ()
     secrets: tuple[Secret, ...] = ()
     problems: tuple[Problem, ...] = ()
 
@@ -71,6 +83,7 @@ class Manifests:
 def parse_manifests(text: str, *, file: str = "", namespace: str = NAMESPACE_DEFAULT) -> Manifests:
     """Parse every document; objects without a namespace get `namespace`. Never raises for what the text says."""
     deployments: list[FlashDeployment] = []
+    models: list[FlashModel] = []
     secrets: list[Secret] = []
     problems: list[Problem] = []
     seen: set[Identity] = set()
@@ -83,6 +96,8 @@ def parse_manifests(text: str, *, file: str = "", namespace: str = NAMESPACE_DEF
             problems += [replace(problem, file=file, document=number, line=line) for line, problem in wrong]
             if isinstance(found, FlashDeployment):
                 deployments.append(found)
+            elif isinstance(found, FlashModel):
+                models.append(found)
             elif found is not None:
                 secrets.append(found)
     except YamlProblem as bad:
@@ -91,7 +106,7 @@ def parse_manifests(text: str, *, file: str = "", namespace: str = NAMESPACE_DEF
         )
     if number == 0 and not problems:
         problems.append(Problem("", "", "holds no object", f"write at least one {names.KIND}", file))
-    return Manifests(tuple(deployments), tuple(secrets), tuple(problems))
+    return Manifests(tuple(deployments), tuple(models), tuple(secrets), tuple(problems))
 
 
 def stored_deployment(live: Mapping[str, Any]) -> FlashDeployment:
@@ -101,6 +116,16 @@ def stored_deployment(live: Mapping[str, Any]) -> FlashDeployment:
     """
     body = {key: value for key, value in live.items() if key != "status"}
     return FlashDeployment.model_validate(body, extra="ignore")
+
+
+def problems_of_change(
+    before: FlashDeployment | FlashModel, after: FlashDeployment | FlashModel
+) -> tuple[Problem, ...]:
+    """What `after` may not become of `before`, which has the same kind: fields that are promises."""
+    return tuple(
+        Problem(found.field, "" if found.value is None else shown(found.value), found.rule, found.remedy)
+        for found in violations_of_change(before, after)
+    )
 
 
 def describe(error: ValidationError, raw: object) -> tuple[Problem, ...]:
@@ -113,7 +138,10 @@ Identity = tuple[str, str, str]
 """Kind, namespace, name."""
 
 
-def _parse(document: Document, namespace: str) -> tuple[FlashDeployment | Secret | None, list[Located]]:
+Resource = FlashDeployment | FlashModel | Secret
+
+
+def _parse(document: Document, namespace: str) -> tuple[Resource | None, list[Located]]:
     raw = document.value
     if not isinstance(raw, dict):
         return None, [(document.line(()), Problem("", "", "must be a mapping with apiVersion, kind and metadata", ""))]
@@ -123,11 +151,11 @@ def _parse(document: Document, namespace: str) -> tuple[FlashDeployment | Secret
         return None, [(document.line(path), problem)]
     if raw["kind"] == "Secret":
         return _secret(document, raw, namespace)
-    return _deployment(document, raw, namespace)
+    return _resource(document, raw, namespace)
 
 
 def _identity_problem(raw: Mapping[str, Any]) -> tuple[Path, Problem] | None:
-    kinds = {names.KIND: names.API_VERSION, "Secret": "v1"}
+    kinds = {**dict.fromkeys(_RESOURCES, names.API_VERSION), "Secret": "v1"}
     kind, version = raw.get("kind"), raw.get("apiVersion")
     if not isinstance(kind, str) or kind not in kinds:
         meant = nearest(kind, list(kinds)) if isinstance(kind, str) else None
@@ -140,14 +168,17 @@ def _identity_problem(raw: Mapping[str, Any]) -> tuple[Path, Problem] | None:
     return None
 
 
-def _deployment(
+def _resource(
     document: Document, raw: dict[str, Any], namespace: str
-) -> tuple[FlashDeployment | None, list[Located]]:
+) -> tuple[FlashDeployment | FlashModel | None, list[Located]]:
+    model = _RESOURCES[raw["kind"]]
+    schema = structural_schema(model)
+    raw = without_nulls(raw, schema)
     try:
         # The status belongs to the operator; a manifest saved from a cluster carries one, and kubectl ignores it too.
-        found = _strict(FlashDeployment, {key: value for key, value in raw.items() if key != "status"}, namespace)
+        found = _strict(model, {key: value for key, value in raw.items() if key != "status"}, namespace)
     except ValidationError as error:
-        wrong = [(document.line(path), problem) for path, problem in problems_of(error, raw)]
+        wrong = [(document.line(path), problem) for path, problem in problems_of(error, raw, schema)]
         return None, sorted([*wrong, *_rules_of_parts(document, raw, namespace)], key=lambda located: located[0])
     broken = _broken(document, violations(found))
     return (None, broken) if broken else (found, [])
@@ -156,18 +187,20 @@ def _deployment(
 def _rules_of_parts(document: Document, raw: dict[str, Any], namespace: str) -> list[Located]:
     """The rules that can be judged although some field is wrong: those of the name and of every part that is right."""
     broken: list[Located] = []
+    kind = raw["kind"]
     with contextlib.suppress(ValidationError):
-        named = _strict(FlashDeployment, {"metadata": raw.get("metadata"), "spec": _LEAST_SPEC}, namespace)
-        broken += _broken(document, violations(named))
+        least = {"metadata": raw.get("metadata"), "spec": _LEAST_SPECS[kind]}
+        broken += _broken(document, violations(_strict(_RESOURCES[kind], least, namespace)))
     if isinstance(raw.get("spec"), dict):
-        broken += _broken(document, violations_of_parts(FlashDeploymentSpec, raw["spec"], "spec"))
+        spec = models_inside(_RESOURCES[kind])["spec"]
+        broken += _broken(document, violations_of_parts(spec, raw["spec"], "spec"))
     return broken
 
 
 def _broken(document: Document, found: Iterable[Violation]) -> list[Located]:
     return [
         (
-            document.line(violation.field.split(".")),
+            document.line(_steps(violation.field)),
             Problem(
                 violation.field,
                 "" if violation.value is None else shown(violation.value),
@@ -177,6 +210,11 @@ def _broken(document: Document, found: Iterable[Violation]) -> list[Located]:
         )
         for violation in found
     ]
+
+
+def _steps(field: str) -> list[str | int]:
+    """`spec.items[2]` as the steps from the document to the value."""
+    return [int(index) if index else name for name, index in _STEP.findall(field)]
 
 
 def _secret(document: Document, raw: dict[str, Any], namespace: str) -> tuple[Secret | None, list[Located]]:
@@ -210,7 +248,7 @@ def _without_value(path: Path, problem: Problem) -> Problem:
     return replace(problem, value="") if secret else problem
 
 
-def _repeated(document: Document, found: FlashDeployment | Secret, seen: set[Identity]) -> list[Located]:
+def _repeated(document: Document, found: Resource, seen: set[Identity]) -> list[Located]:
     """The problem of an object that an earlier document holds too; otherwise it is one of the `seen` from now on."""
     identity = found.kind, found.metadata.namespace, found.metadata.name
     if identity not in seen:

@@ -12,6 +12,9 @@ PLURAL: Final = "flashdeployments"
 SINGULAR: Final = "flashdeployment"
 SHORT_NAME: Final = "fd"
 CATEGORY: Final = "flash"
+MODEL_KIND: Final = "FlashModel"
+MODEL_PLURAL: Final = "flashmodels"
+MODEL_SHORT_NAME: Final = "fm"
 
 FIELD_MANAGER: Final = "flashplane"
 """The server-side apply field manager of everything the operator writes."""
@@ -73,3 +76,8 @@ def gateway_name(deployment: str) -> str:
 def service_host(service: str, namespace: str) -> str:
     """The DNS name of a Service."""
     return f"{service}.{namespace}.svc"
+
+
+def pod_selector(deployment: str, component: str) -> dict[str, str]:
+    """Labels that pick the pods of one component. Selectors are immutable, so this set never changes."""
+    return {LABEL_DEPLOYMENT: deployment, LABEL_COMPONENT: component}

@@ -67,10 +67,30 @@ def shown(value: object) -> str:
     return text if len(text) <= VALUE_MAX_CHARACTERS else text[: VALUE_MAX_CHARACTERS - 1] + "…"
 
 
-def dotted(path: Path) -> str:
-    """`("spec", "items", 2)` as `spec.items[2]`."""
-    text = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in path)
+def dotted(path: Path, schema: Mapping[str, Any] | None = None) -> str:
+    """`("spec", "items", 2)` as `spec.items[2]`; with a schema, the key of a map as `spec.labels[key]`."""
+    text, node = "", schema or {}
+    for step in path:
+        text += (
+            f"[{step}]"
+            if isinstance(step, int) or isinstance(node.get("additionalProperties"), Mapping)
+            else f".{step}"
+        )
+        node = _inside(node, step)
     return text.removeprefix(".")
+
+
+def without_nulls(value: Any, schema: Mapping[str, Any]) -> Any:
+    """The value as the API server reads it: a known field that is null is a field that is not there."""
+    if isinstance(value, Mapping):
+        return {
+            key: without_nulls(inner, _inside(schema, key))
+            for key, inner in value.items()
+            if inner is not None or not _inside(schema, key)
+        }
+    if isinstance(value, list):
+        return [without_nulls(inner, _inside(schema, index)) for index, inner in enumerate(value)]
+    return value
 
 
 def nearest(word: str, known: Sequence[str]) -> str | None:
@@ -81,7 +101,7 @@ def nearest(word: str, known: Sequence[str]) -> str | None:
 
 
 def _problem(kind: str, message: str, path: Path, raw: object, root: Mapping[str, Any], pattern: str) -> Problem:
-    field, value = dotted(path), _at(raw, path)
+    field, value = dotted(path, root), _at(raw, path)
     written = "" if value is _ABSENT else shown(value)
     node = _schema_at(root, path)
     if kind == "extra_forbidden":
@@ -130,8 +150,16 @@ def _at(raw: object, path: Path) -> object:
 def _schema_at(root: Mapping[str, Any], path: Path) -> Mapping[str, Any]:
     node: Mapping[str, Any] = root
     for step in path:
-        node = node.get("items", {}) if isinstance(step, int) else node.get("properties", {}).get(step, {})
+        node = _inside(node, step)
     return node
+
+
+def _inside(node: Mapping[str, Any], step: str | int) -> Mapping[str, Any]:
+    """The schema of what stands at `step`, empty when it has none."""
+    inside = node.get("additionalProperties")
+    if not isinstance(inside, Mapping):
+        inside = node.get("items") if isinstance(step, int) else node.get("properties", {}).get(step)
+    return inside if isinstance(inside, Mapping) else {}
 
 
 def _folded(name: str) -> str:

@@ -120,18 +120,29 @@ def status(seen: Observation, previous: Manifest, now: datetime) -> dict[str, An
     value = FlashDeploymentStatus(
         observed_generation=seen.generation,
         conditions=[_timed(fact, seen.generation, previous, now) for fact in facts],
-        engine=ReplicaStatus(desired=engines.desired, ready=engines.ready, updated=engines.updated),
-        gateway=ReplicaStatus(desired=gateways.desired, ready=gateways.ready, updated=gateways.updated),
+        engine=_replicas(seen.name, names.COMPONENT_ENGINE, engines),
+        gateway=_replicas(seen.name, names.COMPONENT_GATEWAY, gateways),
         replicas=f"{engines.ready}/{engines.desired}" if engines.exists else "",
         endpoint=seen.endpoint if gateways.exists else "",
         ignored_fields=list(seen.ignored_fields),
     )
-    return value.model_dump(mode="json", by_alias=True)
+    return value.model_dump(mode="json", by_alias=True, exclude_none=True)
 
 
 def condition(status_manifest: Manifest, kind: ConditionType) -> Manifest | None:
     """One condition of a status in wire form."""
     return next((c for c in status_manifest.get("conditions") or () if c.get("type") == kind), None)
+
+
+def _replicas(deployment: str, component: str, pods: Role) -> ReplicaStatus:
+    labels = names.pod_selector(deployment, component)
+    return ReplicaStatus(
+        desired=pods.desired,
+        replicas=pods.existing,
+        ready=pods.ready,
+        updated=pods.updated,
+        selector=",".join(f"{key}={value}" for key, value in labels.items()),
+    )
 
 
 def _facts(seen: Observation, engines: Role, gateways: Role) -> tuple[Fact, ...]:

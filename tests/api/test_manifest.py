@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 import yaml
-from manifest_cases import INVALID, VALID, Invalid
+from manifest_cases import ALLOWED_CHANGES, FORBIDDEN_CHANGES, INVALID, VALID, Change, Invalid
 
-from flash_api.manifest import parse_manifests, stored_deployment
+from flash_api.manifest import parse_manifests, problems_of_change, stored_deployment
 from flash_api.problems import Problem
 
 
@@ -30,7 +30,25 @@ def test_an_invalid_manifest_is_refused_with_field_value_rule_and_remedy(case: I
 def test_a_valid_manifest_is_accepted(manifest: dict[str, Any]) -> None:
     found = parse_manifests(yaml.safe_dump(manifest))
     assert found.problems == ()
-    assert len(found.deployments) == 1
+    assert [found.kind for found in (*found.deployments, *found.models)] == [manifest["kind"]]
+
+
+def changed(change: Change) -> list[tuple[str, str]]:
+    before, after = (parse_manifests(yaml.safe_dump(manifest)) for manifest in (change.before, change.after))
+    ((old,), (new,)) = ((*found.deployments, *found.models) for found in (before, after))
+    return [(problem.field, str(problem)) for problem in problems_of_change(old, new)]
+
+
+@pytest.mark.parametrize("change", FORBIDDEN_CHANGES, ids=lambda change: change.name)
+def test_a_promise_is_not_taken_back(change: Change) -> None:
+    ((field, message),) = changed(change)
+    assert field == change.field
+    assert change.says in message
+
+
+@pytest.mark.parametrize("change", ALLOWED_CHANGES, ids=lambda change: change.name)
+def test_what_is_no_promise_may_change(change: Change) -> None:
+    assert changed(change) == []
 
 
 def test_a_problem_reads_as_one_sentence_after_another() -> None:
@@ -46,7 +64,8 @@ def test_a_problem_reads_as_one_sentence_after_another() -> None:
         """
     )
     assert str(problem) == (
-        "spec.engine.replicas (-1) must be greater than or equal to 0. Number of engine pods. Example: 2."
+        "spec.engine.replicas (-1) must be greater than or equal to 0. Number of engine pods; unset = 1, or what "
+        "autoscaling decides. Write it where kubectl scale or a HorizontalPodAutoscaler is to change it. Example: 2."
     )
     assert problem.place == "chat.yaml:7"
 
@@ -143,8 +162,8 @@ def test_scalars_are_read_as_kubectl_reads_them() -> None:
         ("- a\n- b\n", "", "must be a mapping"),
         ("kind: FlashDeployment", "apiVersion", "must be flashplane.dev/v1alpha1"),
         ("kind: flashdeployment", "kind", "did you mean FlashDeployment?"),
-        ("kind: [FlashDeployment]", "kind", "must be one of FlashDeployment, Secret"),
-        ("kind: Pod\napiVersion: v1", "kind", "must be one of FlashDeployment, Secret"),
+        ("kind: [FlashDeployment]", "kind", "must be one of FlashDeployment, FlashModel, Secret"),
+        ("kind: Pod\napiVersion: v1", "kind", "must be one of FlashDeployment, FlashModel, Secret"),
         ("kind: FlashDeployment\napiVersion: flashplane.dev/v1", "apiVersion", "must be flashplane.dev/v1alpha1"),
         ("kind: Secret\napiVersion: v1\nmetadata: {}", "metadata.name", "is required"),
         ("kind: Secret\napiVersion: v1\nmetadata: {name: s}\ndata: {k: 'no base64!'}", "data.k", "must be base64"),

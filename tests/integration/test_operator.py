@@ -5,15 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from control_plane import ControlPlane
 from hermetic_errors import KubectlFailed
-from manifest_cases import BY_RULE, INVALID, VALID, Invalid
 from operator_process import Kubectl, OperatorProcess, eventually
 
-from flash_api.manifest import parse_manifests
 from flash_api.quantities import canonical
-from flash_api.v1alpha1.flashdeployment import FlashDeployment
 
 REPOSITORY = Path(__file__).parents[2]
 QUICKSTART = REPOSITORY / "examples" / "quickstart.yaml"
@@ -82,8 +78,8 @@ def test_an_applied_manifest_becomes_objects_that_it_owns(operator: OperatorProc
 
 def test_kubectl_shows_what_matters(operator: OperatorProcess, kubectl: Kubectl) -> None:
     apply_quickstart(kubectl)
-    header, row = kubectl("get", "flash").strip().splitlines()
-    assert header.split() == ["NAME", "READY", "VARIANT", "MODEL", "REPLICAS", "ENDPOINT", "AGE"]
+    header, row = kubectl("get", "fd").strip().splitlines()
+    assert header.split() == ["NAME", "READY", "VARIANT", "MODEL", "REPLICAS", "TTFT", "ENDPOINT", "REGION", "AGE"]
     assert row.split()[:6] == [
         "quickstart",
         "False",
@@ -93,6 +89,7 @@ def test_kubectl_shows_what_matters(operator: OperatorProcess, kubectl: Kubectl)
         f"http://quickstart-gateway.{kubectl.namespace}.svc:8080/v1",
     ]
     assert "EnginesStarting" in kubectl("get", "fd", "-o", "wide")
+    assert "quickstart" in kubectl("get", "flash")
 
 
 def test_the_status_follows_kstatus(operator: OperatorProcess, kubectl: Kubectl) -> None:
@@ -288,39 +285,6 @@ def test_the_operators_account_may_do_nothing_else(
     for verb, resource in (("get", "secrets"), ("create", "pods"), ("update", "flashdeployments"), ("list", "nodes")):
         with pytest.raises(KubectlFailed):
             control_plane.kubectl("-n", namespace, "auth", "can-i", verb, resource, kubeconfig=operator_kubeconfig)
-
-
-def post(control_plane: ControlPlane, namespace: str, manifest: dict[str, Any]) -> Any:
-    body = {**manifest, "metadata": {**manifest["metadata"], "namespace": namespace}}
-    path = f"/apis/flashplane.dev/v1alpha1/namespaces/{namespace}/flashdeployments"
-    return control_plane.api.request("POST", f"{path}?dryRun=All&fieldValidation=Strict", body)
-
-
-@pytest.mark.parametrize("case", INVALID, ids=lambda case: case.name)
-def test_the_api_server_refuses_what_lint_refuses(control_plane: ControlPlane, case: Invalid) -> None:
-    answer = post(control_plane, "default", case.manifest)
-    assert answer.status in (400, 422), answer.text
-    assert case.field in answer.json()["message"]
-
-
-@pytest.mark.parametrize("case", BY_RULE, ids=lambda case: case.name)
-def test_the_api_server_words_a_rule_as_lint_does(control_plane: ControlPlane, case: Invalid) -> None:
-    (problem,) = parse_manifests(yaml.safe_dump(case.manifest)).problems
-    assert f"{problem.rule}; {problem.remedy}" in post(control_plane, "default", case.manifest).json()["message"]
-
-
-@pytest.mark.parametrize("manifest", VALID.values(), ids=VALID.keys())
-def test_the_api_server_accepts_what_lint_accepts(control_plane: ControlPlane, manifest: dict[str, Any]) -> None:
-    answer = post(control_plane, "default", manifest)
-    assert answer.status == 201, answer.text
-
-
-def test_the_api_server_fills_in_the_defaults_that_we_have(control_plane: ControlPlane) -> None:
-    stored = post(control_plane, "default", VALID["the least"]).json()
-    ours = FlashDeployment.model_validate(VALID["the least"]).spec.model_dump(
-        mode="json", by_alias=True, exclude_none=True
-    )
-    assert stored["spec"] == ours
 
 
 @pytest.mark.parametrize(

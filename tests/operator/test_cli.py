@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from builders import a_manifest
+from builders import a_manifest, a_model_manifest
 from typer.testing import CliRunner
 
 from flash_operator.cli import app
@@ -47,8 +47,13 @@ def test_findings_are_data_for_tools(bad: str) -> None:
     [
         ({"variant": "Cloud"}, "Set spec.variant to Lite"),
         ({"model": {"source": "hf://a/b"}}, "Use builtin://NAME"),
+        ({"model": {"modelRef": {"name": "olmoe"}}}, "Write the source of the FlashModel"),
+        ({"engine": {"autoscaling": {"maxReplicas": 4}}}, "Set spec.engine.replicas"),
         (
-            {"endpoint": {"visibility": "Public"}, "gateway": {"auth": {"apiKeysSecretRef": {"name": "k"}}}},
+            {
+                "endpoint": {"visibility": "Public", "tls": {"secretName": "tls"}},
+                "gateway": {"auth": {"apiKeysSecretRef": {"name": "k"}}},
+            },
             "Use Cluster or Private",
         ),
     ],
@@ -59,6 +64,13 @@ def test_what_this_release_cannot_serve_is_a_finding(command: str, spec: dict[st
     assert result.exit_code == 1
     assert "is not served by this release" in result.stderr
     assert says in result.stderr
+
+
+@pytest.mark.parametrize("command", ["lint", "plan"])
+def test_a_kind_that_this_release_does_nothing_with_is_a_finding(command: str) -> None:
+    result = runner.invoke(app, [command, "-f", "-"], input=yaml.safe_dump(a_model_manifest()))
+    assert result.exit_code == 1
+    assert "olmoe: kind FlashModel is not served by this release" in result.stderr
 
 
 def test_the_plan_is_yaml_and_nothing_else() -> None:
@@ -104,9 +116,23 @@ def test_an_outdated_crd_fails_the_check(tmp_path: Path) -> None:
     assert "is out of date" in result.stderr
 
 
-def test_the_committed_crd_is_up_to_date(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("what", [(), ("--docs",)])
+def test_what_is_generated_is_committed(what: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
-    assert runner.invoke(app, ["crds", "--check"]).exit_code == 0
+    assert runner.invoke(app, ["crds", *what, "--check"]).exit_code == 0
+
+
+def test_each_kind_gets_a_file_of_its_own(tmp_path: Path) -> None:
+    assert runner.invoke(app, ["crds", "-f", str(tmp_path)]).exit_code == 0
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "flashplane.dev_flashdeployments.yaml",
+        "flashplane.dev_flashmodels.yaml",
+    }
+
+
+def test_all_kinds_can_be_piped_to_kubectl() -> None:
+    found = list(yaml.safe_load_all(runner.invoke(app, ["crds", "-f", "-"]).stdout))
+    assert [crd["spec"]["names"]["kind"] for crd in found] == ["FlashDeployment", "FlashModel"]
 
 
 @pytest.mark.parametrize("command", ["lint", "plan", "crds"])

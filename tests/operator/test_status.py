@@ -120,3 +120,13 @@ def test_the_endpoint_is_probed_only_when_it_can_answer() -> None:
 def test_every_reason_has_a_cause_and_a_remedy() -> None:
     assert EXPLANATIONS.keys() == set(Reason)
     assert all(explanation.cause and explanation.remedy for explanation in EXPLANATIONS.values())
+
+
+def test_the_status_tells_autoscalers_how_many_pods_there_are_and_which() -> None:
+    engines = status(seen(engine(replicas=3)), {}, NOON)["engine"]
+    assert engines["replicas"] == 3
+    assert engines["selector"] == "flashplane.dev/deployment=chat,app.kubernetes.io/component=engine"
+
+
+def test_what_is_not_known_is_left_out_of_the_status() -> None:
+    assert None not in status(seen(), {}, NOON).values()

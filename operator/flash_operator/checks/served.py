@@ -6,10 +6,13 @@ Each function is one fact; it names the refusal when the fact does not hold.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 from flash_api.conditions import EXPLANATIONS, Reason, Refusal
+from flash_api.rules import value_at
 from flash_api.v1alpha1.flashdeployment import FlashDeploymentSpec, Variant, Visibility
+from flash_operator.checks.unserved import UNSERVED, Unserved
 
 SERVED_VARIANTS: Final = (Variant.LITE,)
 SERVED_SCHEMES: Final = ("builtin", "file")
@@ -24,7 +27,7 @@ def VariantIsServed(spec: FlashDeploymentSpec) -> Refusal | None:  # noqa: N802
 
 def SourceIsServed(spec: FlashDeploymentSpec) -> Refusal | None:  # noqa: N802
     """The pull can read from the source."""
-    if spec.model.source.partition("://")[0] in SERVED_SCHEMES:
+    if spec.model.source is None or spec.model.source.partition("://")[0] in SERVED_SCHEMES:
         return None
     return _refusal(Reason.SOURCE_NOT_SERVED, f"spec.model.source ({spec.model.source}) is not served by this release")
 
@@ -36,10 +39,21 @@ def VisibilityIsServed(spec: FlashDeploymentSpec) -> Refusal | None:  # noqa: N8
     return _refusal(Reason.VISIBILITY_NOT_SERVED, "spec.endpoint.visibility (Public) is not served by this release")
 
 
+def FieldIsServed(field: Unserved, spec: FlashDeploymentSpec) -> Refusal | None:  # noqa: N802
+    """The field is not written, or says what happens anyway."""
+    value = value_at(spec, field.path)
+    if value is None or value in field.harmless:
+        return None
+    written = f" ({value})" if isinstance(value, str | int) and not isinstance(value, bool) else ""
+    what = f"spec.{field.path}{written} is not served by this release"
+    return Refusal(Reason.FIELD_NOT_SERVED, f"{what}. {field.instead}", field.instead)
+
+
 FACTS: Final[tuple[Callable[[FlashDeploymentSpec], Refusal | None], ...]] = (
     VariantIsServed,
     SourceIsServed,
     VisibilityIsServed,
+    *(partial(FieldIsServed, field) for field in UNSERVED),
 )
 
 

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from flash_api.manifest import Secret, parse_manifests
 from flash_api.v1alpha1.flashdeployment import FlashDeployment
+from flash_operator.linting import unserved_model
 from flash_operator.local.client import Snapshot
 from flash_operator.local.listeners import PortInUseError, require_free
 from flash_operator.local.store import Manifest
@@ -43,6 +44,7 @@ def read(files: Sequence[Path]) -> Wanted:
         except UnreadableError as error:
             raise ManifestError(str(error)) from error
         problems += [f"{problem.place}: {problem}" if problem.place else str(problem) for problem in found.problems]
+        problems += [str(unserved_model(model, label(file))) for model in found.models]
         deployments += found.deployments
         secrets += found.secrets
     for again in _repeated([*deployments, *secrets]):

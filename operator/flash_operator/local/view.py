@@ -34,7 +34,7 @@ def overview(entries: Sequence[Mapping[str, Any]], *, running: bool, now: dateti
             manifest["metadata"]["name"],
             Text(ready, style="green" if ready == "True" else "yellow"),
             spec.get("variant", "Lite"),
-            spec["model"]["source"],
+            spec["model"].get("source") or spec["model"].get("modelRef", {}).get("name", ""),
             status.get("replicas", "") if running else "-",
             status.get("endpoint", "") if running else "-",
             age(manifest["metadata"]["creationTimestamp"], now),

@@ -25,7 +25,7 @@ def engine_config(deployment: FlashDeployment, settings: PlanSettings) -> Engine
     spec = deployment.spec
     return EngineConfig(
         served_model_name=deployment.metadata.name,
-        source=spec.model.source,
+        source=spec.model.uri,
         revision=spec.model.revision,
         sha256=spec.model.sha256,
         variant=spec.variant,

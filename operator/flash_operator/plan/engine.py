@@ -60,7 +60,7 @@ def engine_deployment(deployment: FlashDeployment, config_map: Manifest, setting
         deployment,
         names.COMPONENT_ENGINE,
         name=names.engine_name(deployment.metadata.name),
-        replicas=engine.replicas,
+        replicas=engine.fixed_replicas,
         config_map=config_map,
         init_containers=[
             pods.pull_container(

@@ -23,7 +23,7 @@ def content_hash(value: object) -> str:
 
 def selector(deployment: FlashDeployment, component: str) -> dict[str, str]:
     """Labels that pick the pods of one component. Selectors are immutable, so this set never changes."""
-    return {names.LABEL_DEPLOYMENT: deployment.metadata.name, names.LABEL_COMPONENT: component}
+    return names.pod_selector(deployment.metadata.name, component)
 
 
 def labels(deployment: FlashDeployment, component: str) -> dict[str, str]:

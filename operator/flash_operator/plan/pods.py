@@ -65,7 +65,7 @@ def pull_container(
 ) -> dict[str, Any]:
     """The init container that fetches and packs the model (or only its text side) into the models folder."""
     model = deployment.spec.model
-    args = ["--source", model.source, "--variant", str(deployment.spec.variant)]
+    args = ["--source", model.uri, "--variant", str(deployment.spec.variant)]
     if model.revision is not None:
         args += ["--revision", model.revision]
     if model.sha256 is not None:
