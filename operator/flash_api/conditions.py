@@ -36,7 +36,6 @@ class Reason(StrEnum):
     # Accepted
     SPEC_ACCEPTED = "SpecAccepted"
     INVALID_SPEC = "InvalidSpec"
-    VARIANT_NOT_SERVED = "VariantNotServed"
     SOURCE_NOT_SERVED = "SourceNotServed"
     VISIBILITY_NOT_SERVED = "VisibilityNotServed"
     # ModelReady
@@ -98,9 +97,6 @@ EXPLANATIONS: dict[Reason, Explanation] = {
     Reason.INVALID_SPEC: Explanation(
         "The stored spec breaks a rule; it was stored before the rule existed or the schema is out of date.",
         "Apply a corrected manifest (flash lint -f FILE lists the rules) and update the CRD (flash crds).",
-    ),
-    Reason.VARIANT_NOT_SERVED: Explanation(
-        "The variant is part of the API, but this release has no engine for it.", "Set spec.variant to Lite."
     ),
     Reason.SOURCE_NOT_SERVED: Explanation(
         "The model source's scheme is part of the API, but this release cannot read from it.",

@@ -169,9 +169,9 @@ async def test_a_refused_spec_is_stalled_and_tears_nothing_down() -> None:
     cluster = a_cluster()
     await converge(cluster)
     before = cluster.contents()
-    user_changes(cluster, variant="Cloud")
+    user_changes(cluster, model={"source": "s3://bucket/model"})
     outcome = await run(cluster)
-    assert ready(outcome) == "False VariantNotServed"
+    assert ready(outcome) == "False SourceNotServed"
     assert (outcome.applied, outcome.deleted, outcome.requeue_after_seconds) == ((), (), None)
     assert {k: v for k, v in cluster.contents().items() if "FlashDeployment" not in k} == {
         k: v for k, v in before.items() if "FlashDeployment" not in k

@@ -9,17 +9,9 @@ from collections.abc import Callable
 from typing import Final
 
 from flash_api.conditions import EXPLANATIONS, Reason, Refusal
-from flash_api.v1alpha1.flashdeployment import FlashDeploymentSpec, Variant, Visibility
+from flash_api.v1alpha1.flashdeployment import FlashDeploymentSpec, Visibility
 
-SERVED_VARIANTS: Final = (Variant.LITE,)
 SERVED_SCHEMES: Final = ("builtin", "file")
-
-
-def VariantIsServed(spec: FlashDeploymentSpec) -> Refusal | None:  # noqa: N802
-    """There is an engine for the variant."""
-    if spec.variant in SERVED_VARIANTS:
-        return None
-    return _refusal(Reason.VARIANT_NOT_SERVED, f"spec.variant ({spec.variant}) is not served by this release")
 
 
 def SourceIsServed(spec: FlashDeploymentSpec) -> Refusal | None:  # noqa: N802
@@ -36,11 +28,7 @@ def VisibilityIsServed(spec: FlashDeploymentSpec) -> Refusal | None:  # noqa: N8
     return _refusal(Reason.VISIBILITY_NOT_SERVED, "spec.endpoint.visibility (Public) is not served by this release")
 
 
-FACTS: Final[tuple[Callable[[FlashDeploymentSpec], Refusal | None], ...]] = (
-    VariantIsServed,
-    SourceIsServed,
-    VisibilityIsServed,
-)
+FACTS: Final[tuple[Callable[[FlashDeploymentSpec], Refusal | None], ...]] = (SourceIsServed, VisibilityIsServed)
 
 
 def refusal(spec: FlashDeploymentSpec) -> Refusal | None:

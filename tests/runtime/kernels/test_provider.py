@@ -118,6 +118,21 @@ def test_steps_from_several_threads_queue_up(model: Any, batch: Any, piece: Any)
     assert all(np.array_equal(results[i], expected[i]) for i in range(4))
 
 
+def test_every_choice_of_an_expert_is_counted_by_layer(tiny_model: Any, batch: Any, piece: Any, isa: str) -> None:
+    own = provider(tiny_model(experts=5, top_k=2), isa=isa)
+    assert own.expert_load().tolist() == [[0] * 5] * 2
+    own.step(batch(piece(PROMPT[:40], 0, [0, 1, 2])))
+    prompt = own.expert_load()
+    own.step(batch(piece([5], 40, [0, 1, 2])))
+    assert prompt.sum(axis=1).tolist() == [80, 80]
+    token = own.expert_load() - prompt
+    assert np.sort(token, axis=1).tolist() == [[0, 0, 0, 1, 1]] * 2
+
+
+def test_a_dense_model_has_no_expert_load(tiny_model: Any) -> None:
+    assert provider(tiny_model()).expert_load() is None
+
+
 def test_weights_are_read_in_place(tiny_model: Any, batch: Any, piece: Any) -> None:
     model = tiny_model()
     for blob in model.blobs.values():

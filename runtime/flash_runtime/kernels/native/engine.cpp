@@ -60,6 +60,14 @@ Engine::Engine(Model model, const Kernels& kernels, int threads, int num_blocks,
     void* memory = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (memory == MAP_FAILED) throw std::bad_alloc();
     cache_ = {static_cast<uint16_t*>(memory), Unmap{bytes}};
+    for (const Layer& layer : model_.layers) {
+        if (layer.router) most_experts_ = std::max(most_experts_, layer.experts);
+    }
+    load_ = std::vector<std::atomic<int64_t>>(model_.layers.size() * static_cast<size_t>(most_experts_));
+}
+
+void Engine::expert_load(int64_t* out) const {
+    for (const auto& count : load_) *out++ = count.load(std::memory_order_relaxed);
 }
 
 // No index of a batch may reach a pointer unchecked: a request must not be able to crash the process.
@@ -186,7 +194,7 @@ void Engine::step(const Batch& batch, float* logits) {
     embed(batch);
     for (size_t index = 0; index < model_.layers.size(); ++index) {
         attention(batch, model_.layers[index], index);
-        mlp(model_.layers[index], batch.tokens);
+        mlp(model_.layers[index], index, batch.tokens);
     }
     if (batch.rows == 0) return; // in the middle of a prompt nobody needs logits
     norm_rows(model_.final_norm, batch.rows, batch.logit_rows);

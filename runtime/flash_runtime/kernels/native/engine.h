@@ -5,6 +5,7 @@
 #pragma once
 
 #include <algorithm>
+#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <mutex>
@@ -109,6 +110,12 @@ public:
 
     int threads() const { return pool_.threads(); }
 
+    int num_layers() const { return static_cast<int>(model_.layers.size()); }
+    // Experts of the layer with the most of them; 0 if no layer routes.
+    int most_experts() const { return most_experts_; }
+    // Tokens that chose each expert since construction [layers, most_experts]. Safe to read during a step.
+    void expert_load(int64_t* out) const;
+
 private:
     struct Tile { // query rows of one sequence, counted over (token, query head of the group)
         int sequence;
@@ -139,19 +146,22 @@ private:
     void norm_rows(const float* weight, int rows, const int32_t* index);
     void attention(const Batch& batch, const Layer& layer, size_t layer_index);
     void write_cache(const Batch& batch, const Layer& layer, size_t layer_index);
-    void route(const Layer& layer, int tokens);
+    void route(const Layer& layer, size_t layer_index, int tokens);
     void share_rows(int tokens);
     void hidden_features(const Swiglu& mlp, const int32_t* row_index, int rows);
     void hidden_group(const Swiglu& mlp, const int32_t* row_index, const Share& share, int group);
     void outputs(const Swiglu& mlp, int rows);
-    void routed(const Layer& layer, int tokens);
+    void routed(const Layer& layer, size_t layer_index, int tokens);
     void shared(const Layer& layer, int tokens);
-    void mlp(const Layer& layer, int tokens);
+    void mlp(const Layer& layer, size_t layer_index, int tokens);
 
     Model model_;
     const Kernels& kernels_;
     Pool pool_;
     std::mutex mutex_;
+
+    int most_experts_ = 0;
+    std::vector<std::atomic<int64_t>> load_; // [layers, most_experts], written by the step alone
 
     int num_blocks_;
     int block_size_;

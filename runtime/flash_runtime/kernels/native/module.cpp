@@ -22,6 +22,7 @@ using Floats = nb::ndarray<const float, nb::c_contig, nb::device::cpu>;
 using Bytes = nb::ndarray<const uint8_t, nb::c_contig, nb::device::cpu>;
 using Ints = nb::ndarray<const int32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using IntTable = nb::ndarray<const int32_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using Counts = nb::ndarray<int64_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using Logits = nb::ndarray<float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 
 void expect(const char* what, size_t found, size_t expected) {
@@ -71,6 +72,11 @@ struct PyEngine {
                                  static_cast<int>(logit_rows.size())};
         const nb::gil_scoped_release released;
         engine.step(batch, out.data());
+    }
+
+    void expert_load(const Counts& out) const {
+        expect("expert_load", out.size(), static_cast<size_t>(engine.num_layers()) * engine.most_experts());
+        engine.expert_load(out.data());
     }
 
     flash::Engine engine;
@@ -162,6 +168,9 @@ NB_MODULE(_native, m) {
         .def("step", &PyEngine::step, "token_ids"_a.noconvert(), "positions"_a.noconvert(),
              "query_starts"_a.noconvert(), "block_tables"_a.noconvert(), "logit_rows"_a.noconvert(),
              "logits"_a.noconvert(), "vocab"_a)
+        .def("expert_load", &PyEngine::expert_load, "out"_a.noconvert())
+        .def_prop_ro("num_layers", [](const PyEngine& self) { return self.engine.num_layers(); })
+        .def_prop_ro("most_experts", [](const PyEngine& self) { return self.engine.most_experts(); })
         .def_prop_ro("threads", [](const PyEngine& self) { return self.engine.threads(); })
         .def_ro("isa", &PyEngine::name);
 }

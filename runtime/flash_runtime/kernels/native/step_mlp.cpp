@@ -13,7 +13,7 @@ constexpr int kHiddenRows = 48; // rows whose gate and up values a task holds on
 } // namespace
 
 // Chooses experts per token and sorts the choices by expert. Ties go to the lower expert.
-void Engine::route(const Layer& layer, int tokens) {
+void Engine::route(const Layer& layer, size_t layer_index, int tokens) {
     const int experts = layer.experts;
     const int top_k = layer.top_k;
     probability_.resize(static_cast<size_t>(tokens) * experts);
@@ -44,7 +44,10 @@ void Engine::route(const Layer& layer, int tokens) {
     });
     std::vector<int32_t> ends(static_cast<size_t>(experts) + 1, 0);
     for (const int32_t expert : chosen_) ++ends[static_cast<size_t>(expert) + 1];
+    std::atomic<int64_t>* load = load_.data() + layer_index * most_experts_;
     for (int e = 0; e < experts; ++e) {
+        // one writer: a plain sum is enough, readers only need whole numbers
+        load[e].store(load[e].load(std::memory_order_relaxed) + ends[e + 1], std::memory_order_relaxed);
         for (int at = 0; at < ends[e + 1]; at += kRowBlock) {
             shares_.push_back({e, ends[e] + at, ends[e] + std::min(ends[e + 1], at + kRowBlock)});
         }
@@ -137,9 +140,9 @@ void Engine::outputs(const Swiglu& mlp, int rows) {
     });
 }
 
-void Engine::routed(const Layer& layer, int tokens) {
+void Engine::routed(const Layer& layer, size_t layer_index, int tokens) {
     shares_.clear();
-    route(layer, tokens);
+    route(layer, layer_index, tokens);
     hidden_features(layer.mlp, slot_token_.data(), tokens * layer.top_k);
     outputs(layer.mlp, tokens * layer.top_k);
     const int width = model_.hidden;
@@ -172,10 +175,10 @@ void Engine::shared(const Layer& layer, int tokens) {
     });
 }
 
-void Engine::mlp(const Layer& layer, int tokens) {
+void Engine::mlp(const Layer& layer, size_t layer_index, int tokens) {
     norm_rows(layer.mlp_norm, tokens, nullptr);
     if (layer.router) {
-        routed(layer, tokens);
+        routed(layer, layer_index, tokens);
         if (layer.shared_gate) shared(layer, tokens);
         return;
     }
