@@ -124,19 +124,36 @@ def _scaling(batches: Sequence[int]) -> dict[str, GenerationCase]:
     }
 
 
+_INT4: Final[tuple[tuple[str, str, Figure, int, int, int, int], ...]] = (
+    ("decode-1", "decode, batch 1", "decode", 1, 16, 64, 16),
+    ("decode-16", "decode, batch 16", "decode", 16, 16, 24, 8),
+    ("prefill-512", "prefill 512", "prefill", 1, 512, 1, 1),
+)
 CASES: Final[Mapping[str, GenerationCase]] = {
     **_scaling((1, 2, 4, 8, 16)),
     "prefill-512": GenerationCase(
         "prefill 512, W8A8", "lite", ("llama-q8", "transformers", "vllm"), "prefill", prompt=512
     ),
     "first-16": GenerationCase("first token, 16-token prompt", "lite", ("llama-q8", "llama-q4", "vllm"), "first"),
-    "decode-1-int4": GenerationCase("decode, batch 1, W4A8", "nano", ("llama-q4",), "decode", layers="int4"),
-    "decode-16-int4": GenerationCase(
-        "decode, batch 16, W4A8", "nano", ("llama-q4",), "decode", batch=16, tokens=24, quick_tokens=8, layers="int4"
-    ),
-    "prefill-512-int4": GenerationCase(
-        "prefill 512, W4A8", "nano", ("llama-q4",), "prefill", prompt=512, layers="int4"
-    ),
+    **{
+        f"{name}{suffix}": GenerationCase(
+            f"{title}, W4A8{note}",
+            ours,
+            (peer,),
+            figure,
+            batch=batch,
+            prompt=prompt,
+            tokens=tokens,
+            quick_tokens=quick_tokens,
+            layers="int4",
+            head=head,
+        )
+        for suffix, note, ours, head, peer in (
+            ("-int4", "", "nano-int4-head", "int4", "llama-q4"),
+            ("-int4-int8", ", int8 head", "nano", "int8", "llama-q4-q8-head"),
+        )
+        for name, title, figure, batch, prompt, tokens, quick_tokens in _INT4
+    },
     "decode-1-bf16": GenerationCase(
         "decode, batch 1, bf16", "cloud", ("transformers", "vllm"), "decode", layers="bf16", head="bf16"
     ),
@@ -158,14 +175,21 @@ CASES: Final[Mapping[str, GenerationCase]] = {
     ),
     "demo-decode-1-int4": GenerationCase(
         "demo model: decode, batch 1, W4A8",
-        "demo-nano",
+        "demo-nano-int4-head",
         ("demo-llama-q4", "demo-llama-q4-1"),
         "decode",
         kind=DEMO,
         layers="int4",
+        head="int4",
     ),
 }
 ONE_THREAD: Final = frozenset(
     {"decode-1", "decode-16", "prefill-512", "first-16", "decode-1-int4", "decode-1-bf16", "demo-decode-1"}
 )
 """Cases that run with one thread too."""
+NOT_QUICK: Final = frozenset(
+    {"decode-2", "decode-8", "prefill-512-bf16", "demo-decode-16", "demo-decode-1-int4", "server-first-16"}
+    | {name for name in CASES if name.endswith("-int4-int8")}
+    | {"decode-16-int4", "prefill-512-int4"}
+)
+"""Cases that a quick run leaves out unless they are asked for."""

@@ -1,4 +1,4 @@
-"""A Qwen3-MoE checkpoint written as GGUF, every matrix in one number format. Norms and routers stay float32."""
+"""A Qwen3-MoE checkpoint written as GGUF. Norms and routers stay float32."""
 
 from __future__ import annotations
 
@@ -17,9 +17,17 @@ _ATTENTION: Final = ("q_proj", "k_proj", "v_proj", "o_proj")
 
 
 def export(
-    checkpoint: Checkpoint, path: Path, quantization: gguf.GGMLQuantizationType, on_layer: Callable[[int, int], None]
+    checkpoint: Checkpoint,
+    path: Path,
+    quantization: gguf.GGMLQuantizationType,
+    on_layer: Callable[[int, int], None],
+    *,
+    head: gguf.GGMLQuantizationType | None = None,
 ) -> None:
-    """Write the file; `on_layer` hears (layers quantised, layers in all)."""
+    """Write the file with every matrix in one number format, embedding and head in `head` where that is given.
+
+    `on_layer` hears (layers quantised, layers in all).
+    """
     config = checkpoint.config
     experts = config.experts
     assert experts is not None, "a mixture of experts is exported"
@@ -33,7 +41,7 @@ def export(
         writer.add_tensor(target, gguf.quants.quantize(weight, kind), raw_dtype=kind)
 
     for name in ("model.embed_tokens", "lm_head"):
-        add(name, checkpoint.tensor(f"{name}.weight"), quantization)
+        add(name, checkpoint.tensor(f"{name}.weight"), head or quantization)
     add("model.norm", checkpoint.tensor("model.norm.weight"), gguf.GGMLQuantizationType.F32)
     for layer in range(config.num_layers):
         for name, weight, is_matrix in _layer(checkpoint, f"model.layers.{layer}", experts.num_experts):

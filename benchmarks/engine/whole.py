@@ -23,13 +23,20 @@ from shape import DEMO, EXPERTS, MOE, Shape
 from sides import KV_CACHE_BYTES, SIDES, Crew
 
 Case = Callable[[Bench, Crew], list[report.Row]]
+EXPERT_FFN: Final = "expert FFN, one token"
+PYTHON_STEP: Final = "Python time per step, batch 16"
+START: Final = "process start to first token, demo model"
+MEMORY: Final = "memory of a full engine"
+MEMORY_DEMO: Final = "memory of a full engine, demo model"
+TITLES: Final = (EXPERT_FFN, PYTHON_STEP, START, MEMORY, MEMORY_DEMO)
 _SAME_MODEL: Final = 0.8
 """Correlation of logits below which two engines do not run the same weights; int4 against int8 has about 0.93."""
 _ROOM_BYTES: Final = 150 * 1024**2
 _PAIRS: Final = (
     ("lite", "transformers"),
     ("lite", "llama-q8"),
-    ("nano", "llama-q4"),
+    ("nano", "transformers"),
+    ("nano-int4-head", "llama-q4"),
     ("cloud", "transformers"),
     ("llama-q8", "transformers"),
 )
@@ -58,7 +65,7 @@ def agreement(bench: Bench, crew: Crew) -> list[report.Row]:
         correlations = [float(np.corrcoef(a, b)[0, 1]) for a, b in pairs]
         if statistics.median(correlations) < _SAME_MODEL:
             raise NotTheSameModel(f"logits of {one} and {other} correlate by {statistics.median(correlations):.3f}")
-        name = SIDES[one].name if SIDES[one].family != "ours" else one.capitalize()
+        name = "Lite" if one == "lite" else SIDES[one].name
         rows.append(
             bench.row(
                 f"same weights: logits of {name} against {SIDES[other].name}",
@@ -86,7 +93,7 @@ def expert_ffn(bench: Bench, crew: Crew) -> list[report.Row]:
     bandwidth = statistics.median(controls)
     return [
         bench.row(
-            "expert FFN, one token",
+            EXPERT_FFN,
             "GB/s",
             rates,
             limit=bandwidth / 1e9,
@@ -99,7 +106,7 @@ def expert_ffn(bench: Bench, crew: Crew) -> list[report.Row]:
 def python_step(bench: Bench, crew: Crew) -> list[report.Row]:
     """Everything of a step that is not the provider."""
     values = [overhead.measure() * 1e3 for _ in bench.track(range(bench.repeats), "Python time per step")]
-    return [bench.row("Python time per step, batch 16", "ms", values, threads=crew.threads)]
+    return [bench.row(PYTHON_STEP, "ms", values, threads=crew.threads)]
 
 
 def start(bench: Bench, crew: Crew) -> list[report.Row]:
@@ -118,15 +125,15 @@ def start(bench: Bench, crew: Crew) -> list[report.Row]:
             raise RuntimeError(f"{program.name} ended without a token")
         if repeat >= 0:
             seconds.append(elapsed)
-    return [bench.row("process start to first token, demo model", "s", seconds, threads=crew.threads)]
+    return [bench.row(START, "s", seconds, threads=crew.threads)]
 
 
 def memory(bench: Bench, crew: Crew) -> list[report.Row]:
     """Resident memory after requests that filled the whole KV cache, against file + cache + 150 MB."""
     rows: list[report.Row] = []
     for key, kind, title in (
-        ("lite", MOE, "memory of a full engine"),
-        ("demo-lite", DEMO, "memory of a full engine, demo model"),
+        ("lite", MOE, MEMORY),
+        ("demo-lite", DEMO, MEMORY_DEMO),
     ):
         crew.dismiss(key)  # a fresh process: what others did to this one must not count
         worker = crew.worker(key)
