@@ -8,12 +8,25 @@ from numpy.typing import NDArray
 
 _Floats = NDArray[np.float32]
 _Ints = NDArray[np.int32]
+_Bits = NDArray[np.uint16]
 
 class Linear:
     @staticmethod
-    def of(
+    def int8(
         weight: NDArray[np.uint8], scale: _Floats, bias: _Floats | None, features: int, inputs: int, experts: int
     ) -> Linear: ...
+    @staticmethod
+    def int4(
+        weight: NDArray[np.uint8],
+        scale: _Bits,
+        min: _Bits,
+        bias: _Floats | None,
+        features: int,
+        inputs: int,
+        experts: int,
+    ) -> Linear: ...
+    @staticmethod
+    def bf16(weight: _Bits, bias: _Floats | None, features: int, inputs: int, experts: int) -> Linear: ...
 
 class Swiglu:
     @staticmethod
@@ -89,6 +102,7 @@ class Engine:
 def supported_isas() -> list[str]: ...
 def quantise(isa: str, x: _Floats, values: NDArray[np.int8], scale: _Floats, offset: _Ints) -> None: ...
 def linear(isa: str, x: _Floats, layer: Linear, out: _Floats) -> None: ...
+def read_row(layer: Linear, feature: int, factor: float, out: _Floats) -> None: ...
 def swiglu(isa: str, gate: _Floats, up: _Floats, out: _Floats) -> None: ...
 def softmax(isa: str, x: _Floats) -> None: ...
 def rms_norm(isa: str, x: _Floats, weight: _Floats, epsilon: float, out: _Floats) -> None: ...

@@ -24,6 +24,10 @@ SHAPES: dict[str, dict[str, Any]] = {
     "moe_factors": {"experts": 5, "width": 24, "shared": 33, "factors": FACTORS},
     "window_within_a_chunk": {"window": 11},
     "window_over_chunks": {"window": 70, "heads": 2, "kv_heads": 2, "head_dim": 20},
+    "int4_dense": {"weight_format": "int4", "bias": True},
+    "int4_moe_int8_head": {"weight_format": "int4", "experts": 9, "top_k": 3, "width": 40, "shared": 70},
+    "int4_head": {"weight_format": "int4", "head_format": "int4"},
+    "bf16_moe": {"weight_format": "bf16", "head_format": "bf16", "experts": 5, "width": 90, "shared": 33},
     "moe_wide": {"experts": 4, "top_k": 4, "width": 70, "heads": 4, "kv_heads": 4, "head_dim": 16},
 }
 PROMPT = np.random.default_rng(3).integers(0, 101, 150)
@@ -39,9 +43,9 @@ def provider(model: Any, **arguments: Any) -> CpuProvider:
 
 
 def assert_close(logits: np.ndarray, expected: np.ndarray) -> None:
-    """Nearly all values agree closely; a value that rounds to the neighbouring int8 may move its row a little."""
+    """A value that rounds to the neighbouring int8 or bf16 moves its row a little, and later rows that attend to it."""
     difference = np.abs(logits - expected)
-    assert np.median(difference) < 1e-3
+    assert np.median(difference) < 5e-3
     assert difference.max() < 0.25 * expected.std()
 
 

@@ -24,27 +24,24 @@ void require(const char* what, int64_t value, int64_t low, int64_t high) {
 
 } // namespace
 
-Linear Linear::expert(int index) const {
-    Linear one = *this;
-    one.weight += static_cast<size_t>(index) * panels() * groups() * kGroup * kLanes;
-    one.scale += static_cast<size_t>(index) * panels() * kLanes;
-    if (bias) one.bias += static_cast<size_t>(index) * features;
-    return one;
-}
-
-void QuantBuffer::shape(int rows, int inputs) {
+void QuantBuffer::shape(int rows, int inputs, LinearFormat weights) {
+    format = weights;
     groups = divide_up(inputs, kGroup);
     const size_t count = static_cast<size_t>(rows) * groups;
-    if (scale.size() < count) {
+    if (format == LinearFormat::bf16) {
+        if (rounded.size() < count * kGroup) rounded.resize(count * kGroup);
+    } else if (offset.size() < count) {
         values.resize(count * kGroup);
-        scale.resize(count);
+        scale.resize(count * kInt4Scales);
         offset.resize(count);
     }
 }
 
-QuantRows QuantBuffer::row(ptrdiff_t index) {
-    const ptrdiff_t group = index * groups;
-    return {values.data() + group * kGroup, scale.data() + group, offset.data() + group};
+QuantRows QuantBuffer::group(ptrdiff_t row, int group) {
+    const ptrdiff_t at = row * groups + group;
+    if (format == LinearFormat::bf16) return {nullptr, nullptr, nullptr, rounded.data() + at * kGroup};
+    const int scales = format == LinearFormat::int4 ? kInt4Scales : 1;
+    return {values.data() + at * kGroup, scale.data() + at * scales, offset.data() + at, nullptr};
 }
 
 void Engine::Unmap::operator()(uint16_t* memory) const { munmap(memory, bytes); }
@@ -127,32 +124,24 @@ void Engine::prepare(const Batch& batch) {
 }
 
 void Engine::embed(const Batch& batch) {
-    const Linear& table = model_.embedding;
-    const int lines = table.groups() * kGroupLines;
     for_rows(batch.tokens, [&](int first, int last) {
         for (int t = first; t < last; ++t) {
-            const int id = batch.token_ids[t];
-            const uint8_t* row = table.weight + (static_cast<size_t>(id / kLanes) * lines * kLanes + id % kLanes) * 4;
-            float* out = hidden_.data() + static_cast<size_t>(t) * model_.hidden;
-            for (int k = 0; k < model_.hidden; ++k) {
-                const int value = row[static_cast<size_t>(k / 4) * kLanes * 4 + k % 4];
-                out[k] = static_cast<float>(value - kZeroPoint) * table.scale[id] * model_.embedding_factor;
-            }
+            float* out = hidden_.data() + static_cast<ptrdiff_t>(t) * model_.hidden;
+            model_.embedding.read_row(batch.token_ids[t], model_.embedding_factor, out);
         }
     });
 }
 
-// normed_[i] and input_[i] = rms_norm(hidden_[index ? index[i] : i])
-void Engine::norm_rows(const float* weight, int rows, const int32_t* index) {
+// normed_[i] and input_[i] = rms_norm(hidden_[index ? index[i] : i]), the latter for weights of the format
+void Engine::norm_rows(const float* weight, int rows, const int32_t* index, LinearFormat format) {
     const int width = model_.hidden;
-    input_.shape(rows, width);
+    input_.shape(rows, width, format);
     for_rows(rows, [&](int first, int last) {
         for (int i = first; i < last; ++i) {
             const ptrdiff_t from = index ? index[i] : i;
             float* out = normed_.data() + static_cast<ptrdiff_t>(i) * width;
             kernels_.rms_norm(hidden_.data() + from * width, weight, width, model_.norm_epsilon, out);
-            const QuantRows row = input_.row(i);
-            kernels_.quantise(out, width, row.values, row.scale, row.offset);
+            kernels_.prepare(format, out, width, input_.row(i));
         }
     });
 }
@@ -168,13 +157,9 @@ void Engine::run_linear(const Linear& linear, QuantBuffer& input, int rows, floa
     pool_.run(chunks * row_blocks, [&](int i) {
         const int row = i / chunks * kRowBlock;
         const int panel = i % chunks * size;
-        LinearJob job{};
-        job.weight = linear.weight;
-        job.weight_scale = linear.scale;
-        job.bias = linear.bias;
+        LinearJob job = linear.job();
         job.input = input.row(row);
         job.rows = std::min(kRowBlock, rows - row);
-        job.groups = linear.groups();
         job.panel_begin = panel;
         job.panel_end = std::min(panels, panel + size);
         job.columns = std::min(linear.features, job.panel_end * kLanes) - panel * kLanes;
@@ -197,7 +182,7 @@ void Engine::step(const Batch& batch, float* logits) {
         mlp(model_.layers[index], index, batch.tokens);
     }
     if (batch.rows == 0) return; // in the middle of a prompt nobody needs logits
-    norm_rows(model_.final_norm, batch.rows, batch.logit_rows);
+    norm_rows(model_.final_norm, batch.rows, batch.logit_rows, model_.head.format);
     run_linear(model_.head, input_, batch.rows, logits, false, model_.logits_factor);
 }
 

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "kernels.h"
+#include "linear_weights.h"
 #include "pool.h"
 
 namespace flash {
@@ -19,19 +20,6 @@ namespace flash {
 constexpr int kRowBlock = 192; // rows of a task: a multiple of the register tile, few enough for the L2 cache
 
 inline int divide_up(int a, int b) { return (a + b - 1) / b; }
-
-// An int8 linear, or experts of them one after the other.
-struct Linear {
-    const uint8_t* weight = nullptr;
-    const float* scale = nullptr;
-    const float* bias = nullptr; // null: none
-    int features = 0;            // N
-    int inputs = 0;              // K
-
-    int panels() const { return (features + kLanes - 1) / kLanes; }
-    int groups() const { return (inputs + kGroup - 1) / kGroup; }
-    Linear expert(int index) const;
-};
 
 // down(silu(gate(x)) * up(x)), or experts of it one after the other.
 struct Swiglu {
@@ -90,15 +78,18 @@ struct Batch {
     int rows;
 };
 
-// int8 activations that grow with the largest step seen.
+// Rounded activations that grow with the largest step seen.
 struct QuantBuffer {
     std::vector<int8_t> values;
     std::vector<float> scale;
     std::vector<int32_t> offset;
+    std::vector<float> rounded;
+    LinearFormat format = LinearFormat::int8;
     int groups = 0; // per row
 
-    void shape(int rows, int inputs);
-    QuantRows row(ptrdiff_t index);
+    void shape(int rows, int inputs, LinearFormat weights);
+    QuantRows row(ptrdiff_t index) { return group(index, 0); }
+    QuantRows group(ptrdiff_t row, int group); // from this group of the row on
 };
 
 class Engine {
@@ -143,7 +134,7 @@ private:
     // out = factor * linear(input), or added to what is there.
     void run_linear(const Linear& linear, QuantBuffer& input, int rows, float* out, bool accumulate, float factor);
     void embed(const Batch& batch);
-    void norm_rows(const float* weight, int rows, const int32_t* index);
+    void norm_rows(const float* weight, int rows, const int32_t* index, LinearFormat format);
     void attention(const Batch& batch, const Layer& layer, size_t layer_index);
     void write_cache(const Batch& batch, const Layer& layer, size_t layer_index);
     void route(const Layer& layer, size_t layer_index, int tokens);

@@ -17,18 +17,34 @@ constexpr int kZeroPoint = 128;         // added to int8 weights: the dot produc
 constexpr int kKeyChunk = 64;           // keys per softmax update, counted from position 0
 constexpr int kAttentionRows = 48;      // query rows of one attention job
 constexpr int kMaxHeadDim = 256;
+constexpr int kInt4Group = 32; // input features that share one d and m of int4 weights
+constexpr int kInt4PerGroup = kGroup / kInt4Group;
+constexpr int kInt4Scales = 1 + kInt4PerGroup; // constants of an activation group for int4 weights
 
-// int8 activations, row r at values + r * groups * kGroup, its group constants at scale/offset + r * groups.
+enum class LinearFormat : uint8_t { int8, int4, bf16 };
+
+// Bytes of one panel's weights over `groups` activation groups.
+constexpr size_t panel_bytes(LinearFormat format, int groups) {
+    const size_t elements = static_cast<size_t>(groups) * kGroup * kLanes;
+    return format == LinearFormat::int4 ? elements / 2 : format == LinearFormat::bf16 ? elements * 2 : elements;
+}
+
+// Activations of rows, rounded for the format of the weights they will meet; the others' pointers are not used.
+// Row r lies r * groups of these further:
 struct QuantRows {
-    int8_t* values;
-    float* scale;
-    int32_t* offset; // -kZeroPoint * sum(values of the group)
+    int8_t* values;  // int8, int4: kGroup values
+    float* scale;    // int8: one; int4: kInt4Scales, the scale and the scale times the sum of each half's values
+    int32_t* offset; // int8: -kZeroPoint * sum(values)
+    float* rounded;  // bf16: kGroup values
 };
 
-// out[r, c] (+)= (x[r] . w[c] * w_scale[c] + bias[c]) * factor for the columns from panel_begin * kLanes on.
+// out[r, c] (+)= (x[r] . w[c] + bias[c]) * factor for the columns from panel_begin * kLanes on.
 struct LinearJob {
-    const uint8_t* weight; // panel 0 of the linear, [panels][groups * kGroupLines][kLanes][4]
-    const float* weight_scale;
+    LinearFormat format;
+    const uint8_t* weight;       // panel 0 of the linear
+    const float* weight_scale;   // int8: [panels][kLanes], the factor of a column's dot product
+    const uint16_t* group_scale; // int4: float16 [panels][groups * kInt4PerGroup][kLanes]
+    const uint16_t* group_min;   // int4: as group_scale
     const float* bias; // null: none
     QuantRows input;
     const int32_t* row_index; // null: row r; else activations row of each output row
@@ -78,11 +94,26 @@ struct Kernels {
     // out += factor * x
     void (*add_scaled)(const float* x, float factor, int count, float* out);
     void (*to_bf16)(const float* x, int count, uint16_t* out);
+    // As quantise, for int4 weights: kInt4Scales constants per group, no offsets.
+    void (*quantise_halves)(const float* x, int count, int8_t* values, float* scale);
+    // Round to bfloat16 and widen again; whole groups, the tail filled with zeros.
+    void (*round_bf16)(const float* x, int count, float* out);
+
+    // Round one row's features, from the start of a group, for weights of the format.
+    void prepare(LinearFormat format, const float* x, int count, const QuantRows& to) const {
+        switch (format) {
+        case LinearFormat::int8: quantise(x, count, to.values, to.scale, to.offset); break;
+        case LinearFormat::int4: quantise_halves(x, count, to.values, to.scale); break;
+        case LinearFormat::bf16: round_bf16(x, count, to.rounded); break;
+        }
+    }
 };
 
 const Kernels& portable_kernels();
-#if defined(FLASH_WITH_AVX512)
-const Kernels& avx512_kernels();
+#if defined(FLASH_WITH_X86)
+const Kernels& avx512_kernels();  // AVX-512 with VNNI
+const Kernels& avxvnni_kernels(); // AVX2 with the 256-bit dot product
+const Kernels& avx2_kernels();
 #endif
 
 } // namespace flash

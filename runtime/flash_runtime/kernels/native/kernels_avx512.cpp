@@ -2,8 +2,7 @@
 #include <immintrin.h>
 
 #include "attention.h"
-#include "elementwise.h"
-#include "linear.h"
+#include "linear_formats.h"
 
 namespace flash {
 namespace {
@@ -111,11 +110,110 @@ FLASH_INLINE void dot_tile(const TileInput& in, const uint8_t* weight, float (*o
     }
 }
 
+FLASH_INLINE __m512i low_nibbles(__m512i both) { return _mm512_and_si512(both, _mm512_set1_epi8(15)); }
+
+FLASH_INLINE __m512i high_nibbles(__m512i both) { return low_nibbles(_mm512_srli_epi16(both, 4)); }
+
+FLASH_INLINE __m512i quad_of(const int8_t* values) {
+    int32_t four;
+    std::memcpy(&four, values, sizeof four);
+    return _mm512_set1_epi32(four);
+}
+
+FLASH_INLINE Vec as_floats(__m512i whole) { return __builtin_convertvector(reinterpret_cast<IntVec>(whole), Vec); }
+
+// One or two rows of int4 weights: panel after panel, in address order, as stream_tile.
+template <int Rows, int Panels>
+FLASH_INLINE void int4_stream(const Int4Input& in, const TileRows& rows, float (*out)[Panels][kLanes]) {
+    const uint8_t* weight = in.weight;
+    const uint16_t* scale = in.scale;
+    const uint16_t* min = in.min;
+    for (int p = 0; p < Panels; ++p) {
+        Vec total[Rows] = {};
+        for (int g = 0; g < in.groups; ++g) {
+            __m512i low[Rows];
+            __m512i high[Rows];
+#pragma GCC unroll 2
+            for (int r = 0; r < Rows; ++r) low[r] = high[r] = _mm512_setzero_si512();
+#pragma GCC unroll 4
+            for (int line = 0; line < kInt4Lines; ++line, weight += 64) {
+                const __m512i both = _mm512_loadu_si512(weight);
+                __builtin_prefetch(weight + kPrefetchBytes);
+                const __m512i first = low_nibbles(both);
+                const __m512i second = high_nibbles(both);
+#pragma GCC unroll 2
+                for (int r = 0; r < Rows; ++r) {
+                    const int8_t* x = rows.values[r] + g * kInt4Group + line * 8;
+                    add_dot(low[r], first, quad_of(x));
+                    add_dot(high[r], second, quad_of(x + 4));
+                }
+            }
+            __builtin_prefetch(scale + kPrefetchBytes / 16);
+            __builtin_prefetch(min + kPrefetchBytes / 16);
+            const Vec d = from_half(scale);
+            const Vec m = from_half(min);
+            scale += kLanes;
+            min += kLanes;
+#pragma GCC unroll 2
+            for (int r = 0; r < Rows; ++r) {
+                const Vec dot = as_floats(_mm512_add_epi32(low[r], high[r]));
+                total[r] = total[r] + int4_part(dot, d, m, group_scale(rows, r, g), half_sum(rows, r, g));
+            }
+        }
+        for (int r = 0; r < Rows; ++r) store(out[r][p], total[r]);
+    }
+}
+
+// The integer sums of a group stay in registers, the float sums in memory: those are touched once in a group only.
+template <int Rows, int Panels>
+FLASH_INLINE void int4_tile(const Int4Input& in, const TileRows& rows, float (*out)[Panels][kLanes]) {
+    if constexpr (Rows <= kFewRows) {
+        int4_stream<Rows, Panels>(in, rows, out);
+        return;
+    }
+    std::memset(out, 0, sizeof(float) * Rows * Panels * kLanes);
+    const uint8_t* weight = in.weight;
+    for (int g = 0; g < in.groups; ++g) {
+        __m512i dot[Rows][Panels];
+#pragma GCC unroll 8
+        for (int r = 0; r < Rows; ++r) {
+#pragma GCC unroll 8
+            for (int p = 0; p < Panels; ++p) dot[r][p] = _mm512_setzero_si512();
+        }
+        for (int quad = 0; quad < kInt4Group / 4; ++quad) {
+            __m512i w[Panels];
+#pragma GCC unroll 8
+            for (int p = 0; p < Panels; ++p) {
+                const __m512i both = _mm512_loadu_si512(weight + p * in.weight_stride + quad / 2 * 64);
+                w[p] = low_nibbles(_mm512_srl_epi16(both, _mm_cvtsi32_si128(quad % 2 * 4)));
+            }
+#pragma GCC unroll 8
+            for (int r = 0; r < Rows; ++r) {
+                const __m512i x = quad_of(rows.values[r] + g * kInt4Group + quad * 4);
+#pragma GCC unroll 8
+                for (int p = 0; p < Panels; ++p) add_dot(dot[r][p], w[p], x);
+            }
+        }
+        weight += kInt4Lines * 64;
+#pragma GCC unroll 8
+        for (int p = 0; p < Panels; ++p) {
+            const ptrdiff_t at = p * in.group_stride + g * kLanes;
+            const Vec d = from_half(in.scale + at);
+            const Vec m = from_half(in.min + at);
+#pragma GCC unroll 8
+            for (int r = 0; r < Rows; ++r) {
+                const Vec part = int4_part(as_floats(dot[r][p]), d, m, group_scale(rows, r, g), half_sum(rows, r, g));
+                store(out[r][p], load(out[r][p]) + part);
+            }
+        }
+    }
+}
+
 } // namespace
 
 const Kernels& avx512_kernels() {
-    static constexpr Kernels table{"avx512", quantise, linear,  attention, rms_norm,   rope,
-                                   swiglu,   softmax,  router, add_scaled, to_bf16};
+    static constexpr Kernels table{"avx512", quantise, linear_of_any_format, attention, rms_norm, rope, swiglu, softmax,
+                                   router, add_scaled, to_bf16, quantise_halves, round_bf16};
     return table;
 }
 

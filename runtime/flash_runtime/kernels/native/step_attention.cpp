@@ -44,7 +44,7 @@ void Engine::write_cache(const Batch& batch, const Layer& layer, size_t layer_in
 }
 
 void Engine::attention(const Batch& batch, const Layer& layer, size_t layer_index) {
-    norm_rows(layer.attn_norm, batch.tokens, nullptr);
+    norm_rows(layer.attn_norm, batch.tokens, nullptr, layer.qkv.format);
     run_linear(layer.qkv, input_, batch.tokens, qkv_.data(), false, 1.0f);
     write_cache(batch, layer, layer_index);
 
@@ -79,12 +79,11 @@ void Engine::attention(const Batch& batch, const Layer& layer, size_t layer_inde
     });
 
     const int width = model_.heads * dim;
-    input_.shape(batch.tokens, width);
+    input_.shape(batch.tokens, width, layer.o.format);
     for_rows(batch.tokens, [&](int first, int last) {
         for (int t = first; t < last; ++t) {
-            const QuantRows row = input_.row(t);
             const float* from = attended_.data() + static_cast<ptrdiff_t>(t) * width;
-            kernels_.quantise(from, width, row.values, row.scale, row.offset);
+            kernels_.prepare(layer.o.format, from, width, input_.row(t));
         }
     });
     run_linear(layer.o, input_, batch.tokens, hidden_.data(), true, model_.residual_factor);

@@ -65,7 +65,7 @@ void Engine::share_rows(int tokens) {
     for (int at = 0; at < tokens; at += kRowBlock) shares_.push_back({0, at, std::min(tokens, at + kRowBlock)});
 }
 
-// activation_[rows of the share], group `group` = quantised silu(gate) * up of that group's 64 features.
+// activation_[rows of the share], group `group` = rounded silu(gate) * up of that group's 64 features.
 void Engine::hidden_group(const Swiglu& mlp, const int32_t* row_index, const Share& share, int group) {
     const Linear gate_up = mlp.gate_up.expert(share.expert);
     const int begin = group * kGroup;
@@ -76,12 +76,8 @@ void Engine::hidden_group(const Swiglu& mlp, const int32_t* row_index, const Sha
     float up[kHiddenRows * kUpStride];
     float product[kGroup];
     for (int row = share.begin; row < share.end; row += kHiddenRows) {
-        LinearJob job{};
-        job.weight = gate_up.weight;
-        job.weight_scale = gate_up.scale;
-        job.bias = gate_up.bias;
+        LinearJob job = gate_up.job();
         job.rows = std::min(kHiddenRows, share.end - row);
-        job.groups = gate_up.groups();
         job.row_index = row_index ? row_index + row : nullptr;
         job.input = input_.row(row_index ? 0 : row);
         job.panel_begin = begin / kLanes;
@@ -98,15 +94,14 @@ void Engine::hidden_group(const Swiglu& mlp, const int32_t* row_index, const Sha
         kernels_.linear(job);
         for (int r = 0; r < job.rows; ++r) {
             kernels_.swiglu(gate + r * kGroup, up + r * kUpStride + up_shift, count, product);
-            const QuantRows out = activation_.row(row + r);
-            kernels_.quantise(product, count, out.values + begin, out.scale + group, out.offset + group);
+            kernels_.prepare(mlp.down.format, product, count, activation_.group(row + r, group));
         }
     }
 }
 
 // activation_[rows] for all shares. row_index: which input row each row reads, null: its own.
 void Engine::hidden_features(const Swiglu& mlp, const int32_t* row_index, int rows) {
-    activation_.shape(rows, mlp.width);
+    activation_.shape(rows, mlp.width, mlp.down.format);
     const int groups = divide_up(mlp.width, kGroup);
     pool_.run(static_cast<int>(shares_.size()) * groups,
               [&](int i) { hidden_group(mlp, row_index, shares_[i / groups], i % groups); });
@@ -124,13 +119,9 @@ void Engine::outputs(const Swiglu& mlp, int rows) {
     pool_.run(static_cast<int>(shares_.size()) * chunks, [&](int i) {
         const Share& share = shares_[i / chunks];
         const Linear down = mlp.down.expert(share.expert);
-        LinearJob job{};
-        job.weight = down.weight;
-        job.weight_scale = down.scale;
-        job.bias = down.bias;
+        LinearJob job = down.job();
         job.input = activation_.row(share.begin);
         job.rows = share.end - share.begin;
-        job.groups = down.groups();
         job.panel_begin = i % chunks * size;
         job.panel_end = std::min(panels, job.panel_begin + size);
         job.columns = std::min(width, job.panel_end * kLanes) - job.panel_begin * kLanes;
@@ -176,7 +167,7 @@ void Engine::shared(const Layer& layer, int tokens) {
 }
 
 void Engine::mlp(const Layer& layer, size_t layer_index, int tokens) {
-    norm_rows(layer.mlp_norm, tokens, nullptr);
+    norm_rows(layer.mlp_norm, tokens, nullptr, layer.mlp.gate_up.format);
     if (layer.router) {
         routed(layer, layer_index, tokens);
         if (layer.shared_gate) shared(layer, tokens);
