@@ -7,11 +7,12 @@ a run may be cut into pieces.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -79,7 +80,9 @@ def selected(names: Iterable[str], threads: int, *, explicit: bool) -> list[str]
     return [name for name in names if explicit or threads > 1 or name in both]
 
 
-def run(options: Options, bench: Bench, artefacts: Artefacts, *, explicit: bool) -> Iterator[list[report.Row]]:
+def run(
+    options: Options, bench: Bench, artefacts: Artefacts, *, explicit: bool
+) -> Generator[list[report.Row], None, None]:
     """The rows of each case asked for, as they come."""
     logs = Path(tempfile.mkdtemp(prefix="flash-bench-logs-"))
     for threads in options.threads:
@@ -105,9 +108,10 @@ def main() -> int:
     name = "engine-quick" if options.quick else "engine"
     titles = [*(case.title for case in generation.CASES.values()), *whole.TITLES]
     rows = report.load(name)
-    for fresh in run(options, bench, artefacts, explicit=bool(os.environ.get("CASES"))):
-        rows = report.merged(rows, fresh, titles)
-        report.save(name, rows)  # an interrupted run keeps what it has
+    with contextlib.closing(run(options, bench, artefacts, explicit=bool(os.environ.get("CASES")))) as measured:
+        for fresh in measured:
+            rows = report.merged(rows, fresh, titles)
+            report.save(name, rows)  # an interrupted run keeps what it has
     report.publish(name, rows)
     chart(rows, console)
     console.print(f"measured in {time.monotonic() - begin:.0f} s")

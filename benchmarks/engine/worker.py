@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import signal
 import subprocess
 import threading
 from pathlib import Path
@@ -32,6 +35,7 @@ class Worker:
                 stdout=subprocess.PIPE,
                 stderr=errors,
                 text=True,
+                start_new_session=True,  # so that a server it started ends with it, and Ctrl-C is ours to handle
             )
         self._read(_START_SECONDS)
 
@@ -57,7 +61,7 @@ class Worker:
         try:
             self._process.wait(timeout=30)
         except subprocess.TimeoutExpired:
-            self._process.kill()
+            self._kill()
             self._process.wait()
         self._process.stdout.close()
 
@@ -67,9 +71,13 @@ class Worker:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def _kill(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+
     def _read(self, timeout_seconds: float) -> dict[str, Any]:
         assert self._process.stdout is not None
-        alarm = threading.Timer(timeout_seconds, self._process.kill)
+        alarm = threading.Timer(timeout_seconds, self._kill)
         alarm.start()
         try:
             line = self._process.stdout.readline()
