@@ -88,7 +88,7 @@ def _write_shard(path: Path, tensors: Mapping[str, NDArray[np.uint16]]) -> None:
     with path.open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
         for bits in tensors.values():
-            file.write(bits)
+            file.write(bits.data)
 
 
 def _config(shape: Shape) -> dict[str, Any]:
