@@ -33,6 +33,10 @@ EXPLANATIONS: dict[Reason, Explanation] = {
         "The cluster refused an object that the plan needs, or could not be reached.",
         "Read the message: free a taken name, raise a quota, or mend the operator's permissions; it is tried again.",
     ),
+    Reason.READ_FAILED: Explanation(
+        "The operator may not read the objects that it made, so their state is not known.",
+        "Grant the operator what the message names (kind/operator-rbac.yaml lists all that it needs).",
+    ),
     Reason.SPEC_ACCEPTED: Explanation("The spec is valid and this release can serve it.", "Nothing to do."),
     Reason.INVALID_SPEC: Explanation(
         "The stored spec breaks a rule; it was stored before the rule existed or the schema is out of date.",
@@ -178,7 +182,7 @@ EXPLANATIONS: dict[Reason, Explanation] = {
     ),
 }
 
-_PROGRESS = (Reason.IN_PROGRESS, Reason.SETTLED, Reason.PROGRESSING, Reason.APPLY_FAILED)
+_PROGRESS = (Reason.IN_PROGRESS, Reason.SETTLED, Reason.PROGRESSING, Reason.APPLY_FAILED, Reason.READ_FAILED)
 _REFUSED = (
     Reason.INVALID_SPEC,
     Reason.SOURCE_NOT_SERVED,
@@ -187,11 +191,12 @@ _REFUSED = (
 )
 
 REASONS: dict[ConditionType, tuple[Reason, ...]] = {
-    ConditionType.READY: (Reason.SERVING, Reason.APPLY_FAILED),
+    ConditionType.READY: (Reason.SERVING, Reason.APPLY_FAILED, Reason.READ_FAILED),
     ConditionType.RECONCILING: _PROGRESS,
     ConditionType.STALLED: _PROGRESS,
     ConditionType.ACCEPTED: (Reason.SPEC_ACCEPTED, *_REFUSED),
     ConditionType.MODEL_READY: (
+        Reason.READ_FAILED,
         Reason.MODEL_LOADED,
         Reason.MODEL_LOADING,
         Reason.MODEL_NOT_FOUND,
@@ -199,6 +204,7 @@ REASONS: dict[ConditionType, tuple[Reason, ...]] = {
         Reason.VARIANT_NOT_PACKED,
     ),
     ConditionType.ENGINES_READY: (
+        Reason.READ_FAILED,
         Reason.ALL_ENGINES_READY,
         Reason.ENGINES_MISSING,
         Reason.ENGINES_STARTING,
@@ -221,6 +227,7 @@ REASONS: dict[ConditionType, tuple[Reason, ...]] = {
         Reason.TOKENIZER_DIFFERS,
     ),
     ConditionType.ENDPOINT_READY: (
+        Reason.READ_FAILED,
         Reason.ENDPOINT_ANSWERS,
         Reason.GATEWAY_MISSING,
         Reason.GATEWAY_STARTING,

@@ -35,6 +35,7 @@ class Reason(StrEnum):
     SETTLED = "Settled"
     PROGRESSING = "Progressing"
     APPLY_FAILED = "ApplyFailed"
+    READ_FAILED = "ReadFailed"
     # Accepted
     SPEC_ACCEPTED = "SpecAccepted"
     INVALID_SPEC = "InvalidSpec"

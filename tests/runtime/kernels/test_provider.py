@@ -232,3 +232,26 @@ def test_the_cache_holds_as_many_blocks_as_the_bytes_allow(tiny_model: Any) -> N
 def test_a_block_size_the_kernels_cannot_page_is_refused(tiny_model: Any) -> None:
     with pytest.raises(ValueError, match=r"block_size \(24\) must be a positive multiple of 16"):
         provider(tiny_model(), block_size=24)
+
+
+@pytest.mark.parametrize("window", [None, 1500])
+def test_a_long_prompt_gives_the_same_bits_on_any_number_of_threads_and_in_pieces(
+    tiny_model: Any, batch: Any, piece: Any, isa: str, window: int | None
+) -> None:
+    model = tiny_model(hidden=64, heads=4, head_dim=8, width=64, window=window).with_plan(max_context_tokens=4096)
+    prompt = np.random.default_rng(4).integers(0, 101, 2305)
+    blocks = list(range(145))
+    alone = provider(model, isa=isa, threads=1).step(batch(piece(prompt, 0, blocks)))
+    cut = provider(model, isa=isa, threads=3)
+    bounds = [0, 1000, 1024, 1030, 2047, 2049, 2300, 2304, 2305]
+    parts = [cut.step(batch(piece(prompt[a:b], a, blocks))) for a, b in pairwise(bounds)]
+    assert np.array_equal(np.concatenate(parts), alone)
+
+
+def test_attention_over_several_splits_is_right(tiny_model: Any, emulate: Any, batch: Any, piece: Any) -> None:
+    model = tiny_model(hidden=64, heads=4, head_dim=8, width=64).with_plan(max_context_tokens=4096)
+    prompt = np.random.default_rng(4).integers(0, 101, 1100)
+    own = provider(model)
+    own.step(batch(piece(prompt[:1020], 0, list(range(69)))))
+    rest = own.step(batch(piece(prompt[1020:], 1020, list(range(69)))))
+    assert_close(rest, emulate(model, prompt)[1020:])

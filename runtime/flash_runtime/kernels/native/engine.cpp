@@ -167,7 +167,7 @@ void Engine::run_linear(const Linear& linear, QuantBuffer& input, int rows, floa
         job.out_stride = linear.features;
         job.accumulate = accumulate;
         job.factor = factor;
-        job.next = linear.weight + (i + 1) % chunks * size * linear.panel_bytes();
+        job.next = linear.panel((i + 1) % chunks * size);
         kernels_.linear(job);
     });
 }

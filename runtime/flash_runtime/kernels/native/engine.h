@@ -136,6 +136,9 @@ private:
     void embed(const Batch& batch);
     void norm_rows(const float* weight, int rows, const int32_t* index, LinearFormat format);
     void attention(const Batch& batch, const Layer& layer, size_t layer_index);
+    AttentionJob attention_job(const Batch& batch, const Layer& layer, size_t layer_index, const Tile& tile,
+                               int kv_head);
+    void attend_in_parts(const Batch& batch, const Layer& layer, size_t layer_index);
     void write_cache(const Batch& batch, const Layer& layer, size_t layer_index);
     void route(const Layer& layer, size_t layer_index, int tokens);
     void share_rows(int tokens);
@@ -171,6 +174,7 @@ private:
     std::vector<float> normed_;       // [T, H]
     std::vector<float> qkv_;          // [T, A + 2 * kv_heads * head_dim]
     std::vector<float> attended_;     // [T, A]
+    std::vector<float> parts_;        // of attention over long sequences
     std::vector<float> cosine_;       // [T, head_dim / 2]
     std::vector<float> sine_;         // [T, head_dim / 2]
     std::vector<int> sequence_of_;    // [T]

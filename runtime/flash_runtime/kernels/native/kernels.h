@@ -15,6 +15,7 @@ constexpr int kGroup = 64;              // input features that share one activat
 constexpr int kGroupLines = kGroup / 4; // weight lines of one group in one panel
 constexpr int kZeroPoint = 128;         // added to int8 weights: the dot product wants one unsigned operand
 constexpr int kKeyChunk = 64;           // keys per softmax update, counted from position 0
+constexpr int kKeySplit = 1024;         // keys whose softmax is summed by itself before it is merged, from position 0
 constexpr int kAttentionRows = 48;      // query rows of one attention job
 constexpr int kMaxHeadDim = 256;
 constexpr int kInt4Group = 32; // input features that share one d and m of int4 weights
@@ -76,6 +77,13 @@ struct AttentionJob {
     float* out[kAttentionRows];
     int first[kAttentionRows];   // first key each row sees
     int visible[kAttentionRows]; // end of the keys each row sees, beyond `first`
+    // Whole splits of kKeySplit keys may be computed by different jobs, whose parts are then merged in order:
+    // [split][rows][value_dim + kLanes], of the splits split_begin..split_end - 1.
+    float* parts;
+    int split_begin;
+    int split_end;
+
+    ptrdiff_t part_floats() const { return static_cast<ptrdiff_t>(rows) * (value_dim + kLanes); }
 };
 
 struct Kernels {
@@ -83,7 +91,9 @@ struct Kernels {
     // Quantise count floats into ceil(count / kGroup) groups, the tail filled with zeros.
     void (*quantise)(const float* x, int count, int8_t* values, float* scale, int32_t* offset);
     void (*linear)(const LinearJob& job);
-    void (*attention)(const AttentionJob& job);
+    void (*attention)(const AttentionJob& job);       // all keys, to job.out
+    void (*attention_parts)(const AttentionJob& job); // the job's splits, to job.parts
+    void (*attention_merge)(const AttentionJob& job); // job.parts to job.out
     void (*rms_norm)(const float* x, const float* weight, int count, float epsilon, float* out);
     // Rotate the two halves of x by the angles given as cosine and sine [half].
     void (*rope)(float* x, const float* cosine, const float* sine, int half);

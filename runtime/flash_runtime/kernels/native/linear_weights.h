@@ -19,6 +19,7 @@ struct Linear {
     int panels() const { return (features + kLanes - 1) / kLanes; }
     int groups() const { return (inputs + kGroup - 1) / kGroup; }
     ptrdiff_t panel_bytes() const { return static_cast<ptrdiff_t>(flash::panel_bytes(format, groups())); }
+    const uint8_t* panel(int index) const { return weight + index * panel_bytes(); }
     size_t weight_bytes() const { return static_cast<size_t>(panels() * panel_bytes()); } // of one expert
     size_t group_count() const; // int4: elements of one expert's group_scale
     Linear expert(int index) const;

@@ -87,7 +87,7 @@ void Engine::hidden_group(const Swiglu& mlp, const int32_t* row_index, const Sha
         job.columns = count;
         job.out = gate;
         job.out_stride = kGroup;
-        job.next = gate_up.weight + up_panel * gate_up.panel_bytes();
+        job.next = gate_up.panel(up_panel);
         kernels_.linear(job);
         job.panel_begin = up_panel;
         job.panel_end = divide_up(mlp.width + begin + count, kLanes);
@@ -109,12 +109,10 @@ void Engine::hidden_features(const Swiglu& mlp, const int32_t* row_index, int ro
     const int groups = divide_up(mlp.width, kGroup);
     const int tasks = static_cast<int>(shares_.size()) * groups;
     pool_.run(tasks, [&](int i) {
-                  const Share& share = shares_[i / groups];
-                  const int after = (i + 1) % tasks;
-                  const Linear next = mlp.gate_up.expert(shares_[after / groups].expert);
-                  hidden_group(mlp, row_index, share, i % groups,
-                               next.weight + after % groups * (kGroup / kLanes) * next.panel_bytes());
-              });
+        const int after = (i + 1) % tasks;
+        const Linear next = mlp.gate_up.expert(shares_[after / groups].expert);
+        hidden_group(mlp, row_index, shares_[i / groups], i % groups, next.panel(after % groups * (kGroup / kLanes)));
+    });
 }
 
 // expert_out_[rows] = down(activation_[rows]) for all shares.
@@ -140,7 +138,7 @@ void Engine::outputs(const Swiglu& mlp, int rows) {
         job.out_stride = width;
         const int after = (i + 1) % tasks;
         const Linear next = mlp.down.expert(shares_[after / chunks].expert);
-        job.next = next.weight + after % chunks * size * next.panel_bytes();
+        job.next = next.panel(after % chunks * size);
         kernels_.linear(job);
     });
 }

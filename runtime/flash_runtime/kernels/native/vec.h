@@ -68,6 +68,15 @@ FLASH_INLINE Vec absolute(Vec a) {
     return a;
 }
 
+// The larger of |a| and `top`, which holds the bits of such values. Compared as integers, magnitudes keep their order and
+// a NaN is larger than everything, so none is lost.
+FLASH_INLINE IntVec larger_magnitude(Vec a, IntVec top) {
+    IntVec bits;
+    const Vec magnitude = absolute(a);
+    std::memcpy(&bits, &magnitude, sizeof bits);
+    return bits > top ? bits : top;
+}
+
 // Round to the nearest integer, ties to even, for |a| < 2^22: adding 1.5 * 2^23 leaves no fraction bits.
 FLASH_INLINE Vec nearest(Vec a) {
     const Vec magic = splat(12582912.0f);
@@ -106,6 +115,20 @@ FLASH_INLINE float largest(Vec a) {
     a = larger(a, folded<4>(a));
     a = larger(a, folded<2>(a));
     return a[0] > a[1] ? a[0] : a[1];
+}
+
+FLASH_INLINE float largest_magnitude(IntVec a) {
+    IntVec other = folded<8>(a);
+    a = a > other ? a : other;
+    other = folded<4>(a);
+    a = a > other ? a : other;
+    other = folded<2>(a);
+    a = a > other ? a : other;
+    other = folded<1>(a);
+    a = a > other ? a : other;
+    float out;
+    std::memcpy(&out, &a, sizeof out);
+    return out;
 }
 
 // GCC 12 splits these two conversions in halves, so AVX-512 spells them out (masked: its unmasked ones warn).
