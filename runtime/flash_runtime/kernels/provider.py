@@ -24,7 +24,7 @@ _BF16_BYTES: Final = 2
 
 
 class CpuProvider:
-    """Implements `flash_runtime.engine.batch.Provider` for int8 packed models.
+    """Implements `flash_runtime.engine.batch.Provider` for packed models of every weight format.
 
     A token's logits depend on its own sequence only: not on the batch around it, on how its prompt was cut into
     steps, on the number of threads or on the instruction set. Safe to call from several threads; steps queue up.

@@ -98,15 +98,15 @@ class Weights:
 
 def native_linear(packed: PackedLinear, bias: NDArray[Any] | None, *, n: int, k: int, experts: int = 1) -> Any:
     """The native view of a packed linear or stack; it points into the arrays, which the caller keeps."""
-    parts, sizes = packed.parts, {"bias": bias, "features": n, "inputs": k, "experts": experts}
+    parts = packed.parts
     match packed.format:
         case LinearFormat.INT8:
-            return _native.Linear.int8(parts["weight"], parts["scale"], **sizes)
+            return _native.Linear.int8(parts["weight"], parts["scale"], bias, n, k, experts)
         case LinearFormat.INT4:  # float16 travels as its bits
             scale, least = parts["scale"].view(np.uint16), parts["min"].view(np.uint16)
-            return _native.Linear.int4(parts["weight"], scale, least, **sizes)
+            return _native.Linear.int4(parts["weight"], scale, least, bias, n, k, experts)
         case LinearFormat.BF16:
-            return _native.Linear.bf16(parts["weight"], **sizes)
+            return _native.Linear.bf16(parts["weight"], bias, n, k, experts)
 
 
 def check_plan(plan: ModelPlan) -> None:

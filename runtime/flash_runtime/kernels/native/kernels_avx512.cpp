@@ -1,8 +1,7 @@
 // The AVX-512 VNNI kernel table. Only this file is compiled with AVX-512 flags; it is entered after a CPU check.
 #include <immintrin.h>
 
-#include "attention.h"
-#include "linear_formats.h"
+#include "table.h"
 
 namespace flash {
 namespace {
@@ -239,9 +238,7 @@ FLASH_INLINE void int4_tile(const Int4Input& in, const TileRows& rows, float (*o
 } // namespace
 
 const Kernels& avx512_kernels() {
-    static constexpr Kernels table{
-        "avx512", quantise, linear_of_any_format, attention, attention_parts, attention_merge, rms_norm,
-        rope, swiglu, softmax, router, add_scaled, to_bf16, quantise_halves, round_bf16};
+    static constexpr Kernels table = kernel_table("avx512");
     return table;
 }
 

@@ -1,13 +1,10 @@
 // The AVX-VNNI kernel table. Only this file is compiled with its flags; it is entered after a CPU check.
-#include "attention.h"
 #include "linear_ymm.h"
 
 namespace flash {
 
 const Kernels& avxvnni_kernels() {
-    static constexpr Kernels table{
-        "avxvnni", quantise, linear_of_any_format, attention, attention_parts, attention_merge, rms_norm,
-        rope, swiglu, softmax, router, add_scaled, to_bf16, quantise_halves, round_bf16};
+    static constexpr Kernels table = kernel_table("avxvnni");
     return table;
 }
 

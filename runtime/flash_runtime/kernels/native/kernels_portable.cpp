@@ -1,6 +1,5 @@
 // The kernel table for any CPU: plain loops, compiled for the platform's baseline.
-#include "attention.h"
-#include "linear_formats.h"
+#include "table.h"
 
 namespace flash {
 namespace {
@@ -30,7 +29,8 @@ void dot_tile(const TileInput& in, const uint8_t* weight, float (*out)[Panels][k
     }
 }
 
-template <int Rows, int Panels> void int4_tile(const Int4Input& in, const TileRows& rows, float (*out)[Panels][kLanes]) {
+template <int Rows, int Panels>
+void int4_tile(const Int4Input& in, const TileRows& rows, float (*out)[Panels][kLanes]) {
     for (int p = 0; p < Panels; ++p) {
         for (int r = 0; r < Rows; ++r) {
             Vec total{};
@@ -60,9 +60,7 @@ template <int Rows, int Panels> void int4_tile(const Int4Input& in, const TileRo
 } // namespace
 
 const Kernels& portable_kernels() {
-    static constexpr Kernels table{
-        "portable", quantise, linear_of_any_format, attention, attention_parts, attention_merge, rms_norm,
-        rope, swiglu, softmax, router, add_scaled, to_bf16, quantise_halves, round_bf16};
+    static constexpr Kernels table = kernel_table("portable");
     return table;
 }
 

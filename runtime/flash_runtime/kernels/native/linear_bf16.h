@@ -17,8 +17,8 @@ constexpr int kWide = 4;
 typedef float Wide __attribute__((vector_size(kWide * 4)));
 typedef uint32_t WideBits __attribute__((vector_size(kWide * 4)));
 
-constexpr int kSlices = kLanes / kWide;       // vectors of one line
-constexpr int kTilePanels16 = kWide == 16 ? 2 : 1; // panels whose sums the registers hold beside those of kMostRows rows
+constexpr int kSlices = kLanes / kWide; // vectors of one line
+constexpr int kTilePanels16 = kWide == 16 ? 2 : 1; // panels whose sums the registers hold for kMostRows rows
 constexpr int kLineElements = kLanes * 2;
 
 FLASH_INLINE Wide as_wide(WideBits bits) {

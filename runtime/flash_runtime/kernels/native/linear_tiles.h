@@ -1,5 +1,6 @@
 // Cuts a job of any format but int8 into register tiles and writes their results. A format is a type with
-//   template <int Rows, int Panels> static void tile(const LinearJob&, const TileRows&, int panel, float (*)[Panels][kLanes])
+//   template <int Rows, int Panels>
+//   static void tile(const LinearJob&, const TileRows&, int panel, float (*out)[Panels][kLanes])
 // that computes sums over all input features. Included only by the kernels_*.cpp files (see vec.h).
 #pragma once
 

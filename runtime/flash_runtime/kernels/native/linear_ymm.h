@@ -5,7 +5,7 @@
 
 #include <immintrin.h>
 
-#include "linear_formats.h"
+#include "table.h"
 
 namespace flash {
 namespace {
@@ -125,7 +125,8 @@ FLASH_INLINE __m256 half_side(const uint16_t* from, int side) {
 
 // As int8_panel, of int4 weights.
 template <int Rows>
-FLASH_INLINE void int4_panel(const Int4Input& in, const TileRows& rows, int first, int p, float* out, ptrdiff_t stride) {
+FLASH_INLINE void int4_panel(const Int4Input& in, const TileRows& rows, int first, int p, float* out,
+                             ptrdiff_t stride) {
     const uint8_t* weight = in.weight + p * in.weight_stride;
     const uint16_t* scale = in.scale + p * in.group_stride;
     const uint16_t* min = in.min + p * in.group_stride;
@@ -161,7 +162,8 @@ FLASH_INLINE void int4_panel(const Int4Input& in, const TileRows& rows, int firs
     }
 }
 
-template <int Rows, int Panels> void int4_tile(const Int4Input& in, const TileRows& rows, float (*out)[Panels][kLanes]) {
+template <int Rows, int Panels>
+void int4_tile(const Int4Input& in, const TileRows& rows, float (*out)[Panels][kLanes]) {
     std::memset(out, 0, sizeof(float) * Rows * Panels * kLanes);
     constexpr int kBlock = Rows < kYmmRows ? Rows : kYmmRows;
     constexpr int kRest = Rows - kBlock;
