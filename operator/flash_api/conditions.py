@@ -42,9 +42,6 @@ EXPLANATIONS: dict[Reason, Explanation] = {
         "The stored spec breaks a rule; it was stored before the rule existed or the schema is out of date.",
         "Apply a corrected manifest (flash lint -f FILE lists the rules) and update the CRD (flash crds).",
     ),
-    Reason.VARIANT_NOT_SERVED: Explanation(
-        "The variant is part of the API, but this release has no engine for it.", "Set spec.variant to Lite."
-    ),
     Reason.SOURCE_NOT_SERVED: Explanation(
         "The model source's scheme is part of the API, but this release cannot read from it.",
         "Use builtin://NAME, or file:///PATH with weights that are inside the engine container.",
@@ -188,7 +185,6 @@ EXPLANATIONS: dict[Reason, Explanation] = {
 _PROGRESS = (Reason.IN_PROGRESS, Reason.SETTLED, Reason.PROGRESSING, Reason.APPLY_FAILED, Reason.READ_FAILED)
 _REFUSED = (
     Reason.INVALID_SPEC,
-    Reason.VARIANT_NOT_SERVED,
     Reason.SOURCE_NOT_SERVED,
     Reason.VISIBILITY_NOT_SERVED,
     Reason.FIELD_NOT_SERVED,

@@ -39,7 +39,6 @@ class Reason(StrEnum):
     # Accepted
     SPEC_ACCEPTED = "SpecAccepted"
     INVALID_SPEC = "InvalidSpec"
-    VARIANT_NOT_SERVED = "VariantNotServed"
     SOURCE_NOT_SERVED = "SourceNotServed"
     VISIBILITY_NOT_SERVED = "VisibilityNotServed"
     FIELD_NOT_SERVED = "FieldNotServed"

@@ -60,7 +60,7 @@ class Rule:
     def message(self) -> str:
         """The message without values: what the API server falls back to."""
         without_asides = _ASIDE.sub("", self._template)
-        return _PLACEHOLDER.sub(r"the given \1", without_asides)
+        return _PLACEHOLDER.sub(r"<\1>", without_asides)
 
     def filled(self, model: BaseModel) -> str:
         """What must be so, with the values of this model."""

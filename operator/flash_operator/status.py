@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from flash_api import names
 from flash_api.conditions import EXPLANATIONS, ConditionType, Reason, Refusal
@@ -201,7 +201,7 @@ def _facts(seen: Observation, engines: Role, gateways: Role) -> tuple[Fact, ...]
         engines.exists and engines.desired == 0 and engines.rolled_out and (gateways.rolled_out or not seen.suspended)
     )
     at_rest = seen.error is None and (settled or idle or _stands_still(seen, engines, gateways))
-    stalled = _stalled(seen, engines, gateways, at_rest=at_rest)
+    stalled = _stalled(seen, engines, gateways, (*broken, endpoint_ready), at_rest=at_rest)
     if stalled.holds or at_rest:
         reconciling = Fact(ConditionType.RECONCILING, "False", stalled.reason if stalled.holds else Reason.SETTLED)
     else:
@@ -237,7 +237,18 @@ def _ready(seen: Observation, parts: tuple[Fact, ...]) -> Fact:
     return Fact(ConditionType.READY, "False", failing.reason, failing.message)
 
 
-def _stalled(seen: Observation, engines: Role, gateways: Role, *, at_rest: bool) -> Fact:
+_NEEDS_SOMEONE: Final = (
+    Reason.REGION_UNAVAILABLE,
+    Reason.OUTSIDE_REGION,
+    Reason.KIND_NOT_SERVED,
+    Reason.ROUTE_NOT_ACCEPTED,
+)
+"""Reasons that do not go away by themselves once every pod is as it should be. Before that, pods that wait may still
+bring a node."""
+
+
+def _stalled(seen: Observation, engines: Role, gateways: Role, failing: Sequence[Fact], *, at_rest: bool) -> Fact:
+    """`failing` are the parts beside the pods."""
     if seen.refusal is not None:
         return Fact(ConditionType.STALLED, "True", seen.refusal.reason, seen.refusal.message)
     if seen.error is not None and seen.error_is_final:
@@ -246,6 +257,9 @@ def _stalled(seen: Observation, engines: Role, gateways: Role, *, at_rest: bool)
         return Fact(ConditionType.STALLED, "True", Reason.ENGINES_STUCK, engines.stuck)
     if gateways.stuck is not None and engines.ready > 0:
         return Fact(ConditionType.STALLED, "True", Reason.GATEWAY_STUCK, gateways.stuck)
+    lasting = next((fact for fact in failing if fact.reason in _NEEDS_SOMEONE), None)
+    if lasting is not None and engines.rolled_out and gateways.rolled_out and seen.error is None:
+        return Fact(ConditionType.STALLED, "True", lasting.reason, lasting.message)
     return Fact(ConditionType.STALLED, "False", Reason.SETTLED if at_rest else Reason.PROGRESSING)
 
 

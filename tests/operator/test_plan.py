@@ -162,6 +162,15 @@ def test_a_node_does_not_wait_for_the_longest_request_for_ever() -> None:
     EngineConfig.model_validate(config("engine", **spec))
 
 
+@pytest.mark.parametrize(("suspend", "expected"), [(False, 4), (True, 0)])
+def test_what_autoscaling_decided_takes_the_place_of_the_spec_unless_it_is_suspended(
+    suspend: bool, expected: int
+) -> None:
+    objects = plan(a_deployment(suspend=suspend), SETTINGS, engine_replicas=4).objects
+    engine = next(o for o in objects if (o["kind"], o["metadata"]["name"]) == ("Deployment", "chat-engine"))
+    assert engine["spec"]["replicas"] == expected
+
+
 @pytest.mark.parametrize(
     ("surge", "engine", "gateway"), [(None, (0, 1), (0, 1)), (1, (0, 1), (0, 1)), (0, (1, 0), (0, 1))]
 )

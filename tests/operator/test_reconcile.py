@@ -171,9 +171,9 @@ async def test_a_refused_spec_is_stalled_and_tears_nothing_down() -> None:
     cluster = a_cluster()
     await converge(cluster)
     before = cluster.contents()
-    user_changes(cluster, variant="Cloud")
+    user_changes(cluster, model={"source": "s3://bucket/model"})
     outcome = await run(cluster)
-    assert ready(outcome) == "False VariantNotServed"
+    assert ready(outcome) == "False SourceNotServed"
     assert (outcome.applied, outcome.deleted, outcome.requeue_after_seconds) == ((), (), None)
     assert {k: v for k, v in cluster.contents().items() if "FlashDeployment" not in k} == {
         k: v for k, v in before.items() if "FlashDeployment" not in k
@@ -350,10 +350,10 @@ async def test_children_that_may_not_be_read_are_told_in_the_status_and_nothing_
 
 
 async def test_a_refused_spec_is_stalled_whether_or_not_its_children_can_be_read() -> None:
-    outcome = await run(Blindfolded(a_cluster(variant="Cloud")))
+    outcome = await run(Blindfolded(a_cluster(model={"source": "hf://a/b"})))
     conditions = {c["type"]: (c["status"], c["reason"]) for c in outcome.status["conditions"]}
-    assert conditions["Stalled"] == ("True", "VariantNotServed")
-    assert conditions["Ready"] == ("False", "VariantNotServed")
+    assert conditions["Stalled"] == ("True", "SourceNotServed")
+    assert conditions["Ready"] == ("False", "SourceNotServed")
     assert conditions["Reconciling"][0] == "False"
 
 
@@ -426,6 +426,8 @@ async def test_a_pod_whose_node_has_come_to_be_elsewhere_is_stopped() -> None:
     outcome = await run(cluster)
     assert outcome.deleted == ("Pod/chat-engine-1-a",)
     assert ready(outcome) == "False OutsideRegion"
+    stalled = next(c for c in outcome.status["conditions"] if c["type"] == "Stalled")
+    assert (stalled["status"], stalled["reason"]) == ("True", "OutsideRegion")
     assert len(outcome.status["residency"]["violations"]) == 2
 
 

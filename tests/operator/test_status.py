@@ -39,7 +39,7 @@ def engine(**changes: Any) -> tuple[dict[str, Any], ...]:
 
 FAILING = {"conditions": [{"type": "ReplicaFailure", "status": "True", "message": "container engine exited with 3"}]}
 STUCK = {"conditions": [{"type": "Progressing", "status": "False", "message": "has timed out progressing."}]}
-REFUSED = Refusal(Reason.VARIANT_NOT_SERVED, "spec.variant (Cloud) is not served by this release.")
+REFUSED = Refusal(Reason.SOURCE_NOT_SERVED, "spec.model.source (s3://bucket/model) is not served by this release.")
 
 
 @pytest.mark.parametrize(
@@ -60,8 +60,24 @@ REFUSED = Refusal(Reason.VARIANT_NOT_SERVED, "spec.variant (Cloud) is not served
             "False Settled",
             "False Settled",
         ),
-        (seen(probe=ANSWERS, missing_kinds=(ROUTE,)), "False KindNotServed", "True InProgress", "False Progressing"),
-        (seen((*BOTH, REFUSED_ROUTE), probe=ANSWERS), "False RouteNotAccepted", "True InProgress", "False Progressing"),
+        (
+            seen(probe=ANSWERS, missing_kinds=(ROUTE,)),
+            "False KindNotServed",
+            "False KindNotServed",
+            "True KindNotServed",
+        ),
+        (
+            seen(engine(ready=0), missing_kinds=(ROUTE,)),
+            "False EnginesStarting",
+            "True InProgress",
+            "False Progressing",
+        ),
+        (
+            seen((*BOTH, REFUSED_ROUTE), probe=ANSWERS),
+            "False RouteNotAccepted",
+            "False RouteNotAccepted",
+            "True RouteNotAccepted",
+        ),
         (seen((*BOTH, ACCEPTED_ROUTE), probe=ANSWERS), "True Serving", "False Settled", "False Settled"),
         (seen(probe=ANSWERS, paused=True), "True Serving", "False Settled", "False Settled"),
         (seen(probe=SILENT), "False EndpointSilent", "True InProgress", "False Progressing"),
@@ -75,12 +91,12 @@ REFUSED = Refusal(Reason.VARIANT_NOT_SERVED, "spec.variant (Cloud) is not served
         (seen(engine(updatedReplicas=0), probe=ANSWERS), "True Serving", "True InProgress", "False Progressing"),
         (seen(probe=ANSWERS, error="quota"), "False ApplyFailed", "True ApplyFailed", "False Progressing"),
         (seen((), error="invalid", error_is_final=True), "False ApplyFailed", "False ApplyFailed", "True ApplyFailed"),
-        (seen((), refusal=REFUSED), "False VariantNotServed", "False VariantNotServed", "True VariantNotServed"),
+        (seen((), refusal=REFUSED), "False SourceNotServed", "False SourceNotServed", "True SourceNotServed"),
         (
             seen(probe=ANSWERS, refusal=REFUSED),
-            "False VariantNotServed",
-            "False VariantNotServed",
-            "True VariantNotServed",
+            "False SourceNotServed",
+            "False SourceNotServed",
+            "True SourceNotServed",
         ),
     ],
 )

@@ -34,16 +34,23 @@ def optional_kinds(deployment: FlashDeployment) -> tuple[Kind, ...]:
     return (*asked_kinds(deployment), *((POD_MONITOR,) if wants_monitor(deployment) else ()))
 
 
-def plan(deployment: FlashDeployment, settings: PlanSettings, *, served: Collection[Kind] = (HTTP_ROUTE,)) -> Plan:
+def plan(
+    deployment: FlashDeployment,
+    settings: PlanSettings,
+    *,
+    engine_replicas: int | None = None,
+    served: Collection[Kind] = (HTTP_ROUTE,),
+) -> Plan:
     """What should exist. Equal inputs give byte-equal plans.
 
+    `engine_replicas` is what autoscaling decided; None = the number in the spec.
     `served` are the optional kinds that the cluster knows; unless told, those of which it matters that they are made.
     """
     door = route(deployment)
     if door is not None and door["kind"] == HTTP_ROUTE[1] and HTTP_ROUTE not in served:
         door = None
     engine_config, gateway_config = engine_config_map(deployment), gateway_config_map(deployment)
-    wanted = replicas(deployment)
+    wanted = replicas(deployment, engine_replicas=engine_replicas)
     engines, gateways = wanted[names.COMPONENT_ENGINE], wanted[names.COMPONENT_GATEWAY]
     return Plan(
         objects=(

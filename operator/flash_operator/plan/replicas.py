@@ -6,8 +6,9 @@ from flash_api import names
 from flash_api.v1alpha1.flashdeployment import FlashDeployment
 
 
-def replicas(deployment: FlashDeployment) -> dict[str, int]:
-    """By component; none while the deployment is suspended."""
+def replicas(deployment: FlashDeployment, *, engine_replicas: int | None = None) -> dict[str, int]:
+    """By component; none while the deployment is suspended, whatever autoscaling decided."""
     spec = deployment.spec
-    wanted = {names.COMPONENT_ENGINE: spec.engine.fixed_replicas, names.COMPONENT_GATEWAY: spec.gateway.replicas}
+    engines = spec.engine.fixed_replicas if engine_replicas is None else engine_replicas
+    wanted = {names.COMPONENT_ENGINE: engines, names.COMPONENT_GATEWAY: spec.gateway.replicas}
     return dict.fromkeys(wanted, 0) if spec.suspend else wanted
