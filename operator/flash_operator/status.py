@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from flash_api import names
 from flash_api.conditions import EXPLANATIONS, ConditionType, Reason, Refusal
-from flash_api.v1alpha1.status import Condition, FlashDeploymentStatus, ReplicaStatus
+from flash_api.v1alpha1.status import Condition, FlashDeploymentStatus, ReplicaStatus, ScalingStatus
 
 Manifest = Mapping[str, Any]
 Tristate = Literal["True", "False", "Unknown"]
@@ -50,6 +50,10 @@ class Observation:
     endpoint: str = ""
     """Base URL for clients, with `/v1`."""
     ignored_fields: tuple[str, ...] = ()
+    scaling: ScalingStatus | None = None
+    """What autoscaling decided; None = it is off."""
+    enough_engines: int | None = None
+    """Engine pods that suffice while more are wanted, as where autoscaling adds them; None = all that are wanted."""
 
 
 @dataclass(frozen=True)
@@ -124,6 +128,7 @@ def status(seen: Observation, previous: Manifest, now: datetime) -> dict[str, An
         gateway=_replicas(seen.name, names.COMPONENT_GATEWAY, gateways),
         replicas=f"{engines.ready}/{engines.desired}" if engines.exists else "",
         endpoint=seen.endpoint if gateways.exists else "",
+        scaling=seen.scaling,
         ignored_fields=list(seen.ignored_fields),
     )
     return value.model_dump(mode="json", by_alias=True, exclude_none=True)
@@ -147,7 +152,7 @@ def _replicas(deployment: str, component: str, pods: Role) -> ReplicaStatus:
 
 def _facts(seen: Observation, engines: Role, gateways: Role) -> tuple[Fact, ...]:
     accepted = _accepted(seen.refusal)
-    engines_ready = _engines_ready(engines, refused=seen.refusal is not None)
+    engines_ready = _engines_ready(engines, refused=seen.refusal is not None, enough=seen.enough_engines)
     model_ready = _model_ready(engines, engines_ready)
     endpoint_ready = _endpoint_ready(gateways, engines, seen)
     parts = (accepted, model_ready, engines_ready, endpoint_ready)
@@ -163,7 +168,15 @@ def _facts(seen: Observation, engines: Role, gateways: Role) -> tuple[Fact, ...]
         message = seen.error or (first.message if first else "Pods of the former spec are being replaced.")
         reason = Reason.APPLY_FAILED if seen.error else Reason.IN_PROGRESS
         reconciling = Fact(ConditionType.RECONCILING, "True", reason, message)
-    return (_ready(seen, parts), reconciling, stalled, *parts)
+    return (_ready(seen, parts), reconciling, stalled, *parts, *_scaling(seen.scaling))
+
+
+def _scaling(scaling: ScalingStatus | None) -> tuple[Fact, ...]:
+    if scaling is None:
+        return ()
+    reason = Reason(scaling.reason)
+    follows = reason is not Reason.METRICS_MISSING
+    return (Fact(ConditionType.SCALING_ACTIVE, "True" if follows else "False", reason, scaling.message),)
 
 
 def _ready(seen: Observation, parts: tuple[Fact, ...]) -> Fact:
@@ -196,7 +209,7 @@ def _accepted(refusal: Refusal | None) -> Fact:
     return Fact(ConditionType.ACCEPTED, "True", Reason.SPEC_ACCEPTED)
 
 
-def _engines_ready(engines: Role, *, refused: bool) -> Fact:
+def _engines_ready(engines: Role, *, refused: bool, enough: int | None) -> Fact:
     kind = ConditionType.ENGINES_READY
     if not engines.exists:
         return Fact(kind, "Unknown", Reason.NOT_APPLIED) if refused else Fact(kind, "False", Reason.ENGINES_MISSING)
@@ -208,7 +221,8 @@ def _engines_ready(engines: Role, *, refused: bool) -> Fact:
     if engines.stuck is not None:
         return Fact(kind, "False", Reason.ENGINES_STUCK, f"{count}: {engines.stuck}")
     if engines.ready < engines.desired:
-        return Fact(kind, "False", Reason.ENGINES_STARTING, f"{count}.")
+        suffices = enough is not None and engines.ready >= enough
+        return Fact(kind, "True" if suffices else "False", Reason.ENGINES_STARTING, f"{count}.")
     if not engines.rolled_out:
         # Enough pods answer, so this is no outage: the old ones serve until the new ones are up.
         return Fact(kind, "True", Reason.ENGINES_UPDATING, f"{engines.updated} of {engines.desired} are up to date.")

@@ -17,6 +17,7 @@ from kubernetes.aio.dynamic import DynamicClient
 from kubernetes.aio.dynamic.exceptions import DynamicApiError
 
 from flash_api import names
+from flash_operator.cluster.endpoint_slices import SERVICE_LABEL, base_urls
 from flash_operator.cluster.protocol import ClusterError, Conflict, Key, Manifest
 from flash_operator.lease import LeaseRecord
 
@@ -145,6 +146,12 @@ class KubernetesCluster:
             )
         except Missing:
             return
+
+    async def gateway_urls(self, key: Key, port: int) -> tuple[str, ...]:
+        del port  # the pods have one of their own
+        path = f"/apis/discovery.k8s.io/v1/namespaces/{key.namespace}/endpointslices"
+        answer = await self._api.request("get", path, label_selector=f"{SERVICE_LABEL}={names.gateway_name(key.name)}")
+        return base_urls(answer["items"] or ())
 
     def endpoint_url(self, key: Key, port: int) -> str:
         return f"http://{names.service_host(names.gateway_name(key.name), key.namespace)}:{port}"

@@ -22,6 +22,8 @@ class MemoryCluster:
 
     def __init__(self) -> None:
         self.writes: list[str] = []
+        self.gateways: list[str] = []
+        """URLs of gateway pods, set by whoever plays them."""
         self._objects: dict[Identity, dict[str, Any]] = {}
         self._applied: dict[str, Manifest] = {}  # by uid: what our field manager last applied
         self._version = 0
@@ -68,6 +70,10 @@ class MemoryCluster:
         if identity in self._objects:
             self._store(identity, {**self._objects[identity], "status": copy.deepcopy(status)})
             self.writes.append(f"status {key.name}")
+
+    async def gateway_urls(self, key: Key, port: int) -> tuple[str, ...]:
+        del key, port
+        return tuple(self.gateways)
 
     def endpoint_url(self, key: Key, port: int) -> str:
         return f"http://{names.service_host(names.gateway_name(key.name), key.namespace)}:{port}"

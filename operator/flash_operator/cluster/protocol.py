@@ -54,6 +54,10 @@ class Cluster(Protocol):
     async def write_status(self, key: Key, status: Manifest) -> None:
         """Replace the status of the FlashDeployment. Gone already is no error."""
 
+    async def gateway_urls(self, key: Key, port: int) -> tuple[str, ...]:
+        """Base URL of each gateway pod that takes requests, behind the endpoint at `port`; none where they cannot be
+        told apart."""
+
     def endpoint_url(self, key: Key, port: int) -> str:
         """Base URL, without `/v1`, at which the operator and clients in this place reach the gateway."""
 

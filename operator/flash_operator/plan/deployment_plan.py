@@ -20,8 +20,11 @@ class Plan:
     objects: tuple[Manifest, ...]
 
 
-def plan(deployment: FlashDeployment, settings: PlanSettings) -> Plan:
-    """What should exist. Equal inputs give byte-equal plans."""
+def plan(deployment: FlashDeployment, settings: PlanSettings, *, engine_replicas: int | None = None) -> Plan:
+    """What should exist. Equal inputs give byte-equal plans.
+
+    `engine_replicas` is what autoscaling decided; None = the number in the spec.
+    """
     engine_config = engine_config_map(deployment, settings)
     gateway_config = gateway_config_map(deployment, settings)
     return Plan(
@@ -30,7 +33,7 @@ def plan(deployment: FlashDeployment, settings: PlanSettings) -> Plan:
             gateway_config,
             engine_service(deployment),
             gateway_service(deployment),
-            engine_deployment(deployment, engine_config, settings),
+            engine_deployment(deployment, engine_config, settings, replicas=engine_replicas),
             gateway_deployment(deployment, gateway_config, settings),
         )
     )

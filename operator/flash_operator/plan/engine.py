@@ -17,8 +17,10 @@ START_FAILURES: Final = 360
 _READY: Final = {"httpGet": {"path": "/v2/health/ready", "port": "http"}}
 
 
-def engine_deployment(deployment: FlashDeployment, config_map: Manifest, settings: PlanSettings) -> Manifest:
-    """The pods that run the model."""
+def engine_deployment(
+    deployment: FlashDeployment, config_map: Manifest, settings: PlanSettings, *, replicas: int | None = None
+) -> Manifest:
+    """The pods that run the model; as many as the spec says unless told otherwise."""
     engine = deployment.spec.engine
     container = {
         "name": "engine",
@@ -60,7 +62,7 @@ def engine_deployment(deployment: FlashDeployment, config_map: Manifest, setting
         deployment,
         names.COMPONENT_ENGINE,
         name=names.engine_name(deployment.metadata.name),
-        replicas=engine.fixed_replicas,
+        replicas=engine.fixed_replicas if replicas is None else replicas,
         config_map=config_map,
         init_containers=[
             pods.pull_container(
