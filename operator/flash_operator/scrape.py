@@ -15,6 +15,11 @@ from flash_operator.plan.autoscale_load import GatewayReading, Histogram
 INFLIGHT: Final = "flashplane_gateway_inflight_requests"
 TTFT: Final = "flashplane_gateway_time_to_first_token_seconds"
 TPOT: Final = "flashplane_gateway_time_per_output_token_seconds"
+REQUESTS: Final = "flashplane_gateway_requests_total"
+WORK_SUFFIX: Final = "/completions"
+"""Of the routes on which tokens are made."""
+REFUSED: Final = ("400", "401", "403", "404", "405", "413", "415", "422", "429")
+"""Codes of requests that never had a place."""
 PAGE_MAX_BYTES: Final = 1024**2
 """The page of a gateway is a few KiB; what is larger is not one."""
 
@@ -63,6 +68,7 @@ async def scrape_all(scrape: Scrape, urls: tuple[str, ...]) -> dict[str, Gateway
 def reading(page: str) -> GatewayReading | None:
     """The figures of a page in Prometheus' text format; None when it is not one of a gateway."""
     inflight: float | None = None
+    finished = 0.0
     buckets: dict[str, dict[float, float]] = {TTFT: defaultdict(float), TPOT: defaultdict(float)}
     try:
         for family in text_string_to_metric_families(page):
@@ -71,13 +77,16 @@ def reading(page: str) -> GatewayReading | None:
                     return None
                 if sample.name == INFLIGHT:
                     inflight = (inflight or 0.0) + sample.value
+                elif sample.name == REQUESTS:
+                    if sample.labels["route"].endswith(WORK_SUFFIX) and sample.labels["code"] not in REFUSED:
+                        finished += sample.value
                 elif sample.name.endswith("_bucket") and family.name in buckets:
                     buckets[family.name][float(sample.labels["le"])] += sample.value
     except (ValueError, KeyError):
         return None
     if inflight is None:
         return None
-    return GatewayReading(inflight, _histogram(buckets[TTFT]), _histogram(buckets[TPOT]))
+    return GatewayReading(inflight, finished, _histogram(buckets[TTFT]), _histogram(buckets[TPOT]))
 
 
 def _histogram(buckets: dict[float, float]) -> Histogram:

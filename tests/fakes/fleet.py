@@ -65,6 +65,7 @@ class Seen:
     wanted: int
     ready: int
     inflight: int
+    finished: int
     ttft: Histogram
     tpot: Histogram
 
@@ -151,7 +152,7 @@ def play(
     queue: deque[tuple[float, int]] = deque()
     ttft, tpot = _Recorder(buckets), _Recorder(token_buckets)
     events: list[tuple[float, int, int, _Pod | None, int]] = []
-    number = 0
+    number = finished = 0
 
     def push(at: float, kind: int, pod: _Pod | None = None, tokens: int = 0) -> None:
         nonlocal number
@@ -182,7 +183,7 @@ def play(
         staying = [p for p in fleet if not p.leaving]
         ready = sum(p.ready_at <= now for p in staying)
         inflight = len(queue) + sum(p.running for p in fleet)
-        seen = Seen(now, len(staying), ready, inflight, ttft.histogram(), tpot.histogram())
+        seen = Seen(now, len(staying), ready, inflight, finished, ttft.histogram(), tpot.histogram())
         wanted = law(seen)
         if wanted == len(staying):
             return
@@ -207,6 +208,7 @@ def play(
             queue.append((now, tokens))
         elif kind == _END and pod is not None:
             pod.running -= 1
+            finished += 1
             if pod.leaving and not pod.running:
                 leave(pod, now)
         elif kind == _TICK:

@@ -28,7 +28,7 @@ class Ours:
 
     def __call__(self, seen: Seen) -> int:
         now = START + timedelta(seconds=seen.at)
-        reading = GatewayReading(seen.inflight, seen.ttft, seen.tpot)
+        reading = GatewayReading(seen.inflight, seen.finished, seen.ttft, seen.tpot)
         self.looks = [*self.looks[-8:], Look(now, {"gateway": reading}, 1, seen.ready)]
         fleet = Fleet(seen.wanted, seen.ready, self.pods.places)
         past = Past(self.needs, raised_at(self.status), changed_at(self.status))

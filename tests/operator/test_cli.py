@@ -48,7 +48,7 @@ def test_findings_are_data_for_tools(bad: str) -> None:
         ({"variant": "Cloud"}, "Set spec.variant to Lite"),
         ({"model": {"source": "hf://a/b"}}, "Use builtin://NAME"),
         ({"model": {"modelRef": {"name": "olmoe"}}}, "Write the source of the FlashModel"),
-        ({"engine": {"autoscaling": {"maxReplicas": 4}}}, "Set spec.engine.replicas"),
+        ({"engine": {"autoscaling": {"maxReplicas": 4, "provider": "KEDA"}}}, "Use BuiltIn"),
         (
             {
                 "endpoint": {"visibility": "Public", "tls": {"secretName": "tls"}},

@@ -19,8 +19,17 @@ from flash_operator.checks import FACTS, refusal
 from flash_operator.checks.unserved import UNSERVED
 from flash_operator.plan import PlanSettings, plan
 
-NOT_PLANNED = {"endpoint.visibility"}
-"""Where clients may come from is told in the status; nothing keeps others away yet."""
+NOT_PLANNED = {
+    "endpoint.visibility",
+    "engine.autoscaling.maxReplicas",
+    "engine.autoscaling.scaleDownStabilizationSeconds",
+    "engine.autoscaling.schedules",
+    "engine.autoscaling.targets.ttftMilliseconds",
+    "engine.autoscaling.targets.tpotMilliseconds",
+    "engine.autoscaling.targets.queuedRequests",
+}
+"""Where clients may come from is told in the status; nothing keeps others away yet. How the number of pods follows the
+load is no part of the plan: test_autoscale.py shows that each of these fields changes a decision."""
 
 SERVED: dict[str, Any] = {
     "model": {"source": "builtin://smollm2-135m-instruct"},

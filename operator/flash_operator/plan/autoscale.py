@@ -4,7 +4,8 @@ The law is `s = max(p90 TTFT / target, p90 TPOT / target, queue)`, where `queue`
 that the pods may hold: as many as run at once plus `queuedRequests` waiting, each. Above 1, pods are added.
 
 Up is fast and bounded: pods that were asked for but are not ready are credited, so latency, which lags, adds none
-until they have had their chance, and only a queue too long for all of them does. Down is slow: every moment of the
+until they have had their chance, and only a queue too long for all of them does. A queue that has piled up while pods
+start is no demand: where enough requests end to tell a rate, it asks for what keeps up and clears it in time. Down is slow: every moment of the
 stabilization must have got by with fewer, and then a fifth of the pods goes at most. What was not seen was needed.
 """
 
@@ -27,6 +28,8 @@ QUEUE_STEP: Final = 4
 """Growth that is always allowed for a queue: twice a small number is still small."""
 LATENCY_FACTOR: Final = 1.5
 """Most growth of one decision for latency, which tells that pods are missing but not how many: it leaps."""
+CLEARING_SECONDS: Final = 20.0
+"""Time in which a queue that has piled up should be gone."""
 RAISE_PAUSE_SECONDS: Final = 15.0
 """From one raise to the next: the interval at which a HorizontalPodAutoscaler looks too."""
 SPARE: Final = 0.8
@@ -141,8 +144,14 @@ class _Verdict:
         return max(found, key=lambda item: item[0])
 
     def _for_the_queue(self, load: Load) -> int:
-        per_pod = self.fleet.places + self.autoscaling.targets.queued_requests
-        return math.ceil(load.inflight / per_pod)
+        fleet, flow = self.fleet, load.flow
+        to_hold = math.ceil(load.inflight / (fleet.places + self.autoscaling.targets.queued_requests))
+        if flow is None or not fleet.ready:
+            return to_hold
+        each = flow.finished / flow.seconds / fleet.ready  # requests per second of one pod
+        waiting = max(0, load.inflight - fleet.ready * fleet.places)
+        arriving = max(0.0, flow.finished + flow.growth) / flow.seconds
+        return min(to_hold, math.ceil((arriving + waiting / CLEARING_SECONDS) / each))
 
     def _queue(self, load: Load) -> str:
         waiting = max(0, load.inflight - self.fleet.ready * self.fleet.places)
@@ -155,12 +164,21 @@ class _Verdict:
             why = Reason.SCHEDULE_HOLDS if self._bound_by_schedule(self.limits.maximum) else Reason.AT_MAXIMUM
             return self.keep(why, f"{sentence}; maxReplicas is {self.limits.maximum}.", wanted)
         grown = self._for_the_queue(load) > fleet.wanted
-        if (fleet.starting and not grown) or _within(RAISE_PAUSE_SECONDS, self.past.raised_at, self.now):
-            pods = "1 pod is" if fleet.starting == 1 else f"{fleet.starting} pods are"
+        if (fleet.starting and not grown) or load.is_new or _within(RAISE_PAUSE_SECONDS, self.past.raised_at, self.now):
+            pods = "1 pod is" if fleet.starting == 1 else f"{fleet.starting or 'new'} pods are"
             return self.keep(Reason.PODS_ARE_STARTING, f"{sentence}; {pods} starting.", wanted)
+        if not grown and self._clears(load):
+            return self.keep(Reason.PODS_ARE_STARTING, f"{sentence}; the queue gets shorter by itself.", wanted)
         most = max(fleet.wanted + QUEUE_STEP, math.floor(fleet.wanted * QUEUE_FACTOR)) if grown else wanted
         replicas = self.limits.clamp(min(wanted, most))
         return Decision(replicas, reason, f"{sentence}.", self.limits.schedule, need=wanted)
+
+    def _clears(self, load: Load) -> bool:
+        """Whether the queue will be gone in time: those who leave it have waited long, and those who come will not."""
+        waiting = load.inflight - self.fleet.ready * self.fleet.places
+        if load.flow is None or waiting <= 0:
+            return False
+        return waiting <= CLEARING_SECONDS * -load.flow.growth / load.flow.seconds
 
     def _down(self, load: Load) -> Decision:
         fleet, now = self.fleet, self.now

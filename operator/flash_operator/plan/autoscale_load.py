@@ -7,7 +7,7 @@ belongs to a process that started anew, and counts from zero.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import pairwise
@@ -19,6 +19,12 @@ STALE_SECONDS: Final = 45.0
 """A look that is older says nothing about now: three were missed."""
 SAMPLES_MIN: Final = 20
 """With fewer requests nine of ten is a matter of one or two of them."""
+SAMPLES_ENOUGH: Final = 50
+"""With so many new ones, older requests are not asked: those who waited in a queue that is gone say nothing of now."""
+SETTLE_SECONDS: Final = 30.0
+"""After engines became ready, those who had queued for them get their first tokens, late, and say nothing of now."""
+FINISHED_MIN: Final = 10
+"""With fewer ended requests a rate is a guess."""
 SHARE: Final = 0.9
 """Targets are what nine of ten requests stay below."""
 
@@ -92,6 +98,8 @@ class GatewayReading:
     """One gateway's metrics at one moment."""
 
     inflight: float = 0.0
+    finished: float = 0.0
+    """Requests for tokens that have ended, a counter."""
     ttft: Histogram = Histogram()
     tpot: Histogram = Histogram()
 
@@ -111,6 +119,16 @@ class Look:
 
 
 @dataclass(frozen=True)
+class Flow:
+    """What went in and out between the two newest looks, under the same number of ready engines."""
+
+    seconds: float
+    finished: float
+    growth: float
+    """Requests in flight that came on top; negative = fewer."""
+
+
+@dataclass(frozen=True)
 class Load:
     """What the fleet has to do, and how users feel about it."""
 
@@ -119,6 +137,10 @@ class Load:
     ttft: Quantile | None = None
     """None = too few requests in the window."""
     tpot: Quantile | None = None
+    flow: Flow | None = None
+    """None = too little ended to tell a rate."""
+    is_new: bool = False
+    """Whether engines became ready, or went, since the look before: what this one sees is of former times."""
     num_silent: int = 0
     """Gateways that did not answer: their requests come on top."""
 
@@ -134,6 +156,7 @@ def load(looks: Sequence[Look], now: datetime) -> Load | None:
     """The load as of the newest look, in the order of time; None when there is none that still counts.
 
     The window begins where the number of ready engines last changed: what was felt before says nothing about now.
+    `looks` may reach back further; without the one before the change, nobody knows of it.
     """
     if not looks or not looks[-1].readings or not 0 <= _seconds(looks[-1].at, now) <= STALE_SECONDS:
         return None
@@ -143,15 +166,15 @@ def load(looks: Sequence[Look], now: datetime) -> Load | None:
         if not 0 <= _seconds(look.at, now) <= WINDOW_SECONDS or look.ready_engines != newest.ready_engines:
             break
         window.insert(0, look)
-    ttft, tpot = Histogram(), Histogram()
-    for before, after in pairwise(window):
-        for gateway in before.readings.keys() & after.readings.keys():
-            ttft = ttft.plus(after.readings[gateway].ttft.since(before.readings[gateway].ttft))
-            tpot = tpot.plus(after.readings[gateway].tpot.since(before.readings[gateway].tpot))
+    pairs = list(pairwise(window))[::-1]
+    changed = len(window) < len(looks) and looks[-len(window) - 1].ready_engines != newest.ready_engines
+    settled = [pair for pair in pairs if not changed or _seconds(window[0].at, pair[0].at) >= SETTLE_SECONDS]
     return Load(
         inflight=max(0, round(sum(reading.inflight for reading in newest.readings.values()))),
-        ttft=ttft.quantile(),
-        tpot=tpot.quantile(),
+        ttft=_newest(settled, lambda reading: reading.ttft).quantile(),
+        tpot=_newest(settled, lambda reading: reading.tpot).quantile(),
+        flow=_flow(*pairs[0]) if pairs else None,
+        is_new=changed and not pairs,
         num_silent=max(0, newest.num_gateways - len(newest.readings)),
     )
 
@@ -164,6 +187,29 @@ def blindness(looks: Sequence[Look]) -> Blind:
     if newest.num_gateways:
         return Blind(f"None of {newest.num_gateways} gateways answered with its metrics.")
     return Blind(newest.trouble or "No gateway takes requests.")
+
+
+def _newest(pairs: Sequence[tuple[Look, Look]], pick: Callable[[GatewayReading], Histogram]) -> Histogram:
+    """What was observed lately; `pairs` has the newest first."""
+    found = Histogram()
+    for before, after in pairs:
+        for gateway in sorted(before.readings.keys() & after.readings.keys()):
+            found = found.plus(pick(after.readings[gateway]).since(pick(before.readings[gateway])))
+        if found.total >= SAMPLES_ENOUGH:
+            break
+    return found
+
+
+def _flow(before: Look, after: Look) -> Flow | None:
+    if before.readings.keys() != after.readings.keys():
+        return None
+    was, now = (before.readings, after.readings)
+    # A process that started anew counts from zero.
+    ended = [(was[name].finished, now[name].finished) for name in now]
+    finished = sum(new - old if new >= old else new for old, new in ended)
+    growth = sum(now[name].inflight - was[name].inflight for name in now)
+    seconds = _seconds(before.at, after.at)
+    return Flow(seconds, finished, growth) if finished >= FINISHED_MIN and seconds > 0 else None
 
 
 def _seconds(then: datetime, now: datetime) -> float:
