@@ -11,6 +11,7 @@ from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Protocol
 
 from flash_operator.plan.autoscale_load import Histogram
@@ -93,13 +94,9 @@ class Outcome:
 
     def flaps(self, within_seconds: float = 900.0) -> int:
         """Changes of direction soon after one the other way: more, fewer, more."""
-        steps = [
-            (at, after - before)
-            for (_, before), (at, after) in zip(self.wanted, self.wanted[1:], strict=False)
-        ]
+        steps = [(at, after - before) for (_, before), (at, after) in pairwise(self.wanted)]
         return sum(
-            (now > 0) != (then > 0) and at - since <= within_seconds
-            for (since, then), (at, now) in zip(steps, steps[1:], strict=False)
+            (now > 0) != (then > 0) and at - since <= within_seconds for (since, then), (at, now) in pairwise(steps)
         )
 
     @property

@@ -20,7 +20,7 @@ class Ours:
     """The operator's law with the memory that the operator keeps around it."""
 
     autoscaling: Autoscaling
-    pods: Pods = Pods()
+    pods: Pods = field(default_factory=Pods)
     looks: list[Look] = field(default_factory=list)
     needs: list[Need] = field(default_factory=list)
     status: ScalingStatus | None = None
@@ -53,8 +53,8 @@ class Static:
 class Hpa:
     """The arithmetic of a HorizontalPodAutoscaler with its defaults, on requests in flight per pod or on p90 TTFT.
 
-    `ceil(current * metric / target)` every 15 s with 10 % tolerance, doubling or four more at most, and down only to the
-    largest number wanted in 300 s.
+    `ceil(current * metric / target)` every 15 s with 10 % tolerance, doubling or four more at most, and down only to
+    the largest number wanted in 300 s.
     """
 
     minimum: int

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from flash_api.conditions import REASONS, ConditionType, Reason
 from flash_api.v1alpha1.autoscaling import Autoscaling
 from flash_operator.plan.autoscale import Decision, Fleet, Need, Past, decide
-from flash_operator.plan.autoscale_load import Blind, Load, Quantile
+from flash_operator.plan.autoscale_load import Blind, Flow, Load, Quantile
 
 NOON = datetime(2026, 1, 5, 12, tzinfo=UTC)
 PLACES = 16
@@ -34,7 +34,7 @@ def seconds(milliseconds: float | None) -> Quantile | None:
 
 
 def a_load(inflight: int = 8, *, ttft: float | None = 100, tpot: float | None = 20, silent: int = 0) -> Load:
-    return Load(inflight, seconds(ttft), seconds(tpot), silent)
+    return Load(inflight, seconds(ttft), seconds(tpot), num_silent=silent)
 
 
 def calm(pods: int, *, for_seconds: float = 600, until: datetime = NOON) -> list[Need]:
@@ -100,6 +100,38 @@ def test_pods_that_start_do_not_hide_a_queue_too_long_for_all_of_them() -> None:
     assert (found.replicas, found.reason) == (5, Reason.QUEUE_ABOVE_TARGET)
 
 
+def flowing(inflight: int, *, finished: float, growth: float, ttft: float | None = None) -> Load:
+    return Load(inflight, seconds(ttft), None, Flow(15, finished, growth))
+
+
+@pytest.mark.parametrize(
+    ("load", "replicas"),
+    [
+        (flowing(80, finished=60, growth=60), 4),
+        (flowing(80, finished=60, growth=0), 3),
+        (flowing(80, finished=60, growth=-60), 2),
+        (flowing(200, finished=60, growth=200), 6),
+        (flowing(41, finished=60, growth=600), 3),
+    ],
+    ids=["twice as many arrive", "only the queue", "it clears", "damped", "never more than the queue fills"],
+)
+def test_a_queue_asks_for_what_keeps_up_and_clears_it(load: Load, replicas: int) -> None:
+    assert decision(load).replicas == replicas
+
+
+def test_latency_of_a_queue_that_clears_adds_nothing() -> None:
+    found = decision(flowing(40, finished=90, growth=-20, ttft=9000))
+    assert (found.replicas, found.reason) == (2, Reason.PODS_ARE_STARTING)
+    assert found.message == "p90 TTFT 9000 ms, target 200 ms; the queue gets shorter by itself."
+    slowly = decision(flowing(40, finished=90, growth=-1, ttft=9000))
+    assert slowly.reason is Reason.TTFT_ABOVE_TARGET
+
+
+def test_engines_that_have_just_become_ready_get_a_look_of_their_own() -> None:
+    found = decision(Load(200, None, None, is_new=True))
+    assert (found.replicas, found.reason) == (2, Reason.PODS_ARE_STARTING)
+
+
 @pytest.mark.parametrize(("ago", "replicas"), [(5, 2), (14.9, 2), (15, 6)])
 def test_raises_keep_a_distance(ago: float, replicas: int) -> None:
     assert decision(a_load(150), raised=ago, changed=ago).replicas == replicas
@@ -123,9 +155,7 @@ def test_a_raise_right_after_a_step_down_does_not_wait() -> None:
     ],
     ids=["all calm", "not long enough", "one less", "a peak", "unseen time", "just started", "busy", "clock went back"],
 )
-def test_pods_go_only_after_every_moment_got_by_with_fewer(
-    needs: list[Need], replicas: int, reason: Reason
-) -> None:
+def test_pods_go_only_after_every_moment_got_by_with_fewer(needs: list[Need], replicas: int, reason: Reason) -> None:
     found = decision(a_load(4), wanted=5, needs=needs)
     assert (found.replicas, found.reason) == (replicas, reason)
 
@@ -152,7 +182,16 @@ def test_the_next_step_down_waits_until_the_last_one_can_be_seen() -> None:
         (a_load(20, ttft=90), 3),
         (a_load(20, tpot=46), 5),
     ],
-    ids=["idle", "one is enough", "no place would be spare", "five", "near the target", "one request a pod", "half", "tpot"],
+    ids=[
+        "idle",
+        "one is enough",
+        "no place would be spare",
+        "five",
+        "near the target",
+        "one request a pod",
+        "half",
+        "tpot",
+    ],
 )
 def test_the_need_leaves_room_for_what_fewer_pods_would_feel(load: Load, need: int) -> None:
     assert decision(load, wanted=5).need == need
@@ -222,6 +261,13 @@ LOADS = st.one_of(
         ttft=st.none() | st.floats(0, 1e5),
         tpot=st.none() | st.floats(0, 1e5),
         silent=st.integers(0, 2),
+    ),
+    st.builds(
+        flowing,
+        st.integers(0, 500),
+        finished=st.floats(10, 1e4),
+        growth=st.floats(-500, 500),
+        ttft=st.none() | st.floats(0, 1e5),
     ),
 )
 

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from flash_operator.plan.autoscale_load import (
     SAMPLES_MIN,
+    Flow,
     GatewayReading,
     Histogram,
     Load,
@@ -33,9 +34,7 @@ def reading(*each: int, inflight: float = 0, finished: float = 0) -> GatewayRead
 
 def look(seconds_ago: float, *readings: GatewayReading, ready: int = 2, gateways: int | None = None) -> Look:
     named = {f"g{number}": each for number, each in enumerate(readings)}
-    return Look(
-        NOON - timedelta(seconds=seconds_ago), named, len(readings) if gateways is None else gateways, ready
-    )
+    return Look(NOON - timedelta(seconds=seconds_ago), named, len(readings) if gateways is None else gateways, ready)
 
 
 def ttft(*looks: Look) -> Quantile | None:
@@ -85,9 +84,48 @@ def test_too_few_requests_make_no_percentile() -> None:
 def test_what_was_felt_with_another_number_of_engines_is_past() -> None:
     looks = [look(45, reading()), look(30, reading(0, 0, 0, 90)), look(15, reading(0, 0, 0, 91), ready=3)]
     assert ttft(*looks) is None
-    quantile = ttft(*looks, look(0, reading(40, 0, 0, 91), ready=3))
+    assert ttft(*looks[:2], look(15, reading(0, 0, 0, 91))) is not None
+
+
+def test_those_who_queued_for_new_engines_are_not_asked_how_it_was() -> None:
+    grown = [look(45, reading(), ready=1), look(40, reading()), look(25, reading(0, 0, 0, 90))]
+    assert ttft(*grown, look(10, reading(0, 0, 0, 190))) is None
+    quantile = ttft(*grown, look(10, reading(0, 0, 0, 190)), look(0, reading(60, 0, 0, 190)))
     assert quantile is not None
     assert quantile.at_least == 0
+
+
+def test_the_newest_requests_are_asked_where_they_are_enough() -> None:
+    looks = [look(30, reading()), look(15, reading(0, 0, 0, 500)), look(0, reading(50, 0, 0, 500))]
+    quantile = ttft(*looks)
+    assert quantile is not None
+    assert quantile.estimate == pytest.approx(0.09)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "flow"),
+    [
+        (reading(inflight=5, finished=100), reading(inflight=9, finished=130), Flow(15, 30, 4)),
+        (reading(inflight=9, finished=100), reading(inflight=5, finished=20), Flow(15, 20, -4)),
+        (reading(inflight=5, finished=100), reading(inflight=9, finished=109), None),
+    ],
+    ids=["steady", "a gateway started anew", "too few ended"],
+)
+def test_what_goes_in_and_out_is_between_the_two_newest_looks(
+    before: GatewayReading, after: GatewayReading, flow: Flow | None
+) -> None:
+    found = load([look(30, reading(inflight=70)), look(15, before), look(0, after)], NOON)
+    assert found is not None
+    assert found.flow == flow
+
+
+def test_without_two_looks_at_the_same_gateways_and_engines_there_is_no_flow() -> None:
+    busy = reading(inflight=5, finished=100)
+    for before in (look(15, busy, ready=1), look(15, busy, busy)):
+        found = load([before, look(0, reading(inflight=5, finished=200))], NOON)
+        assert found is not None
+        assert found.flow is None
+        assert found.is_new == (before.ready_engines == 1)
 
 
 def test_old_looks_leave_the_window() -> None:

@@ -60,7 +60,13 @@ def test_times_of_changes_and_of_raises_are_read_back() -> None:
 
 @pytest.mark.parametrize(
     "status",
-    [{}, {"scaling": {}}, {"scaling": {"desiredReplicas": -1}}, {"scaling": {"reason": "FromTheFuture"}}, {"scaling": 3}],
+    [
+        {},
+        {"scaling": {}},
+        {"scaling": {"desiredReplicas": -1}},
+        {"scaling": {"reason": "FromTheFuture"}},
+        {"scaling": 3},
+    ],
 )
 def test_a_record_that_is_not_ours_is_no_record(status: dict[str, Any]) -> None:
     assert recorded(status) is None

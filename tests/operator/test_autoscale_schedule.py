@@ -61,7 +61,9 @@ def test_a_schedule_that_ends_before_it_starts_ends_on_the_next_day(now: str, ho
     assert bounds(scaling(NIGHT), utc(now)) == (Bounds(1, 9, "night") if holds else AROUND)
 
 
-@pytest.mark.parametrize("now", ["2026-03-29T00:59:00", "2026-03-29T01:01:00", "2026-10-25T00:30:00", "2026-10-25T01:30:00"])
+@pytest.mark.parametrize(
+    "now", ["2026-03-29T00:59:00", "2026-03-29T01:01:00", "2026-10-25T00:30:00", "2026-10-25T01:30:00"]
+)
 def test_a_night_schedule_holds_through_the_change_of_the_clocks(now: str) -> None:
     night = {"name": "night", "start": "22:00", "end": "06:00", "timeZone": "Europe/Berlin", "minReplicas": 1}
     assert bounds(scaling(night), utc(now)).schedule == "night"

@@ -19,14 +19,20 @@ def a_page() -> str:
     for _ in range(4):
         metrics.time_to_first_token.observe(0.11)
     metrics.time_per_output_token.observe(0.021)
-    metrics.count_request(route="/v1/chat/completions", code=200)
+    for route, code in (
+        ("/v1/chat/completions", 200),
+        ("/v1/completions", 499),
+        ("/v1/completions", 429),
+        ("/readyz", 200),
+    ):
+        metrics.count_request(route=route, code=code)
     return metrics.render().decode()
 
 
 def test_the_page_of_the_real_gateway_is_understood() -> None:
     found = reading(a_page())
     assert found is not None
-    assert found.inflight == 3
+    assert (found.inflight, found.finished) == (3, 2)
     assert found.ttft.bounds[:-1] == TTFT_BUCKETS
     assert found.tpot.bounds[:-1] == TPOT_BUCKETS
     at = dict(zip(found.ttft.bounds, found.ttft.counts, strict=True))

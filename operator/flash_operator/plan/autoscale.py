@@ -5,8 +5,10 @@ that the pods may hold: as many as run at once plus `queuedRequests` waiting, ea
 
 Up is fast and bounded: pods that were asked for but are not ready are credited, so latency, which lags, adds none
 until they have had their chance, and only a queue too long for all of them does. A queue that has piled up while pods
-start is no demand: where enough requests end to tell a rate, it asks for what keeps up and clears it in time. Down is slow: every moment of the
-stabilization must have got by with fewer, and then a fifth of the pods goes at most. What was not seen was needed.
+start is no demand: where enough requests end to tell a rate, it asks for what keeps up and clears it in time.
+
+Down is slow: every moment of the stabilization must have got by with fewer, and then a fifth of the pods goes at most.
+What was not seen was needed.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ QUEUE_STEP: Final = 4
 """Growth that is always allowed for a queue: twice a small number is still small."""
 LATENCY_FACTOR: Final = 1.5
 """Most growth of one decision for latency, which tells that pods are missing but not how many: it leaps."""
-CLEARING_SECONDS: Final = 20.0
+CLEARING_SECONDS: Final = 30.0
 """Time in which a queue that has piled up should be gone."""
 RAISE_PAUSE_SECONDS: Final = 15.0
 """From one raise to the next: the interval at which a HorizontalPodAutoscaler looks too."""

@@ -12,8 +12,8 @@ TTFT_BUCKETS = (
 """The bounds that OpenTelemetry's GenAI conventions give for gen_ai.server.time_to_first_token, and more between and
 above them: autoscaling compares a percentile with a target, and sees no better than the bucket around it."""
 TPOT_BUCKETS = (
-    0.001, 0.0025, 0.005, 0.0075, 0.01, 0.0125, 0.015, 0.02, 0.025, 0.03, 0.04, 0.05, 0.06, 0.075, 0.1, 0.125, 0.15, 0.2,
-    0.25, 0.3, 0.4, 0.5, 0.75, 1.0, 1.5, 2.5, 5.0, 10.0, 30.0, 60.0,
+    0.001, 0.0025, 0.005, 0.0075, 0.01, 0.0125, 0.015, 0.02, 0.025, 0.03, 0.04, 0.05, 0.06, 0.075, 0.1, 0.125, 0.15,
+    0.2, 0.25, 0.3, 0.4, 0.5, 0.75, 1.0, 1.5, 2.5, 5.0, 10.0, 30.0, 60.0,
 )
 """gen_ai.server.time_per_output_token, with more bounds below its first, between and above."""
 # fmt: on
