@@ -30,7 +30,7 @@ QUEUE_STEP: Final = 4
 """Growth that is always allowed for a queue: twice a small number is still small."""
 LATENCY_FACTOR: Final = 1.5
 """Most growth of one decision for latency, which tells that pods are missing but not how many: it leaps."""
-CLEARING_SECONDS: Final = 30.0
+CLEARING_SECONDS: Final = 20.0
 """Time in which a queue that has piled up should be gone."""
 RAISE_PAUSE_SECONDS: Final = 15.0
 """From one raise to the next: the interval at which a HorizontalPodAutoscaler looks too."""
