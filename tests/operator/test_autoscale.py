@@ -108,7 +108,7 @@ def flowing(inflight: int, *, finished: float, growth: float, ttft: float | None
     ("load", "replicas"),
     [
         (flowing(80, finished=60, growth=60), 4),
-        (flowing(80, finished=60, growth=0), 3),
+        (flowing(70, finished=60, growth=0), 3),
         (flowing(80, finished=60, growth=-60), 2),
         (flowing(200, finished=60, growth=200), 6),
         (flowing(41, finished=60, growth=600), 3),

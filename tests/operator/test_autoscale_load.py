@@ -107,14 +107,16 @@ def test_the_newest_requests_are_asked_where_they_are_enough() -> None:
     [
         (reading(inflight=5, finished=100), reading(inflight=9, finished=130), Flow(15, 30, 4)),
         (reading(inflight=9, finished=100), reading(inflight=5, finished=20), Flow(15, 20, -4)),
-        (reading(inflight=5, finished=100), reading(inflight=9, finished=109), None),
+        (reading(inflight=5, finished=100), reading(inflight=9, finished=109), Flow(30, 69, 2)),
+        (reading(inflight=5, finished=40), reading(inflight=9, finished=49), None),
     ],
-    ids=["steady", "a gateway started anew", "too few ended"],
+    ids=["steady", "a gateway started anew", "too few ended, and enough before", "too few ended"],
 )
-def test_what_goes_in_and_out_is_between_the_two_newest_looks(
+def test_what_goes_in_and_out_is_told_over_a_while(
     before: GatewayReading, after: GatewayReading, flow: Flow | None
 ) -> None:
-    found = load([look(30, reading(inflight=70)), look(15, before), look(0, after)], NOON)
+    looks = [look(30, reading(inflight=7, finished=40)), look(15, before), look(5, reading()), look(0, after)]
+    found = load(looks, NOON)
     assert found is not None
     assert found.flow == flow
 
@@ -126,6 +128,13 @@ def test_without_two_looks_at_the_same_gateways_and_engines_there_is_no_flow() -
         assert found is not None
         assert found.flow is None
         assert found.is_new == (before.ready_engines == 1)
+
+
+def test_new_engines_are_new_until_a_rate_can_be_told() -> None:
+    for seconds, is_new in ((0, True), (14, True), (15, False)):
+        found = load([look(40, reading(), ready=1), look(seconds, reading()), look(0, reading())], NOON)
+        assert found is not None
+        assert found.is_new == is_new
 
 
 def test_old_looks_leave_the_window() -> None:

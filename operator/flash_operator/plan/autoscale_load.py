@@ -23,6 +23,8 @@ SAMPLES_ENOUGH: Final = 50
 """With so many new ones, older requests are not asked: those who waited in a queue that is gone say nothing of now."""
 SETTLE_SECONDS: Final = 30.0
 """After engines became ready, those who had queued for them get their first tokens, late, and say nothing of now."""
+FLOW_SECONDS: Final = 15.0
+"""A rate needs a while; the loop may look more often."""
 FINISHED_MIN: Final = 10
 """With fewer ended requests a rate is a guess."""
 SHARE: Final = 0.9
@@ -120,7 +122,7 @@ class Look:
 
 @dataclass(frozen=True)
 class Flow:
-    """What went in and out between the two newest looks, under the same number of ready engines."""
+    """What went in and out lately, under the same number of ready engines."""
 
     seconds: float
     finished: float
@@ -140,7 +142,7 @@ class Load:
     flow: Flow | None = None
     """None = too little ended to tell a rate."""
     is_new: bool = False
-    """Whether engines became ready, or went, since the look before: what this one sees is of former times."""
+    """Whether engines became ready, or went, just now: what is seen is still of former times."""
     num_silent: int = 0
     """Gateways that did not answer: their requests come on top."""
 
@@ -173,8 +175,8 @@ def load(looks: Sequence[Look], now: datetime) -> Load | None:
         inflight=max(0, round(sum(reading.inflight for reading in newest.readings.values()))),
         ttft=_newest(settled, lambda reading: reading.ttft).quantile(),
         tpot=_newest(settled, lambda reading: reading.tpot).quantile(),
-        flow=_flow(*pairs[0]) if pairs else None,
-        is_new=changed and not pairs,
+        flow=_flow(window),
+        is_new=changed and _seconds(window[0].at, newest.at) < FLOW_SECONDS,
         num_silent=max(0, newest.num_gateways - len(newest.readings)),
     )
 
@@ -200,16 +202,20 @@ def _newest(pairs: Sequence[tuple[Look, Look]], pick: Callable[[GatewayReading],
     return found
 
 
-def _flow(before: Look, after: Look) -> Flow | None:
-    if before.readings.keys() != after.readings.keys():
-        return None
-    was, now = (before.readings, after.readings)
-    # A process that started anew counts from zero.
-    ended = [(was[name].finished, now[name].finished) for name in now]
-    finished = sum(new - old if new >= old else new for old, new in ended)
-    growth = sum(now[name].inflight - was[name].inflight for name in now)
-    seconds = _seconds(before.at, after.at)
-    return Flow(seconds, finished, growth) if finished >= FINISHED_MIN and seconds > 0 else None
+def _flow(window: Sequence[Look]) -> Flow | None:
+    """Between the newest look and the one that is far enough back for a rate."""
+    newest = window[-1]
+    for before in reversed(window[:-1]):
+        seconds = _seconds(before.at, newest.at)
+        if before.readings.keys() != newest.readings.keys():
+            break
+        was, now = before.readings, newest.readings
+        # A process that started anew counts from zero.
+        ended = [(was[name].finished, now[name].finished) for name in now]
+        finished = sum(new - old if new >= old else new for old, new in ended)
+        if seconds >= FLOW_SECONDS and finished >= FINISHED_MIN:
+            return Flow(seconds, finished, sum(now[name].inflight - was[name].inflight for name in now))
+    return None
 
 
 def _seconds(then: datetime, now: datetime) -> float:

@@ -18,12 +18,12 @@ def recorded(status: Manifest) -> ScalingStatus | None:
     if not found:
         return None
     try:
-        status = ScalingStatus.model_validate(found)
-        Reason(status.reason)
+        kept = ScalingStatus.model_validate(found)
+        Reason(kept.reason)
     except ValueError:  # of pydantic too
         # Another release, or another hand, wrote it: begin again from the pods that there are.
         return None
-    return status
+    return kept
 
 
 def record(former: ScalingStatus | None, decision: Decision, now: datetime) -> ScalingStatus:
