@@ -160,10 +160,12 @@ CONFIGS: Mapping[str, dict[str, Any]] = {
 }
 
 
-def write_checkpoint(folder: Path, kind: str, *, changes: Mapping[str, Any] | None = None) -> Path:
-    """Write one of CONFIGS; `changes` are put over its config.json (weights follow the unchanged one)."""
+def write_checkpoint(
+    folder: Path, kind: str, *, changes: Mapping[str, Any] | None = None, shape: Mapping[str, Any] | None = None
+) -> Path:
+    """Write one of CONFIGS; `changes` are put over its config.json, `shape` over what the weights follow too."""
     folder.mkdir(parents=True, exist_ok=True)
-    config = CONFIGS[kind]
+    config = {**CONFIGS[kind], **(shape or {})}
     save_file(dict(tensors(config)), folder / "model.safetensors")
     (folder / "config.json").write_text(json.dumps({**config, **(changes or {})}))
     write_text_assets(folder)

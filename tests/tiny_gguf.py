@@ -42,11 +42,12 @@ def write_gguf(
     kind: str,
     *,
     quantisation: str = "F32",
+    shape: Mapping[str, Any] | None = None,
     metadata: Mapping[str, Any] | None = None,
     add_more: AddMore = lambda writer: None,
 ) -> Path:
     """Write one of the tiny checkpoints; `metadata` replaces keys of the tokenizer (None = leave out)."""
-    config, architecture = CONFIGS[kind], ARCHITECTURES[kind]
+    config, architecture = {**CONFIGS[kind], **(shape or {})}, ARCHITECTURES[kind]
     writer = gguf.GGUFWriter(path, architecture)
     writer.add_name("Tiny")
     writer.add_license("apache-2.0")

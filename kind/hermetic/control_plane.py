@@ -28,7 +28,9 @@ from hermetic_errors import ControlPlaneFailed, KubectlFailed
 from hermetic_pki import Pki, write_pki
 from hermetic_processes import ProgramGroup
 from hermetic_programs import (
+    AUDIT_POLICY,
     SERVER_NAMES,
+    Audit,
     apiserver_command,
     controller_manager_command,
     etcd_command,
@@ -104,7 +106,11 @@ class ControlPlane:
         self._wait("etcd is healthy", lambda: etcd_is_healthy(etcd_socket), deadline)
 
         self._port_holder = _hold_free_port()
-        group.spawn("kube-apiserver", apiserver_command(binaries, self._pki, etcd=etcd_socket, port=self.port))
+        audit = Audit(policy=directory / "audit-policy.json", log=self.audit_log)
+        audit.policy.write_text(json.dumps(AUDIT_POLICY))
+        group.spawn(
+            "kube-apiserver", apiserver_command(binaries, self._pki, etcd=etcd_socket, port=self.port, audit=audit)
+        )
         self._write_kubeconfig("admin", certificate_user(self._pki.admin))
         self._api = Api(self.port, self._pki.authority.certificate, self._pki.admin)
         self._wait("the API server is ready", lambda: self.api.answers("/readyz"), deadline)
@@ -192,6 +198,11 @@ class ControlPlane:
     def kubeconfig(self) -> Path:
         """The cluster admin's."""
         return self.directory / "admin.kubeconfig"
+
+    @property
+    def audit_log(self) -> Path:
+        """One JSON line per finished call of a ServiceAccount outside kube-system: who, what, and with which result."""
+        return self.directory / "audit.log"
 
     @property
     def pids(self) -> list[int]:

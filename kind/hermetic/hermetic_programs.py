@@ -5,6 +5,7 @@ Pure apart from that one look: paths and a port in, arguments out. Does not star
 
 import http.client
 import socket
+from dataclasses import dataclass
 from pathlib import Path
 
 from hermetic_binaries import Binaries
@@ -21,6 +22,28 @@ SERVER_NAMES = (
     "127.0.0.1",
     "10.96.0.1",
 )
+
+
+@dataclass(frozen=True)
+class Audit:
+    """Where the API server reads what to record, and where it records."""
+
+    policy: Path
+    log: Path
+
+
+AUDIT_POLICY = {
+    "apiVersion": "audit.k8s.io/v1",
+    "kind": "Policy",
+    "omitStages": ["RequestReceived", "ResponseStarted"],
+    # Who asked for what, of programs that are under test; kube-system's and the administrator's calls are left out.
+    "rules": [
+        {"level": "None", "userGroups": ["system:masters", "system:nodes", "system:serviceaccounts:kube-system"]},
+        {"level": "None", "nonResourceURLs": ["*"]},
+        {"level": "Metadata", "userGroups": ["system:serviceaccounts"]},
+        {"level": "None"},
+    ],
+}
 
 
 def etcd_command(binaries: Binaries, *, data: Path, listen: Path, listen_peer: Path) -> list[str]:
@@ -53,7 +76,7 @@ def etcd_is_healthy(listen: Path) -> bool:
         connection.close()
 
 
-def apiserver_command(binaries: Binaries, pki: Pki, *, etcd: Path, port: int) -> list[str]:
+def apiserver_command(binaries: Binaries, pki: Pki, *, etcd: Path, port: int, audit: Audit) -> list[str]:
     """The API server with the authorization, admission and aggregation that a production cluster has."""
     return [
         str(binaries.kube_apiserver),
@@ -72,7 +95,10 @@ def apiserver_command(binaries: Binaries, pki: Pki, *, etcd: Path, port: int) ->
         f"--tls-private-key-file={pki.apiserver.key}",
         f"--client-ca-file={pki.authority.certificate}",
         "--authorization-mode=Node,RBAC",
-        "--enable-admission-plugins=NodeRestriction",
+        # Not a default, but in use: who makes an object that blocks its owner's deletion needs a right on the owner.
+        "--enable-admission-plugins=NodeRestriction,OwnerReferencesPermissionEnforcement",
+        f"--audit-policy-file={audit.policy}",
+        f"--audit-log-path={audit.log}",
         "--allow-privileged=true",
         "--service-account-issuer=https://kubernetes.default.svc.cluster.local",
         f"--service-account-signing-key-file={pki.service_account.private}",

@@ -33,13 +33,14 @@ EXPLANATIONS: dict[Reason, Explanation] = {
         "The cluster refused an object that the plan needs, or could not be reached.",
         "Read the message: free a taken name, raise a quota, or mend the operator's permissions; it is tried again.",
     ),
+    Reason.READ_FAILED: Explanation(
+        "The operator may not read the objects that it made, so their state is not known.",
+        "Grant the operator what the message names (kind/operator-rbac.yaml lists all that it needs).",
+    ),
     Reason.SPEC_ACCEPTED: Explanation("The spec is valid and this release can serve it.", "Nothing to do."),
     Reason.INVALID_SPEC: Explanation(
         "The stored spec breaks a rule; it was stored before the rule existed or the schema is out of date.",
         "Apply a corrected manifest (flash lint -f FILE lists the rules) and update the CRD (flash crds).",
-    ),
-    Reason.VARIANT_NOT_SERVED: Explanation(
-        "The variant is part of the API, but this release has no engine for it.", "Set spec.variant to Lite."
     ),
     Reason.SOURCE_NOT_SERVED: Explanation(
         "The model source's scheme is part of the API, but this release cannot read from it.",
@@ -183,21 +184,21 @@ EXPLANATIONS: dict[Reason, Explanation] = {
     ),
 }
 
-_PROGRESS = (Reason.IN_PROGRESS, Reason.SETTLED, Reason.PROGRESSING, Reason.APPLY_FAILED)
+_PROGRESS = (Reason.IN_PROGRESS, Reason.SETTLED, Reason.PROGRESSING, Reason.APPLY_FAILED, Reason.READ_FAILED)
 _REFUSED = (
     Reason.INVALID_SPEC,
-    Reason.VARIANT_NOT_SERVED,
     Reason.SOURCE_NOT_SERVED,
     Reason.VISIBILITY_NOT_SERVED,
     Reason.FIELD_NOT_SERVED,
 )
 
 REASONS: dict[ConditionType, tuple[Reason, ...]] = {
-    ConditionType.READY: (Reason.SERVING, Reason.APPLY_FAILED),
+    ConditionType.READY: (Reason.SERVING, Reason.APPLY_FAILED, Reason.READ_FAILED),
     ConditionType.RECONCILING: _PROGRESS,
     ConditionType.STALLED: _PROGRESS,
     ConditionType.ACCEPTED: (Reason.SPEC_ACCEPTED, *_REFUSED),
     ConditionType.MODEL_READY: (
+        Reason.READ_FAILED,
         Reason.MODEL_LOADED,
         Reason.MODEL_LOADING,
         Reason.MODEL_NOT_FOUND,
@@ -205,6 +206,7 @@ REASONS: dict[ConditionType, tuple[Reason, ...]] = {
         Reason.VARIANT_NOT_PACKED,
     ),
     ConditionType.ENGINES_READY: (
+        Reason.READ_FAILED,
         Reason.ALL_ENGINES_READY,
         Reason.ENGINES_MISSING,
         Reason.ENGINES_STARTING,
@@ -227,6 +229,7 @@ REASONS: dict[ConditionType, tuple[Reason, ...]] = {
         Reason.TOKENIZER_DIFFERS,
     ),
     ConditionType.ENDPOINT_READY: (
+        Reason.READ_FAILED,
         Reason.ENDPOINT_ANSWERS,
         Reason.GATEWAY_MISSING,
         Reason.GATEWAY_STARTING,

@@ -35,10 +35,10 @@ class Reason(StrEnum):
     SETTLED = "Settled"
     PROGRESSING = "Progressing"
     APPLY_FAILED = "ApplyFailed"
+    READ_FAILED = "ReadFailed"
     # Accepted
     SPEC_ACCEPTED = "SpecAccepted"
     INVALID_SPEC = "InvalidSpec"
-    VARIANT_NOT_SERVED = "VariantNotServed"
     SOURCE_NOT_SERVED = "SourceNotServed"
     VISIBILITY_NOT_SERVED = "VisibilityNotServed"
     FIELD_NOT_SERVED = "FieldNotServed"

@@ -108,7 +108,9 @@ async def run(settings: OperatorSettings) -> int:
     stop = asyncio.Event()
     async with contextlib.AsyncExitStack() as stack:
         try:
-            api = await KubernetesApi.connect(settings.kubeconfig)
+            api = await KubernetesApi.connect(
+                settings.kubeconfig, timeout_seconds=settings.watch.request_timeout_seconds
+            )
         except ClusterError as error:
             log.error("%s", error)
             return 1

@@ -1,4 +1,4 @@
-"""`flash`: what people type. Reads manifests, prints plans and findings; the commands of local mode join in.
+"""`flash`: what people type. Reads manifests, prints plans and findings; commands of local mode and of models join in.
 
 Exit codes: 0 = all right, 1 = the manifest (or the file compared) is wrong, 2 = wrong options or unreadable files.
 """
@@ -9,6 +9,7 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, NoReturn
 
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 CRD_FOLDER: Final = Path("crds")
 REFERENCE_FOLDER: Final = Path("docs/reference")
+COMMANDS_GROUP: Final = "flashplane.commands"
+"""Entry points that add commands to this program: the data plane's, which the control plane does not import."""
 EXIT_WRONG: Final = 1
 EXIT_USAGE: Final = 2
 
@@ -208,4 +211,6 @@ def main() -> None:
     from flash_operator.local.commands import register
 
     register(app)
+    for plugin in entry_points(group=COMMANDS_GROUP):
+        plugin.load()(app)
     app()

@@ -11,7 +11,9 @@ from typing import Protocol
 
 from aiohttp import web
 
+from flash_api import names
 from flash_operator.cluster.protocol import Cluster, ClusterError, Key
+from flash_operator.difference import Identity
 from flash_operator.handlers import deliver_events
 from flash_operator.lease import Elector
 from flash_operator.metrics import Metrics, application
@@ -21,7 +23,7 @@ from flash_operator.reconcile import Outcome, reconcile
 from flash_operator.scaling import Scaler
 from flash_operator.scrape import Scrape
 from flash_operator.settings import OperatorSettings
-from flash_operator.watchdog import Watchdog
+from flash_operator.watchdog import ChildWatchdog, Watchdog
 
 log = logging.getLogger(__name__)
 
@@ -55,14 +57,18 @@ class Controller:
         self._clock = clock
         self._settings = settings
         self._metrics = Metrics()
-        self._watchdog = Watchdog()
+        self._watchdog = Watchdog(per_namespace=bool(settings.namespaces))
+        self._child_watchdog = ChildWatchdog(settings.audit_seconds, per_namespace=bool(settings.namespaces))
+        self._silent = asyncio.Event()
+        self._listed_at: float | None = None
         self._loops = Loops(self._step, clock=clock, settings=settings.queue)
 
     def ailments(self) -> tuple[str, ...]:
         """Why this process should be restarted; empty = it is well."""
-        found = []
-        if self._watchdog.is_stale:
-            found.append("events of FlashDeployments do not arrive any more")
+        found: list[str] = []
+        found += [f"events of kind {kind} do not arrive any more" for kind in self._stale_watches()]
+        if self._listed_at is not None and self._clock() - self._listed_at > self._settings.blind_max_seconds:
+            found.append(f"{names.KIND}s could not be listed for {self._settings.blind_max_seconds:.0f} s")
         if self._loops.longest_pass_seconds() > self._settings.pass_max_seconds:
             found.append(f"a pass has taken more than {self._settings.pass_max_seconds:.0f} s")
         return tuple(found)
@@ -79,11 +85,12 @@ class Controller:
             await runner.cleanup()
 
     async def lead(self, elector: Elector) -> None:
-        """Act until the Lease is lost or events cannot be had; then return or raise. Cancel it to stop.
+        """Act until the Lease is lost; then return or raise. Cancel it to stop.
 
         Raises ClusterError at once when FlashDeployments cannot be listed: the CRD or a permission is missing.
         """
         await self._inventory.versions()
+        self._listed_at = self._clock()
         self._metrics.leading.set(1)
         tasks = [
             asyncio.create_task(elector.hold(), name="hold the lease"),
@@ -96,14 +103,56 @@ class Controller:
                 task.result()
         finally:
             self._metrics.leading.set(0)
+            self._listed_at = None
             for task in tasks:
                 task.cancel()
             await self._loops.aclose()
             await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _events(self) -> None:
-        await deliver_events(self._loops.wake, self._watchdog.delivered, namespaces=self._settings.namespaces)
-        log.error("the event source has ended")
+        """Have an event source for as long as we lead: kopf gives up on faults that pass, and may fall silent."""
+        failures = 0
+        while True:
+            started = self._clock()
+            cause = await self._event_source()
+            lasted = self._clock() - started > self._settings.watch.restart_max_seconds
+            failures = 1 if lasted else failures + 1
+            log.warning("events are watched anew: %s", cause)
+            self._metrics.watch_restarts.inc()
+            await asyncio.sleep(self._restart_pause_seconds(failures))
+            self._watchdog.reset()
+            self._child_watchdog.reset()
+            # What went away while nobody watched is not in the lists that the new source begins with.
+            for key in self._loops.keys:
+                self._loops.wake(key)
+
+    async def _event_source(self) -> str:
+        """Deliver events until the source ends or falls silent; why it did."""
+        self._silent.clear()
+        watch, namespaces = self._settings.watch, self._settings.namespaces
+        source = asyncio.create_task(
+            deliver_events(self._loops.wake, self._delivered, self._child_delivered, namespaces=namespaces, watch=watch)
+        )
+        silent = asyncio.create_task(self._silent.wait())
+        try:
+            await asyncio.wait({source, silent}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            silent.cancel()
+            source.cancel()
+            (ended, _) = await asyncio.gather(source, silent, return_exceptions=True)
+        return "a watch had fallen silent" if self._silent.is_set() else f"the event source has ended ({ended!r})"
+
+    def _restart_pause_seconds(self, failures: int) -> float:
+        watch = self._settings.watch
+        return min(watch.restart_max_seconds, watch.restart_seconds * 2.0 ** min(failures - 1, 30))
+
+    def _delivered(self, key: Key, version: str, *, deleted: bool) -> None:
+        self._metrics.events.labels(kind=names.KIND).inc()
+        self._watchdog.delivered(key, version, deleted=deleted)
+
+    def _child_delivered(self, owner: Key, child: Identity, version: str, *, deleted: bool) -> None:
+        self._metrics.events.labels(kind=child[0]).inc()
+        self._child_watchdog.delivered(owner, child, version, self._clock(), deleted=deleted)
 
     async def _audit(self) -> None:
         while True:
@@ -111,10 +160,19 @@ class Controller:
             try:
                 for key in self._watchdog.look(await self._inventory.versions()):
                     self._loops.wake(key)
+                self._listed_at = self._clock()
             except ClusterError as error:
+                self._metrics.list_failures.inc()
                 log.warning("the list of FlashDeployments could not be read: %s", error)
-            self._metrics.watch_stale.set(self._watchdog.is_stale)
+            if self._stale_watches():
+                self._silent.set()
+            self._metrics.watch_stale.set(bool(self._stale_watches()))
             self._metrics.objects.set(len(self._loops.keys))
+            self._metrics.failing.set(len(self._loops.failing))
+
+    def _stale_watches(self) -> tuple[str, ...]:
+        own = (names.KIND,) if self._watchdog.is_stale else ()
+        return (*own, *sorted(self._child_watchdog.stale(self._clock())))
 
     async def _step(self, key: Key) -> Outcome:
         started = self._clock()
@@ -130,6 +188,7 @@ class Controller:
         except Exception:
             self._metrics.failed(self._clock() - started)
             raise
+        self._child_watchdog.seen(key, outcome.children, self._clock())
         self._metrics.finished(outcome, self._clock() - started)
         changed = [*(f"applied {name}" for name in outcome.applied), *(f"deleted {name}" for name in outcome.deleted)]
         log.log(logging.INFO if changed else logging.DEBUG, "%s: %s", key, ", ".join(changed) or "nothing to do")

@@ -1,7 +1,8 @@
 """kopf as a source of events, and nothing more: no finalizer, no annotation, no peering, no state.
 
 An event carries no facts here. It names the FlashDeployment to look at; the loop reads everything afresh. Whatever kopf
-loses (a deletion during a relist, a silent watch) is found by the resync, the watchdog, or a restart.
+loses (a deletion during a relist, a silent watch) is found by the resync or the watchdogs. When kopf gives up, as it
+does for some faults that pass, the controller starts it anew.
 
 kopf runs in a thread with a loop of its own: at its end it cancels every task that it finds around it, ours too.
 """
@@ -9,6 +10,7 @@ kopf runs in a thread with a loop of its own: at its end it cancels every task t
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import logging
 import threading
@@ -18,20 +20,18 @@ from typing import Any, Final, Protocol
 import kopf
 
 from flash_api import names
+from flash_operator.cluster.kubernetes import OWNED_KINDS, PLURALS
 from flash_operator.cluster.protocol import Key
+from flash_operator.difference import Identity
+from flash_operator.settings import WatchSettings
 
-SERVER_TIMEOUT_SECONDS: Final = 240
-"""The API server ends each watch request after this, and kopf opens the next from where it was. It takes whole numbers
-only."""
-CLIENT_TIMEOUT_SECONDS: Final = 300.0
-"""Where the server's end does not arrive, ours does."""
-INACTIVITY_SECONDS: Final = 70.0
-"""The API server sends a bookmark each minute, so more silence is a dead connection."""
+log = logging.getLogger(__name__)
 
 STOP_SECONDS: Final = 5.0
 """How long kopf may take to close its watches; it holds nothing that must be saved."""
 
-CHILDREN: Final = (("apps", "v1", "deployments"), ("", "v1", "services"), ("", "v1", "configmaps"))
+CHILDREN: Final = tuple((*version.rpartition("/")[::2], PLURALS[kind], kind) for version, kind in OWNED_KINDS)
+"""Group, version, plural and kind of what we own."""
 
 
 class Wake(Protocol):
@@ -46,7 +46,13 @@ class Delivered(Protocol):
     def __call__(self, key: Key, version: str, *, deleted: bool) -> None: ...
 
 
-def event_registry(wake: Wake, delivered: Delivered) -> kopf.OperatorRegistry:
+class ChildDelivered(Protocol):
+    """Hears which version of a child of which FlashDeployment an event brought."""
+
+    def __call__(self, owner: Key, child: Identity, version: str, *, deleted: bool) -> None: ...
+
+
+def event_registry(wake: Wake, delivered: Delivered, child_delivered: ChildDelivered) -> kopf.OperatorRegistry:
     """Handlers that turn events of FlashDeployments and of their children into wake-ups."""
     registry = kopf.OperatorRegistry()
 
@@ -60,7 +66,7 @@ def event_registry(wake: Wake, delivered: Delivered) -> kopf.OperatorRegistry:
         delivered(key, meta.get("resourceVersion", ""), deleted=type == "DELETED")
         wake(key, meta.get("generation"))
 
-    for group, version, plural in CHILDREN:
+    for group, version, plural, kind in CHILDREN:
 
         @kopf.on.event(
             group,
@@ -70,39 +76,50 @@ def event_registry(wake: Wake, delivered: Delivered) -> kopf.OperatorRegistry:
             id=f"child_{plural}",
             labels={names.LABEL_DEPLOYMENT: kopf.PRESENT},
         )
-        async def child_event(*, meta: Mapping[str, Any], **_: Any) -> None:
-            wake(Key(meta["namespace"], meta["labels"][names.LABEL_DEPLOYMENT]))
+        async def child_event(*, type: str | None, meta: Mapping[str, Any], kind: str = kind, **_: Any) -> None:
+            owner = Key(meta["namespace"], meta["labels"][names.LABEL_DEPLOYMENT])
+            child_delivered(owner, (kind, meta["name"]), meta.get("resourceVersion", ""), deleted=type == "DELETED")
+            wake(owner)
 
     return registry
 
 
-def kopf_settings() -> kopf.OperatorSettings:
+def kopf_settings(watch: WatchSettings) -> kopf.OperatorSettings:
     """Bounded waits, our children only, and nothing written by kopf itself."""
     settings = kopf.OperatorSettings()
     settings.posting.enabled = False
     settings.peering.standalone = True
     # Discovery of new kinds and namespaces would need rights on CRDs and namespaces, and we know what we watch.
     settings.scanning.disabled = True
-    settings.watching.server_timeout = SERVER_TIMEOUT_SECONDS
-    settings.watching.client_timeout = CLIENT_TIMEOUT_SECONDS
-    settings.watching.connect_timeout = 10.0
-    settings.watching.inactivity_timeout = INACTIVITY_SECONDS
+    settings.watching.server_timeout = watch.server_timeout_seconds
+    settings.watching.client_timeout = watch.client_timeout_seconds
+    settings.watching.connect_timeout = watch.connect_timeout_seconds
+    settings.watching.inactivity_timeout = watch.inactivity_seconds
     settings.watching.chunk_size = 500
-    settings.networking.request_timeout = 30.0
-    settings.networking.connect_timeout = 10.0
+    settings.networking.request_timeout = watch.request_timeout_seconds
+    settings.networking.connect_timeout = watch.connect_timeout_seconds
+    # The defaults add up to six minutes in which nobody watches.
+    settings.networking.error_backoffs = watch.error_backoffs_seconds
     # Memory must not grow with objects that are none of ours.
-    for group, version, plural in CHILDREN:
+    for group, version, plural, _ in CHILDREN:
         settings.watching.label_selectors[group, version, plural] = names.LABEL_DEPLOYMENT
     return settings
 
 
-async def deliver_events(wake: Wake, delivered: Delivered, *, namespaces: tuple[str, ...]) -> None:
-    """Call back in this loop for every event, until cancelled. Returns or raises when kopf gives up, which is fatal.
+async def deliver_events(
+    wake: Wake,
+    delivered: Delivered,
+    child_delivered: ChildDelivered,
+    *,
+    namespaces: tuple[str, ...],
+    watch: WatchSettings,
+) -> None:
+    """Call back in this loop for every event, until cancelled. Returns or raises when kopf gives up.
 
     No namespaces = all.
     """
     loop = asyncio.get_running_loop()
-    ended: asyncio.Future[None] = loop.create_future()
+    ended: asyncio.Future[Exception | None] = loop.create_future()
     stop = threading.Event()
 
     def wake_here(key: Key, generation: int | None = None) -> None:
@@ -111,31 +128,44 @@ async def deliver_events(wake: Wake, delivered: Delivered, *, namespaces: tuple[
     def delivered_here(key: Key, version: str, *, deleted: bool) -> None:
         loop.call_soon_threadsafe(functools.partial(delivered, key, version, deleted=deleted))
 
+    def child_delivered_here(owner: Key, child: Identity, version: str, *, deleted: bool) -> None:
+        loop.call_soon_threadsafe(functools.partial(child_delivered, owner, child, version, deleted=deleted))
+
     def end(error: Exception | None) -> None:
         if not ended.done():
-            ended.set_exception(error) if error is not None else ended.set_result(None)
+            ended.set_result(error)
+
+    async def run_kopf() -> None:
+        # Of several watches that fail together kopf raises one error and forgets the others.
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: log.debug("%s", context["message"]))
+        await kopf.operator(
+            registry=event_registry(wake_here, delivered_here, child_delivered_here),
+            settings=kopf_settings(watch),
+            standalone=True,
+            clusterwide=not namespaces,
+            namespaces=namespaces,
+            stop_flag=stop,
+        )
 
     def work() -> None:
         error: Exception | None = None
         try:
-            kopf.run(
-                registry=event_registry(wake_here, delivered_here),
-                settings=kopf_settings(),
-                standalone=True,
-                clusterwide=not namespaces,
-                namespaces=namespaces,
-                stop_flag=stop,
-            )
+            with contextlib.suppress(asyncio.CancelledError):
+                asyncio.run(run_kopf())
         except Exception as failure:  # the outermost frame of a thread: whatever it was, the main loop must hear it
             error = failure
         if not loop.is_closed():
             loop.call_soon_threadsafe(end, error)
 
-    # It warns that signals are not its business here; they are ours.
-    logging.getLogger("kopf._core.reactor.running").setLevel(logging.ERROR)
+    # It warns that signals are not its business here (they are ours), and tells each error by several tracebacks before
+    # it ends with that error, which the caller tells.
+    for module in ("running", "orchestration"):
+        logging.getLogger(f"kopf._core.reactor.{module}").setLevel(logging.CRITICAL)
     threading.Thread(target=work, name="kopf", daemon=True).start()
     try:
-        await asyncio.shield(ended)
+        error = await asyncio.shield(ended)
+        if error is not None:
+            raise error
     finally:
         stop.set()
         await asyncio.wait({ended}, timeout=STOP_SECONDS)

@@ -26,7 +26,17 @@ class Metrics:
         )
         self.leading = Gauge("flashplane_leading", "1 while this process holds the Lease.", registry=self.registry)
         self.objects = Gauge("flashplane_objects", "FlashDeployments that have a loop.", registry=self.registry)
+        self.failing = Gauge(
+            "flashplane_objects_failing", "FlashDeployments whose last pass failed.", registry=self.registry
+        )
         self.watch_stale = Gauge("flashplane_watch_stale", "1 while events do not arrive.", registry=self.registry)
+        self.events = Counter("flashplane_events", "Events by kind of object.", ["kind"], registry=self.registry)
+        self.watch_restarts = Counter(
+            "flashplane_watch_restarts", "Times that the event source was started anew.", registry=self.registry
+        )
+        self.list_failures = Counter(
+            "flashplane_list_failures", "Lists of FlashDeployments that failed.", registry=self.registry
+        )
 
     def finished(self, outcome: Outcome, seconds: float) -> None:
         """Count one pass that came to its end."""

@@ -62,6 +62,7 @@ class Loops:
         self._signals: dict[Key, _Signals] = {}
         self._tasks: dict[Key, asyncio.Task[None]] = {}
         self._running_since: dict[Key, float] = {}
+        self._failing: set[Key] = set()
         self._closed = False
 
     def wake(self, key: Key, generation: int | None = None) -> None:
@@ -81,6 +82,11 @@ class Loops:
     def keys(self) -> frozenset[Key]:
         """The objects that have a loop."""
         return frozenset(self._tasks)
+
+    @property
+    def failing(self) -> frozenset[Key]:
+        """The objects whose last pass failed."""
+        return frozenset(self._failing)
 
     def longest_pass_seconds(self) -> float:
         """How long the oldest pass that still runs has taken so far."""
@@ -107,6 +113,7 @@ class Loops:
                     return
                 failed = outcome is None or outcome.error is not None
                 failures = failures + 1 if failed else 0
+                (self._failing.add if failed else self._failing.discard)(key)
                 if failed:
                     # Only a new spec shortens this one: our own half-done writes make events too.
                     await _wait(signals.new_spec, backoff_seconds(failures, self._settings))
@@ -120,6 +127,7 @@ class Loops:
                     )
         finally:
             del self._tasks[key], self._signals[key]
+            self._failing.discard(key)
 
     async def _pass(self, key: Key) -> Outcome | None:
         async with self._slots:

@@ -7,7 +7,7 @@ there yet is asked for again after `Outcome.requeue_after_seconds`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
@@ -21,8 +21,8 @@ from flash_api.v1alpha1.flashdeployment import FlashDeployment
 from flash_api.v1alpha1.status import ScalingStatus
 from flash_operator import status as statuses
 from flash_operator.checks import refusal
-from flash_operator.cluster.protocol import Cluster, ClusterError, Key, Manifest
-from flash_operator.difference import identity, is_as_planned, owned_by, superfluous
+from flash_operator.cluster.protocol import Cluster, ClusterError, Forbidden, Key, Manifest
+from flash_operator.difference import Identity, identity, is_as_planned, owned_by, superfluous
 from flash_operator.plan import PlanSettings, plan
 from flash_operator.plan.autoscale_record import recorded
 from flash_operator.probe import Probe
@@ -57,6 +57,8 @@ class Outcome:
     status_written: bool = False
     status: Manifest = field(default_factory=dict)
     """The status as of this pass, in wire form."""
+    children: Mapping[Identity, str] = field(default_factory=dict)
+    """Versions of the live objects that this pass found, for those who watch the watches."""
 
     @property
     def writes(self) -> int:
@@ -86,7 +88,10 @@ async def reconcile(
     deployment, refused = _accept(live)
     changes = _Changes()
     error: ClusterError | None = None
-    children = await cluster.owned(key)
+    try:
+        children = await cluster.owned(key)
+    except Forbidden as denied:
+        return await _report_unread(cluster, key, live, refused, denied, now)
     previous = live.get("status") or {}
     scaling = recorded(previous)
     if deployment is not None and refused is None:
@@ -115,7 +120,30 @@ async def reconcile(
         deleted=tuple(changes.deleted),
         status_written=status != (live.get("status") or {}),
         status=status,
+        children={identity(child): str(child["metadata"].get("resourceVersion", "")) for child in children},
     )
+
+
+async def _report_unread(
+    cluster: Cluster,
+    key: Key,
+    live: Manifest,
+    refused: Refusal | None,
+    denied: Forbidden,
+    now: Callable[[], datetime],
+) -> Outcome:
+    """Nothing can be decided without the children; the user hears why. Faults that pass are not worth a status."""
+    seen = Observation(
+        name=key.name,
+        generation=int(live["metadata"].get("generation") or 0),
+        refusal=refused,
+        unread=str(denied),
+    )
+    previous = live.get("status") or {}
+    status = statuses.status(seen, previous, now())
+    if status != previous:
+        await cluster.write_status(key, status)
+    return Outcome(error=str(denied), status_written=status != previous, status=status)
 
 
 @dataclass

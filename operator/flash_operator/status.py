@@ -43,6 +43,8 @@ class Observation:
     probe: ProbeResult | None = None
     """None = not asked, because a part before it is not ready."""
     refusal: Refusal | None = None
+    unread: str | None = None
+    """Why the children could not be read: nothing is known of them, which is not the same as that they are missing."""
     error: str | None = None
     """Why the plan could not be applied."""
     error_is_final: bool = False
@@ -118,6 +120,8 @@ def may_probe(children: Sequence[Manifest], name: str) -> bool:
 
 def status(seen: Observation, previous: Manifest, now: datetime) -> dict[str, Any]:
     """The whole status, in wire form. `previous` only lends the times of facts that did not change."""
+    if seen.unread is not None:
+        return _unread_status(seen, seen.unread, previous, now)
     engines = role(seen.children, names.engine_name(seen.name))
     gateways = role(seen.children, names.gateway_name(seen.name))
     facts = _facts(seen, engines, gateways)
@@ -130,6 +134,31 @@ def status(seen: Observation, previous: Manifest, now: datetime) -> dict[str, An
         endpoint=seen.endpoint if gateways.exists else "",
         scaling=seen.scaling,
         ignored_fields=list(seen.ignored_fields),
+    )
+    return value.model_dump(mode="json", by_alias=True, exclude_none=True)
+
+
+def _unread_status(seen: Observation, cause: str, previous: Manifest, now: datetime) -> dict[str, Any]:
+    """The last counts, which something may still scale by, under conditions that admit that they are old."""
+    accepted = _accepted(seen.refusal)
+    unknown = [
+        Fact(kind, "Unknown", Reason.READ_FAILED, cause)
+        for kind in (ConditionType.MODEL_READY, ConditionType.ENGINES_READY, ConditionType.ENDPOINT_READY)
+    ]
+    ready = Fact(ConditionType.READY, "Unknown", Reason.READ_FAILED, cause)
+    reconciling = Fact(ConditionType.RECONCILING, "True", Reason.READ_FAILED, cause)
+    stalled = Fact(ConditionType.STALLED, "False", Reason.PROGRESSING)
+    if not accepted.holds:
+        ready = Fact(ConditionType.READY, "False", accepted.reason, accepted.message)
+        reconciling = Fact(ConditionType.RECONCILING, "False", accepted.reason)
+        stalled = Fact(ConditionType.STALLED, "True", accepted.reason, accepted.message)
+    facts = (ready, reconciling, stalled, accepted, *unknown)
+    known = {key: value for key, value in previous.items() if key not in ("conditions", "observedGeneration")}
+    value = FlashDeploymentStatus.model_validate(known, extra="ignore").model_copy(
+        update={
+            "observed_generation": seen.generation,
+            "conditions": [_timed(fact, seen.generation, previous, now) for fact in facts],
+        }
     )
     return value.model_dump(mode="json", by_alias=True, exclude_none=True)
 

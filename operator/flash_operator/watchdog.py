@@ -1,57 +1,129 @@
 """Whether events still arrive. An idle cluster and a dead watch look the same from within the watch, so we compare what
-it last delivered with a fresh list: an object that stays behind its listed version for two looks is a dead watch.
+it last delivered with a fresh list: an object that stays behind its listed version for long enough, while nothing else
+comes, is a dead watch. One that delivers something is alive, however much it has still to deliver.
+
+FlashDeployments are listed for this; children are listed by each pass anyway, and that costs nothing more. No clock and
+no cluster: looks and times are told.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import TypeVar
 
 from flash_operator.cluster.protocol import Key
+from flash_operator.difference import Identity
 
-Versions = Mapping[Key, str]
+Id = TypeVar("Id")
+Versions = Mapping[Id, str]
 
 
-def behind(listed: Versions, delivered: Versions) -> dict[Key, str]:
+def behind(listed: Versions[Key], delivered: Versions[Key]) -> dict[Key, str]:
     """Objects whose listed version the watch has not delivered, with the version that it has (empty = none)."""
     return {key: delivered.get(key, "") for key, version in listed.items() if delivered.get(key) != version}
 
 
-def vanished(listed: Versions, delivered: Versions) -> frozenset[Key]:
+def vanished(listed: Versions[Key], delivered: Versions[Key]) -> frozenset[Key]:
     """Objects that the watch delivered once and that are gone: a deletion that a relist swallowed."""
     return frozenset(delivered.keys() - listed.keys())
 
 
-def stale(before: Versions, now: Versions) -> frozenset[Key]:
+def stale(before: Versions[Key], now: Versions[Key]) -> frozenset[Key]:
     """Objects that were behind at both looks without any event between them."""
     return frozenset(key for key, version in now.items() if before.get(key) == version)
 
 
 class Watchdog:
-    """The memory between looks. `delivered` is told of events, `look` of lists."""
+    """The memory between looks. `delivered` is told of events, `look` of lists.
 
-    def __init__(self) -> None:
+    `per_namespace`: each namespace has a watch of its own, so an event proves nothing for the other ones.
+    """
+
+    def __init__(self, *, per_namespace: bool = False) -> None:
+        self._per_namespace = per_namespace
+        self._heard: set[str] = set()
         self._delivered: dict[Key, str] = {}
         self._behind: dict[Key, str] = {}
         self._stale: frozenset[Key] = frozenset()
 
     def delivered(self, key: Key, version: str, *, deleted: bool) -> None:
         """The watch brought an event."""
+        self._heard.add(key.namespace if self._per_namespace else "")
         if deleted:
             self._delivered.pop(key, None)
         else:
             self._delivered[key] = version
 
-    def look(self, listed: Versions) -> Iterable[Key]:
+    def look(self, listed: Versions[Key]) -> Iterable[Key]:
         """Compare with a list. Returns the objects that deserve a pass although no event said so."""
         gone = vanished(listed, self._delivered)
         for key in gone:
             del self._delivered[key]
         now = behind(listed, self._delivered)
-        self._stale = stale(self._behind, now)
+        self._stale = frozenset(
+            key for key in stale(self._behind, now) if (key.namespace if self._per_namespace else "") not in self._heard
+        )
         self._behind = now
+        self._heard.clear()
         return gone | now.keys()
+
+    def reset(self) -> None:
+        """The watch has begun anew and will deliver everything once more."""
+        self._delivered.clear()
+        self._behind.clear()
+        self._stale = frozenset()
 
     @property
     def is_stale(self) -> bool:
         """The watch is dead."""
         return bool(self._stale)
+
+
+class ChildWatchdog:
+    """The same for children: `delivered` is told of events, `seen` of what a pass found."""
+
+    def __init__(self, patience_seconds: float, *, per_namespace: bool = False) -> None:
+        self._patience_seconds = patience_seconds
+        self._per_namespace = per_namespace
+        self._heard: dict[tuple[str, str], float] = {}  # by namespace and kind, the time of the last event
+        self._delivered: dict[tuple[Key, Identity], str] = {}
+        self._behind: dict[Key, dict[Identity, tuple[str, float]]] = {}
+
+    def delivered(self, owner: Key, child: Identity, version: str, now: float, *, deleted: bool) -> None:
+        """The watch brought an event."""
+        self._heard[self._watch(owner, child)] = now
+        if deleted:
+            self._delivered.pop((owner, child), None)
+        else:
+            self._delivered[owner, child] = version
+        if owner in self._behind:
+            self._behind[owner].pop(child, None)
+
+    def seen(self, owner: Key, children: Versions[Identity], now: float) -> None:
+        """A pass found these children at these versions. None are left when the owner is gone."""
+        before = self._behind.pop(owner, {})
+        behind = {}
+        for child, version in children.items():
+            if self._delivered.get((owner, child)) != version:
+                known, since = before.get(child, ("", now))
+                behind[child] = (version, since if known == version else now)
+        if behind:
+            self._behind[owner] = behind
+
+    def reset(self) -> None:
+        """The watches have begun anew and will deliver everything once more."""
+        self._delivered.clear()
+        self._behind.clear()
+
+    def stale(self, now: float) -> frozenset[str]:
+        """The kinds whose watch is dead: a child has been behind at the same version for longer than the patience, and
+        nothing else of its kind has come since."""
+        return frozenset(
+            child[0]
+            for owner, behind in self._behind.items()
+            for child, (_, since) in behind.items()
+            if now - max(since, self._heard.get(self._watch(owner, child), since)) > self._patience_seconds
+        )
+
+    def _watch(self, owner: Key, child: Identity) -> tuple[str, str]:
+        return (owner.namespace if self._per_namespace else "", child[0])

@@ -20,7 +20,7 @@ import json
 import mmap
 import os
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,7 +40,7 @@ _MAX_INDEX_BYTES: Final = 256 * 1024**2
 _DTYPES: Final = frozenset(
     {"uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64", "float16", "float32", "float64"}
 )
-_REPACK: Final = "pull the model again (`flash-pull`)"
+_REPACK: Final = "pull or pack the model again (`flash-pull`, `flash pack`)"
 
 
 class PackedError(Exception):
@@ -57,6 +57,14 @@ class Blob:
     nbytes: int
     checksum: str
     """BLAKE2b-128 of the bytes, hexadecimal."""
+
+
+def is_packed(path: Path) -> bool:
+    """Whether this is a file that starts like a packed model."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return file.read(len(MAGIC)) == MAGIC
 
 
 def _checksum() -> hashlib.blake2b:
@@ -182,14 +190,18 @@ class PackedFile:
         self._check(name, blob, content)
         return content
 
-    def verify(self) -> None:
-        """Read every blob and compare it with its checksum, on as many threads as there are cores."""
+    def verify(self, *, on_bytes: Callable[[int], None] = lambda count: None) -> None:
+        """Read every blob and compare it with its checksum, on as many threads as there are cores.
+
+        `on_bytes` is told, from any of the threads, how many more bytes are sound.
+        """
         with memoryview(self._mapping) as view, ThreadPoolExecutor(os.cpu_count()) as threads:
 
             def check(name: str) -> None:
                 blob = self.blobs[name]
                 with view[blob.offset : blob.offset + blob.nbytes] as content:
                     self._check(name, blob, content)
+                on_bytes(blob.nbytes)
 
             for _ in threads.map(check, self.blobs):
                 pass

@@ -90,6 +90,8 @@ class GenerateRequest(BaseModel):
     stop_token_ids: tuple[int, ...] = Field(default=(), max_length=128)
     ignore_eos: bool = False
     """Benchmarks: go on until max_tokens."""
+    cache_salt: str = Field(default="", max_length=256)
+    """Whose prompts this one may share cached blocks with: those of equal salt. Made by the gateway."""
 
 
 class TokenLogprobs(NamedTuple):
@@ -110,3 +112,11 @@ class StreamEvent(BaseModel):
     """Prompt tokens whose keys and values were already in the cache (final event only)."""
     logprobs: tuple[TokenLogprobs, ...] = ()
     """One for each token of this response, when the request asked for them."""
+
+    def encode(self) -> bytes:
+        """Its JSON."""
+        # Nearly every event of a stream says nothing, and is not worth a serialiser.
+        return b"{}" if self == _SILENT else self.model_dump_json(exclude_defaults=True).encode()
+
+
+_SILENT: Final = StreamEvent()

@@ -42,3 +42,18 @@ def test_the_canonical_form_is_the_one_that_the_api_server_stores(written: str, 
     assert canonical(written) == stored
     assert number(stored) == number(written)
     assert canonical(stored) == stored
+
+
+@pytest.mark.parametrize(
+    ("written", "stored"),
+    [
+        ("1.0005", "1001m"),
+        ("4900477.4900477Ki", "5018088950"),
+        ("84.0826515517828T", "84082651551782800m"),
+        ("9999999999999999Ti", "9223372036854775807"),
+        ("99999999999999999999", "9223372036854775807"),
+    ],
+)
+def test_what_the_api_server_cannot_count_exactly_becomes_a_number_that_it_can(written: str, stored: str) -> None:
+    assert canonical(written) == stored
+    assert canonical(stored) == stored

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from audit_plugin import pytest_collection_modifyitems, recorded_calls
 from control_plane_plugin import binaries, control_plane, namespace, pytest_collection_finish
 from local_plugin import stack
 from tritonserver_plugin import engine, launch, start_engine, start_packed_engine, tritonserver
@@ -16,6 +17,8 @@ __all__ = [
     "launch",
     "namespace",
     "pytest_collection_finish",
+    "pytest_collection_modifyitems",
+    "recorded_calls",
     "stack",
     "start_engine",
     "start_packed_engine",

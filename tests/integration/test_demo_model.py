@@ -20,7 +20,7 @@ from flash_runtime.model.download import pip_download
 from flash_runtime.model.families import recipe
 from flash_runtime.model.plan import ModelPlan
 from flash_runtime.model.progress import ProgressReporter
-from flash_runtime.model.pull import PullRequest, pull
+from flash_runtime.model.pull import PullRequest, pull, pull_into_cache
 from flash_runtime.model.reference import CheckpointWeights, PackedWeights, ReferenceProvider
 from flash_runtime.model.sources import parse_source
 from flash_runtime.packed import PackedFile
@@ -134,9 +134,22 @@ def test_lite_logits_stay_close_to_those_of_transformers(
     assert (logits.argmax(-1) == golden["top_ids"][:, 0]).mean() >= LITE_SAME_ARGMAX
 
 
+@pytest.mark.parametrize("variant", ["Cloud", "Nano"])
+def test_the_other_variants_answer_too(variant: str, cache: Cache, tokenizer: Tokenizer, tmp_path: Path) -> None:
+    with open(os.devnull, "w") as log:
+        path = pull_into_cache(
+            PullRequest(SOURCE, variant, tmp_path), cache=cache, progress=ProgressReporter(log, None)
+        )
+    packed = PackedFile.open(path)
+    assert "Paris" in greedy_answer(CpuProvider(packed, kv_cache_bytes=64 * 1024**2), packed, tokenizer)
+
+
 @pytest.mark.parametrize("name", ["reference", "native"])
 def test_the_greedy_answer_names_paris(name: str, packed: PackedFile, tokenizer: Tokenizer) -> None:
-    provider = providers(packed)[name]
+    assert "Paris" in greedy_answer(providers(packed)[name], packed, tokenizer)
+
+
+def greedy_answer(provider: Provider, packed: PackedFile, tokenizer: Tokenizer) -> str:
     step, start, answer = tokenizer.encode(PROMPT), 0, []
     while len(answer) < 24:
         logits = one_sequence(provider, step, start=start, rows=[len(step) - 1])
@@ -145,4 +158,4 @@ def test_the_greedy_answer_names_paris(name: str, packed: PackedFile, tokenizer:
         if step[0] in packed.header["text"]["eos_token_ids"]:
             break
         answer += step
-    assert "Paris" in tokenizer.decode(answer)
+    return tokenizer.decode(answer)

@@ -7,14 +7,17 @@ import os
 import signal
 import socket
 import threading
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from local_plugin import Stack, local_stack
+from tritonserver_plugin import children
 
 from flash_operator.local.place import ENV_OWNER
 from flash_operator.local.processes import marked
@@ -144,6 +147,44 @@ def test_gateways_roll_without_one_failed_request(stack: Stack) -> None:
         stack.until(lambda: client.answered > answered)
     assert client.failures == []
     assert stack.process("gateway")["pid"] != before
+
+
+def test_a_dead_model_process_fails_its_streams_and_answers_again_within_ten_seconds(stack: Stack) -> None:
+    (server,) = children(stack.process("engine")["pid"])
+    (stub,) = children(server)
+    with open_stream(stack) as stream:
+        assert b'"choices"' in stream.readline()
+        os.kill(stub, signal.SIGKILL)
+        deadline = time.monotonic() + 10.0
+        events = [line for line in stream.read().split(b"\n") if line]
+    failure = json.loads(events[-1].removeprefix(b"data: "))["error"]
+    assert (failure["type"], failure["code"]) in {
+        ("server_error", "engine_unavailable"),
+        ("server_error", "engine_failed"),
+    }
+    stack.until(lambda: answers(stack), seconds=deadline - time.monotonic())
+
+
+def open_stream(stack: Stack) -> Any:
+    """A streamed answer that goes on for long, after its first line."""
+    body = {"model": stack.model, "prompt": "Hi", "max_tokens": 4000, "ignore_eos": True, "stream": True}
+    request = urllib.request.Request(
+        f"{stack.base_url}/completions",
+        json.dumps(body).encode(),
+        {"Content-Type": "application/json", "Authorization": f"Bearer {stack.api_key}"},
+    )
+    return urllib.request.urlopen(request, timeout=60)
+
+
+def answers(stack: Stack) -> bool:
+    """Whether a request is answered now."""
+    try:
+        return ask(stack) == 200
+    except urllib.error.HTTPError as error:
+        with error:
+            if error.code != 503:
+                raise
+        return False
 
 
 def test_a_killed_engine_comes_back_and_ready_tells_the_story(stack: Stack) -> None:

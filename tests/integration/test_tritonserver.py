@@ -24,7 +24,7 @@ from tritonserver_plugin import RunningEngine, children, eventually
 
 from flash_runtime import wire
 from flash_runtime.backend.canary import NotAlive, probe
-from flash_runtime.backend.load import load
+from flash_runtime.backend.load import Loaded, load
 from flash_runtime.backend.serve import read_config
 from flash_runtime.engine.loop import Engine, EngineLimits
 from flash_runtime.wire import Failure, FinishReason, GenerateRequest, StreamEvent, TokenLogprobs
@@ -94,10 +94,10 @@ async def generate(engine: RunningEngine, prompt: list[int], **request: object) 
         return await stream.drain()
 
 
-async def test_a_stream_brings_each_token_as_it_is_made_and_ends_with_a_reason(engine: RunningEngine) -> None:
-    stream = await generate(engine, PROMPT, max_tokens=12)
-    assert stream.tokens == PagedModel().expected(PROMPT, 12)
-    assert stream.num_responses == 12
+async def test_a_stream_brings_tokens_as_they_are_made_and_ends_with_a_reason(engine: RunningEngine) -> None:
+    stream = await generate(engine, PROMPT, max_tokens=800)
+    assert stream.tokens == PagedModel().expected(PROMPT, 800)
+    assert stream.num_responses > 1
     assert stream.event.finish_reason == FinishReason.LENGTH
 
 
@@ -113,6 +113,12 @@ async def test_a_repeated_prompt_says_how_much_of_it_was_cached(engine: RunningE
     assert (await generate(engine, prompt)).event.cached_tokens == 16
 
 
+async def test_a_prompt_cached_for_one_tenant_is_not_found_by_another(engine: RunningEngine) -> None:
+    prompt = list(range(50, 70))
+    cached = [(await generate(engine, prompt, cache_salt=salt)).event.cached_tokens for salt in ("a", "b", "a", "b")]
+    assert cached == [0, 0, 16, 16]
+
+
 async def test_a_cancelled_stream_frees_its_memory(engine: RunningEngine) -> None:
     async with Stream(engine, PROMPT, max_tokens=FOREVER) as stream:
         await stream.receive()
@@ -126,7 +132,7 @@ async def test_a_cancelled_stream_frees_its_memory(engine: RunningEngine) -> Non
     ("prompt", "said"),
     [
         ([5, 97], "input_ids (97) must hold token ids from 0 to 96"),
-        ([1] * 32_768, "input_ids (32768 tokens) must be shorter than the KV cache"),
+        ([1] * 100_000, "input_ids (100000 tokens) must be shorter than the context window"),
     ],
 )
 async def test_a_request_that_can_never_run_is_an_invalid_argument(
@@ -238,7 +244,7 @@ async def test_a_dead_model_process_ends_the_server_and_its_streams(start_engine
 
 
 async def test_an_engine_that_fails_tells_every_stream_and_ends(start_engine: StartEngine) -> None:
-    engine = start_engine(model="fatal_token=96, max_context_tokens=100_000, num_blocks=8192, vocab_size=97")
+    engine = start_engine(model="fatal_token=96, max_context_tokens=100_000, num_blocks=25_000, vocab_size=97")
     async with Stream(engine, PROMPT, max_tokens=FOREVER) as bystander:
         await bystander.receive()
         with pytest.raises((StreamFailed, AioRpcError)):
@@ -292,6 +298,7 @@ async def test_a_packed_model_answers_as_its_engine_does_without_a_server(
         assert stream.tokens == [token for output in outputs for token in output.token_ids]
         assert stream.logprobs == [one for output in outputs for one in output.logprobs]
         assert len(stream.logprobs) == (len(stream.tokens) if fields[number] else 0)
+    assert_expert_metrics_agree(engine, loaded)
     assert await asyncio.to_thread(engine.stop) == 0
 
 
@@ -305,6 +312,21 @@ def test_a_corrupt_packed_model_is_the_last_line_of_the_log(
     last = engine.log.read_text().splitlines()[-1]
     assert last.startswith("flash-engine: cannot load the model: ")
     assert "model.flash" in last
+
+
+def assert_expert_metrics_agree(engine: RunningEngine, loaded: Loaded) -> None:
+    """The server ran the same tokens as this process, and a canary or none; so experts were used alike."""
+    load = loaded.expert_load()
+    assert load is not None
+
+    def tokens_by_layer() -> list[float]:
+        series = engine.series("flash_engine_expert_tokens_total")
+        return [sum(n for labels, n in series if f'layer="{layer}"' in labels) for layer in range(len(load))]
+
+    eventually(lambda: bool(min(tokens_by_layer()) > 0))
+    assert len(engine.series("flash_engine_expert_tokens_total")) == load.size
+    assert [value >= 1.0 for _, value in engine.series("flash_engine_expert_skew")] == [True] * len(load)
+    assert len(set(tokens_by_layer())) == 1, "every layer routes every token"
 
 
 def run_canary(engine: RunningEngine) -> subprocess.CompletedProcess[str]:

@@ -74,11 +74,15 @@ class RunningEngine:
 
     def metrics(self) -> dict[str, float]:
         """The engine's own metrics, by name."""
+        return {name.partition("{")[0]: value for name, value in self.series("flash_engine_")}
+
+    def series(self, prefix: str) -> list[tuple[str, float]]:
+        """Name with labels, and value, of every series whose name begins so."""
         url = f"http://{self.listen.address}:{self.listen.metrics_port}/metrics"
         with urllib.request.urlopen(url, timeout=10) as answer:
             lines = answer.read().decode().splitlines()
-        found = (line.rpartition(" ") for line in lines if line.startswith("flash_engine_"))
-        return {name.partition("{")[0]: float(value) for name, _, value in found}
+        found = (line.rpartition(" ") for line in lines if line.startswith(prefix))
+        return [(name, float(value)) for name, _, value in found]
 
     def model_pid(self) -> int:
         """The process that holds the model: the only grandchild."""
@@ -177,7 +181,7 @@ def start_engine(
 ) -> Callable[..., RunningEngine]:
     """Start an engine with these config fields over a PagedModel with these arguments, and wait until it is ready."""
 
-    def start(*, model: str = "max_context_tokens=100_000, num_blocks=8192", **config: object) -> RunningEngine:
+    def start(*, model: str = "max_context_tokens=100_000, num_blocks=25_000", **config: object) -> RunningEngine:
         folder = tmp_path_factory.mktemp("engine")
         write_config(folder, **config)
         (folder / "model.py").write_text(MODEL.format(tests=str(TESTS), arguments=model))

@@ -42,10 +42,15 @@ def test_findings_are_data_for_tools(bad: str) -> None:
     assert set(found[0]) == {"file", "document", "line", "column", "field", "value", "rule", "remedy"}
 
 
+@pytest.mark.parametrize("variant", ["Cloud", "Lite", "Nano"])
+def test_every_variant_is_served(variant: str) -> None:
+    result = runner.invoke(app, ["lint", "-f", "-"], input=yaml.safe_dump(a_manifest(variant=variant)))
+    assert (result.exit_code, result.stderr) == (0, "1 FlashDeployment: no findings\n")
+
+
 @pytest.mark.parametrize(
     ("spec", "says"),
     [
-        ({"variant": "Cloud"}, "Set spec.variant to Lite"),
         ({"model": {"source": "hf://a/b"}}, "Use builtin://NAME"),
         ({"model": {"modelRef": {"name": "olmoe"}}}, "Write the source of the FlashModel"),
         ({"engine": {"autoscaling": {"maxReplicas": 4, "provider": "KEDA"}}}, "Use BuiltIn"),

@@ -150,3 +150,22 @@ async def test_a_hanging_pass_can_be_seen() -> None:
     now = 200.0
     assert running.longest_pass_seconds() == 200.0
     await running.aclose()
+
+
+async def test_an_object_whose_last_pass_failed_is_counted_until_one_succeeds() -> None:
+    script = [Outcome(error="quota"), Outcome(requeue_after_seconds=0.001), Outcome(requeue_after_seconds=3600.0)]
+    counted: list[frozenset[Key]] = []
+    done = asyncio.Event()
+
+    async def step(key: Key) -> Outcome:
+        counted.append(running.failing)
+        if len(script) == 1:
+            done.set()
+        return script.pop(0)
+
+    running = Loops(step, clock=asyncio.get_running_loop().time, settings=SETTINGS)
+    running.wake(A)
+    async with asyncio.timeout(5):
+        await done.wait()
+    await running.aclose()
+    assert counted == [frozenset(), {A}, frozenset()]

@@ -9,7 +9,7 @@ from builders import a_manifest
 
 from flash_api import names
 from flash_operator.cluster.memory import MemoryCluster
-from flash_operator.cluster.protocol import ClusterError, Key, Manifest
+from flash_operator.cluster.protocol import ClusterError, Forbidden, Key, Manifest
 from flash_operator.reconcile import Outcome, ReconcileSettings, reconcile
 from flash_operator.status import ProbeResult
 
@@ -169,9 +169,9 @@ async def test_a_refused_spec_is_stalled_and_tears_nothing_down() -> None:
     cluster = a_cluster()
     await converge(cluster)
     before = cluster.contents()
-    user_changes(cluster, variant="Cloud")
+    user_changes(cluster, model={"source": "s3://bucket/model"})
     outcome = await run(cluster)
-    assert ready(outcome) == "False VariantNotServed"
+    assert ready(outcome) == "False SourceNotServed"
     assert (outcome.applied, outcome.deleted, outcome.requeue_after_seconds) == ((), (), None)
     assert {k: v for k, v in cluster.contents().items() if "FlashDeployment" not in k} == {
         k: v for k, v in before.items() if "FlashDeployment" not in k
@@ -309,3 +309,47 @@ async def test_an_api_that_cannot_be_read_is_the_callers_business() -> None:
 
     with pytest.raises(ClusterError):
         await run(Down())
+
+
+class Blindfolded:
+    """A cluster whose children may not be read."""
+
+    def __init__(self, cluster: MemoryCluster) -> None:
+        self._cluster = cluster
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._cluster, name)
+
+    async def owned(self, key: Key) -> tuple[Manifest, ...]:
+        raise Forbidden("the Kubernetes API answered 403: services is forbidden")
+
+
+async def test_children_that_may_not_be_read_are_told_in_the_status_and_nothing_is_touched() -> None:
+    cluster = a_cluster()
+    served = (await converge(cluster)).status
+    before = cluster.writes.copy()
+    outcome = await run(Blindfolded(cluster))
+    conditions = {c["type"]: (c["status"], c["reason"]) for c in outcome.status["conditions"]}
+    assert conditions == {
+        "Ready": ("Unknown", "ReadFailed"),
+        "Reconciling": ("True", "ReadFailed"),
+        "Stalled": ("False", "Progressing"),
+        "Accepted": ("True", "SpecAccepted"),
+        "ModelReady": ("Unknown", "ReadFailed"),
+        "EnginesReady": ("Unknown", "ReadFailed"),
+        "EndpointReady": ("Unknown", "ReadFailed"),
+    }
+    assert "services is forbidden" in str(outcome.error)
+    kept = ("engine", "gateway", "replicas", "endpoint", "ignoredFields")
+    assert {field: outcome.status[field] for field in kept} == {field: served[field] for field in kept}
+    assert cluster.writes == [*before, "status chat"]
+    assert not (await run(Blindfolded(cluster))).status_written
+    assert (await run(cluster)).status["conditions"] == served["conditions"]
+
+
+async def test_a_refused_spec_is_stalled_whether_or_not_its_children_can_be_read() -> None:
+    outcome = await run(Blindfolded(a_cluster(variant="Cloud")))
+    conditions = {c["type"]: (c["status"], c["reason"]) for c in outcome.status["conditions"]}
+    assert conditions["Stalled"] == ("True", "VariantNotServed")
+    assert conditions["Ready"] == ("False", "VariantNotServed")
+    assert conditions["Reconciling"][0] == "False"

@@ -28,7 +28,7 @@ def engine(**changes: Any) -> tuple[dict[str, Any], ...]:
 
 FAILING = {"conditions": [{"type": "ReplicaFailure", "status": "True", "message": "container engine exited with 3"}]}
 STUCK = {"conditions": [{"type": "Progressing", "status": "False", "message": "has timed out progressing."}]}
-REFUSED = Refusal(Reason.VARIANT_NOT_SERVED, "spec.variant (Cloud) is not served by this release.")
+REFUSED = Refusal(Reason.SOURCE_NOT_SERVED, "spec.model.source (s3://bucket/model) is not served by this release.")
 
 
 @pytest.mark.parametrize(
@@ -51,12 +51,12 @@ REFUSED = Refusal(Reason.VARIANT_NOT_SERVED, "spec.variant (Cloud) is not served
         (seen(engine(updatedReplicas=0), probe=ANSWERS), "True Serving", "True InProgress", "False Progressing"),
         (seen(probe=ANSWERS, error="quota"), "False ApplyFailed", "True ApplyFailed", "False Progressing"),
         (seen((), error="invalid", error_is_final=True), "False ApplyFailed", "False ApplyFailed", "True ApplyFailed"),
-        (seen((), refusal=REFUSED), "False VariantNotServed", "False VariantNotServed", "True VariantNotServed"),
+        (seen((), refusal=REFUSED), "False SourceNotServed", "False SourceNotServed", "True SourceNotServed"),
         (
             seen(probe=ANSWERS, refusal=REFUSED),
-            "False VariantNotServed",
-            "False VariantNotServed",
-            "True VariantNotServed",
+            "False SourceNotServed",
+            "False SourceNotServed",
+            "True SourceNotServed",
         ),
     ],
 )

@@ -11,18 +11,10 @@ from typing import Final
 
 from flash_api.conditions import EXPLANATIONS, Reason, Refusal
 from flash_api.rules import value_at
-from flash_api.v1alpha1.flashdeployment import FlashDeploymentSpec, Variant, Visibility
+from flash_api.v1alpha1.flashdeployment import FlashDeploymentSpec, Visibility
 from flash_operator.checks.unserved import UNSERVED, Unserved
 
-SERVED_VARIANTS: Final = (Variant.LITE,)
 SERVED_SCHEMES: Final = ("builtin", "file")
-
-
-def VariantIsServed(spec: FlashDeploymentSpec) -> Refusal | None:  # noqa: N802
-    """There is an engine for the variant."""
-    if spec.variant in SERVED_VARIANTS:
-        return None
-    return _refusal(Reason.VARIANT_NOT_SERVED, f"spec.variant ({spec.variant}) is not served by this release")
 
 
 def SourceIsServed(spec: FlashDeploymentSpec) -> Refusal | None:  # noqa: N802
@@ -50,7 +42,6 @@ def FieldIsServed(field: Unserved, spec: FlashDeploymentSpec) -> Refusal | None:
 
 
 FACTS: Final[tuple[Callable[[FlashDeploymentSpec], Refusal | None], ...]] = (
-    VariantIsServed,
     SourceIsServed,
     VisibilityIsServed,
     *(partial(FieldIsServed, field) for field in UNSERVED),

@@ -15,17 +15,18 @@ from kubernetes.aio import config
 from kubernetes.aio.client import ApiClient, Configuration
 from kubernetes.aio.dynamic import DynamicClient
 from kubernetes.aio.dynamic.exceptions import DynamicApiError
+from yaml import YAMLError
 
 from flash_api import names
 from flash_operator.cluster.endpoint_slices import SERVICE_LABEL, base_urls
-from flash_operator.cluster.protocol import ClusterError, Conflict, Key, Manifest
+from flash_operator.cluster.protocol import ClusterError, Conflict, Forbidden, Key, Manifest
 from flash_operator.lease import LeaseRecord
 
 REQUEST_TIMEOUT_SECONDS: Final = 30.0
 OWNED_KINDS: Final = (("apps/v1", "Deployment"), ("v1", "Service"), ("v1", "ConfigMap"))
 """Every kind that a plan holds."""
 
-_PLURALS: Final = {
+PLURALS: Final = {
     "Deployment": "deployments",
     "Service": "services",
     "ConfigMap": "configmaps",
@@ -41,45 +42,75 @@ log = logging.getLogger(__name__)
 class KubernetesApi:
     """Requests to one API server. Close it by `aclose`."""
 
-    def __init__(self, client: ApiClient) -> None:
+    def __init__(self, client: ApiClient, kubeconfig: str | None, timeout_seconds: float) -> None:
         self._client = client
         self._dynamic = DynamicClient(client)  # type: ignore[no-untyped-call]
+        self._kubeconfig = kubeconfig
+        self._timeout_seconds = timeout_seconds
 
     @classmethod
-    async def connect(cls, kubeconfig: str | None) -> KubernetesApi:
+    async def connect(
+        cls, kubeconfig: str | None, *, timeout_seconds: float = REQUEST_TIMEOUT_SECONDS
+    ) -> KubernetesApi:
         """By the kubeconfig file, or inside a pod by its ServiceAccount. Raises ClusterError when neither is usable."""
         configuration = Configuration()
-        try:
-            if kubeconfig is None:
-                config.load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
-            else:
-                await config.load_kube_config(  # type: ignore[no-untyped-call]
-                    config_file=kubeconfig, client_configuration=configuration
-                )
-        except (config.ConfigException, OSError) as error:
-            where = "no cluster around this process" if kubeconfig is None else f"kubeconfig {kubeconfig}"
-            raise ClusterError(f"{where}: {error}", retryable=False) from error
-        return cls(ApiClient(configuration=configuration))
+        await _load(configuration, kubeconfig)
+        return cls(ApiClient(configuration=configuration), kubeconfig, timeout_seconds)
 
     async def aclose(self) -> None:
         """Close the connections."""
         await self._client.close()  # type: ignore[no-untyped-call]
 
     async def request(self, method: str, path: str, body: Manifest | None = None, **params: Any) -> Any:
-        """The decoded answer. Raises Conflict for 409, Missing for 404, ClusterError for everything else."""
+        """The decoded answer, an object.
+
+        Raises Conflict for 409, Forbidden for 403, Missing for 404, ClusterError for everything else.
+        """
+        try:
+            return await self._request(method, path, body, params)
+        except _Unauthorized:
+            # Credentials are rotated under us: read them once more before giving up.
+            await _load(self._client.configuration, self._kubeconfig)
+            return await self._request(method, path, body, params)
+
+    async def _request(self, method: str, path: str, body: Manifest | None, params: Mapping[str, Any]) -> Any:
         try:
             response = await self._dynamic.request(
-                method, path, body=body, serialize=False, _request_timeout=REQUEST_TIMEOUT_SECONDS, **params
+                method, path, body=body, serialize=False, _request_timeout=self._timeout_seconds, **params
             )
-            return await response.json()
+            answer = await response.json()
         except DynamicApiError as error:
             raise _failure(error) from error
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise ClusterError(f"the Kubernetes API did not answer: {error or type(error).__name__}") from error
+        except ValueError as error:
+            raise ClusterError(f"the Kubernetes API did not answer in JSON: {error}") from error
+        # Whatever stands between us and the API server may answer in its place.
+        if not isinstance(answer, dict) or "kind" not in answer:
+            raise ClusterError("the answer is not one of the Kubernetes API: it is no object with a kind")
+        return answer
+
+
+async def _load(configuration: Configuration, kubeconfig: str | None) -> None:
+    try:
+        if kubeconfig is None:
+            config.load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
+        else:
+            await config.load_kube_config(  # type: ignore[no-untyped-call]
+                config_file=kubeconfig, client_configuration=configuration
+            )
+    # A kubeconfig may be half-written when it is read.
+    except (config.ConfigException, OSError, ValueError, YAMLError) as error:
+        where = "no cluster around this process" if kubeconfig is None else f"kubeconfig {kubeconfig}"
+        raise ClusterError(f"{where}: {error}", retryable=False) from error
 
 
 class Missing(ClusterError):
     """There is no such object."""
+
+
+class _Unauthorized(ClusterError):
+    """The API server does not know us (any more)."""
 
 
 class KubernetesCluster:
@@ -225,7 +256,7 @@ class KubernetesLeases:
 
 def _path(api_version: str, kind: str, namespace: str, name: str | None = None) -> str:
     root = f"/api/{api_version}" if "/" not in api_version else f"/apis/{api_version}"
-    collection = f"{root}/namespaces/{namespace}/{_PLURALS[kind]}"
+    collection = f"{root}/namespaces/{namespace}/{PLURALS[kind]}"
     return collection if name is None else f"{collection}/{name}"
 
 
@@ -241,6 +272,10 @@ def _controller(manifest: Mapping[str, Any]) -> str | None:
 
 def _failure(error: DynamicApiError) -> ClusterError:
     message = f"the Kubernetes API answered {error.status}: {_message(error)}"
+    if error.status == 401:
+        return _Unauthorized(message)
+    if error.status == 403:
+        return Forbidden(message)
     if error.status == 404:
         return Missing(message)
     if error.status == 409:

@@ -32,6 +32,10 @@ class ClusterError(Exception):
         self.retryable = retryable
 
 
+class Forbidden(ClusterError):
+    """We may not do this: someone must grant the permission, or a policy or a quota is in the way."""
+
+
 class Conflict(ClusterError):
     """Someone changed the object in between (uid or resourceVersion differ), or another manager owns a field."""
 

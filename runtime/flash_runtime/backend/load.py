@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from flash_api.config.engine import EngineConfig
 from flash_api.names import PACKED_MODEL
@@ -21,6 +22,8 @@ class Loaded:
 
     provider: Provider
     eos_token_ids: Collection[int]
+    expert_load: Callable[[], NDArray[np.int64] | None] = lambda: None
+    """Tokens that each expert was given so far [layers, experts]; None for a dense model. From any thread."""
 
 
 def load(config: EngineConfig) -> Loaded:
@@ -48,7 +51,7 @@ def load(config: EngineConfig) -> Loaded:
         threads=config.threads,
         active_experts=config.active_experts,
     )
-    return Loaded(provider, packed.header["text"]["eos_token_ids"])
+    return Loaded(provider, packed.header["text"]["eos_token_ids"], provider.expert_load)
 
 
 def limits(config: EngineConfig) -> EngineLimits:

@@ -1,16 +1,19 @@
 """The engine's own numbers on tritonserver's metrics endpoint.
 
 tritonserver's queue and compute metrics do not see a decoupled stream: it counts as done when it has been queued. These
-do. Updating one metric from two threads crashes the server, so only the engine's thread calls this.
+do. Updating one metric from two threads crashes the server, so only the deliveries' thread calls this.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
+import numpy as np
 import triton_python_backend_utils as pb
 
+from flash_runtime.backend.experts import Counts, has_series, skews
 from flash_runtime.engine.loop import EngineStats
 
 
@@ -40,10 +43,57 @@ _METRICS: Final = (
 )
 
 
+_SKEW: Final = ("flash_engine_expert_skew", "Tokens of a layer's busiest expert over the mean of its experts; 1 = even")
+_GIVEN: Final = ("flash_engine_expert_tokens_total", "Tokens given to an expert")
+_UPDATES: Final = 32
+"""Of experts' metrics, how many are brought up to date at once: each costs a round trip of about 0.1 ms."""
+
+
+class ExpertMetrics:
+    """A skew for each layer and, where experts are few enough, a counter for each. In turn, a few at a time."""
+
+    def __init__(self, served_model_name: str, load: Counts) -> None:
+        self._skew = pb.MetricFamily(name=_SKEW[0], description=_SKEW[1], kind=pb.MetricFamily.GAUGE)
+        self._tokens = pb.MetricFamily(name=_GIVEN[0], description=_GIVEN[1], kind=pb.MetricFamily.COUNTER)
+        labels = [{"model": served_model_name, "layer": str(layer)} for layer in range(len(load))]
+        self._skews = [self._skew.Metric(labels=one) for one in labels]
+        self._counters = [
+            self._tokens.Metric(labels={**one, "expert": str(expert)})
+            for one in (labels if has_series(load) else ())
+            for expert in range(load.shape[1])
+        ]
+        self._told = np.zeros(len(self._skews) + len(self._counters))
+        self._next = 0
+
+    def publish(self, load: Counts, *, everything: bool) -> None:
+        """Bring the next few metrics up to date, or all."""
+        values = np.concatenate([skews(load), load.reshape(-1)[: len(self._counters)].astype(np.float64)])
+        total = len(values)
+        num_updates = total if everything else min(_UPDATES, total)
+        for index in (np.arange(self._next, self._next + num_updates) % total).tolist():
+            if values[index] == self._told[index]:
+                continue
+            if index < len(self._skews):
+                self._skews[index].set(values[index])
+            else:
+                self._counters[index - len(self._skews)].increment(values[index] - self._told[index])
+            self._told[index] = values[index]
+        self._next = (self._next + num_updates) % total
+
+    def close(self) -> None:
+        """Metrics before families, as below."""
+        self._skews.clear()
+        self._counters.clear()
+        del self._skew, self._tokens
+
+
 class EngineMetrics:
     """All metrics of one engine. Families must outlive their metrics, so both are kept."""
 
-    def __init__(self, served_model_name: str) -> None:
+    def __init__(self, served_model_name: str, expert_load: Callable[[], Counts | None]) -> None:
+        self._expert_load = expert_load
+        load = expert_load()
+        self._experts = None if load is None else ExpertMetrics(served_model_name, load)
         self._families: list[Any] = []
         self._metrics: list[Any] = []
         self._values = [0] * len(_METRICS)
@@ -63,8 +113,12 @@ class EngineMetrics:
                 else:
                     self._metrics[index].set(value)
                 self._values[index] = value
+        if self._experts is not None and (load := self._expert_load()) is not None:
+            self._experts.publish(load, everything=stats.running == 0)
 
     def close(self) -> None:
         """Let go, metrics before families: otherwise the process crashes on its way out."""
+        if self._experts is not None:
+            self._experts.close()
         self._metrics.clear()
         self._families.clear()

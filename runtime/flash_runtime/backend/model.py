@@ -7,7 +7,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,10 +17,11 @@ from pydantic import ValidationError
 
 from flash_api.config.engine import EngineConfig
 from flash_runtime import wire
+from flash_runtime.backend.delivery import StreamClosed
 from flash_runtime.backend.lifeline import Lifeline
 from flash_runtime.backend.load import Loaded, limits, load, warm_up
 from flash_runtime.backend.metrics import EngineMetrics
-from flash_runtime.backend.worker import EngineWorker, StreamClosed, Submission
+from flash_runtime.backend.worker import EngineWorker, Submission
 from flash_runtime.engine.loop import Engine
 from flash_runtime.wire import Failure, GenerateRequest, StreamEvent
 
@@ -40,13 +41,12 @@ class TritonStream:
     def __init__(self, sender: Any) -> None:
         self._sender = sender
 
-    def send(self, token_ids: tuple[int, ...], event: StreamEvent) -> None:
+    def send(self, token_ids: Sequence[int], event: StreamEvent) -> None:
         """Deliver tokens; an event with a finish reason ends the stream."""
-        text = event.model_dump_json(exclude_defaults=True)
         response = pb.InferenceResponse(
             [
                 pb.Tensor(wire.OUTPUT_IDS, np.array(token_ids, dtype=np.int32)),  # [m]
-                pb.Tensor(wire.EVENT, np.array([text.encode()], dtype=np.object_)),  # [1]
+                pb.Tensor(wire.EVENT, np.array([event.encode()], dtype=np.object_)),  # [1]
             ]
         )
         self._send(response, is_final=event.finish_reason is not None)
@@ -86,7 +86,7 @@ class TritonPythonModel:
             self._lifeline.say(f"cannot load the model: {error}")
             raise
         parent = os.getppid()
-        self._metrics = EngineMetrics(config.served_model_name)
+        self._metrics = EngineMetrics(config.served_model_name, loaded.expert_load)
         self._metrics.publish(engine.stats())
         self._worker = EngineWorker(
             engine,

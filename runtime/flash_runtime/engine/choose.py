@@ -34,8 +34,8 @@ def choose(sequences: list[Sequence], logits: FloatArray) -> list[Chosen | Engin
         if not finite
         else Chosen(token)
         if sequence.takes_best_token
-        else _choose_one(sequence, row, token)
-        for sequence, row, token, finite in zip(sequences, logits, best.tolist(), is_finite.tolist(), strict=True)
+        else _choose_one(sequence, logits[row], token)
+        for row, (sequence, token, finite) in enumerate(zip(sequences, best.tolist(), is_finite.tolist(), strict=True))
     ]
 
 
@@ -53,4 +53,6 @@ def _choose_one(sequence: Sequence, raw: FloatArray, token: int) -> Chosen | Eng
 
 def _no_finite(sequence: Sequence) -> NonFiniteLogits:
     position = len(sequence.token_ids)
-    return NonFiniteLogits(f"the model produced no finite logits for the token at position {position}")
+    return NonFiniteLogits(
+        f"the model produced no finite logits for the token at position {position}: its weights may be damaged"
+    )

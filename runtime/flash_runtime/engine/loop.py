@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from collections.abc import Sequence as Ids
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -32,8 +33,7 @@ class EngineLimits:
     """Prompt plus output; None = the model's own limit."""
 
 
-@dataclass(frozen=True)
-class Output:
+class Output(NamedTuple):
     """What one step produced for one request. With a finish reason or an error it is the last one."""
 
     request_id: str
@@ -94,12 +94,11 @@ class Engine:
         prompt_ids: Ids[int],
         request: GenerateRequest,
         *,
-        salt: str = "",
         mask: TokenMask | None = None,
     ) -> None:
         """Queue a request. Raises RequestRefused for one that can never run, QueueFull when there is no room now.
 
-        `salt` separates tenants: prompts with different salts never share cached blocks. `mask` restricts the answer.
+        `mask` restricts the answer.
         """
         self._check(request_id, prompt_ids, request)
         capacity = self._limits.max_running + self._limits.max_queued
@@ -110,8 +109,8 @@ class Engine:
             token_ids=list(prompt_ids),
             num_prompt_tokens=len(prompt_ids),
             request=request,
-            root=root_key(salt),
-            max_total_tokens=min(len(prompt_ids) + request.max_tokens, self._model_window, self._kv_tokens),
+            root=root_key(request.cache_salt),
+            max_total_tokens=min(len(prompt_ids) + request.max_tokens, self._model_window),
             adjuster=adjuster(request, prompt_ids, mask),
         )
         self._sequences[request_id] = sequence
@@ -178,6 +177,14 @@ class Engine:
                 value=f"{length} tokens",
                 rule=f"must be shorter than the context window of {self._model_window} tokens",
             )
+        longest = min(length + request.max_tokens, self._model_window)
+        if length < self._kv_tokens < longest:
+            raise RequestRefused(
+                field="max_tokens",
+                value=request.max_tokens,
+                rule=f"is too much after a prompt of {length} tokens: together they must fit into the KV cache, which "
+                f"holds {self._kv_tokens} tokens (ask for at most {self._kv_tokens - length}, or raise kv_cache_bytes)",
+            )
         if length >= self._kv_tokens:
             raise RequestRefused(
                 field="input_ids",
@@ -187,7 +194,8 @@ class Engine:
 
     def _advance(self, sequence: Sequence, chosen: Chosen) -> Output:
         """Take one chosen token into the sequence, and end it where it ends."""
-        if sequence.num_output_tokens == 0:
+        length = len(sequence.token_ids)
+        if length == sequence.num_prompt_tokens:
             self._prompt_tokens += sequence.num_prompt_tokens
             self._cached_prompt_tokens += sequence.num_cached_tokens or 0
         request, token = sequence.request, chosen.token_id
@@ -198,9 +206,9 @@ class Engine:
             sequence.adjuster.advance(token)
         self._generated_tokens += 1
         logprobs = () if chosen.logprobs is None else (chosen.logprobs,)
-        if len(sequence.token_ids) >= sequence.max_total_tokens:
+        if length + 1 >= sequence.max_total_tokens:
             return self._finish(sequence, FinishReason.LENGTH, (token,), logprobs)
-        return Output(sequence.request_id, (token,), logprobs=logprobs)
+        return Output(sequence.request_id, (token,), None, None, 0, logprobs)
 
     def _finish(
         self,
@@ -228,20 +236,29 @@ def _batch(chunks: list[Chunk]) -> Batch:
     positions: list[int] = []
     query_starts = [0]
     logit_rows: list[int] = []
-    width = max(len(chunk.sequence.blocks) for chunk in chunks)
-    block_tables = np.full((len(chunks), width), -1, dtype=np.int32)  # [S, B]
-    for index, chunk in enumerate(chunks):
-        sequence, end = chunk.sequence, chunk.start + chunk.count
-        token_ids += sequence.token_ids[chunk.start : end]
-        positions += range(chunk.start, end)
+    tables: list[bytes] = []
+    width = max([len(sequence.blocks) for sequence, _, _ in chunks])
+    for sequence, start, count in chunks:
+        end = start + count
+        if count == 1:
+            token_ids.append(sequence.token_ids[start])
+            positions.append(start)
+        else:
+            token_ids += sequence.token_ids[start:end]
+            positions += range(start, end)
         query_starts.append(len(token_ids))
-        if chunk.wants_logits:
+        if end == len(sequence.token_ids):
             logit_rows.append(len(token_ids) - 1)
-        block_tables[index, : len(sequence.blocks)] = np.frombuffer(sequence.blocks, dtype=np.int32)
+        tables.append(sequence.blocks.tobytes())
+        if missing := width - len(sequence.blocks):
+            tables.append(_NO_BLOCK * missing)
     return Batch(
         token_ids=np.array(token_ids, dtype=np.int32),  # [T]
         positions=np.array(positions, dtype=np.int32),  # [T]
         query_starts=np.array(query_starts, dtype=np.int32),  # [S + 1]
-        block_tables=block_tables,
+        block_tables=np.frombuffer(b"".join(tables), dtype=np.int32).reshape(len(chunks), width),  # [S, B]
         logit_rows=np.array(logit_rows, dtype=np.int32),  # [R]
     )
+
+
+_NO_BLOCK = np.int32(-1).tobytes()

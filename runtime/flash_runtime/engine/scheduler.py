@@ -11,24 +11,23 @@ recomputed later. The budget serves decodes first, so a long prompt never stalls
 from __future__ import annotations
 
 from collections import Counter, deque
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from flash_runtime.engine.blocks import BlockPool, block_key
 from flash_runtime.engine.sequence import Sequence
 
 
-@dataclass(frozen=True)
-class Chunk:
-    """Tokens `start : start + count` of one sequence, to be computed in this step."""
+class Chunk(NamedTuple):
+    """Tokens `start : start + num_tokens` of one sequence, to be computed in this step."""
 
     sequence: Sequence
     start: int
-    count: int
+    num_tokens: int
 
     @property
     def wants_logits(self) -> bool:
         """Whether the chunk ends with the sequence's last token, so that the next one can be sampled."""
-        return self.start + self.count == len(self.sequence.token_ids)
+        return self.start + self.num_tokens == len(self.sequence.token_ids)
 
 
 class Scheduler:
@@ -75,22 +74,27 @@ class Scheduler:
 
     def schedule(self) -> list[Chunk]:
         """The next step, oldest sequence first; empty only when there is nothing to do."""
-        num_decodes = sum(sequence.num_pending_tokens == 1 for sequence in self._running)
+        # This runs for every token of every stream: plain loops over plain numbers.
+        num_decodes = 0
+        for sequence in self._running:
+            num_decodes += len(sequence.token_ids) - sequence.num_computed_tokens == 1
         prefill_budget = self.max_batch_tokens - num_decodes
+        size = self.pool.block_size
         chunks: list[Chunk] = []
         preempted = False
         index = 0
         while index < len(self._running):
             sequence = self._running[index]
-            if not self._has_room(sequence):
+            length, start = len(sequence.token_ids), sequence.num_computed_tokens
+            if length > len(sequence.blocks) * size and not self._has_room(sequence):
                 preempted = True
                 if not self._make_room(sequence):
                     break
-            pending = sequence.num_pending_tokens
-            count = pending if pending == 1 else min(pending, prefill_budget)
-            prefill_budget -= 0 if pending == 1 else count
-            if count:
-                chunks.append(Chunk(sequence, sequence.num_computed_tokens, count))
+            if length - start == 1:
+                chunks.append(Chunk(sequence, start, 1))
+            elif count := min(length - start, prefill_budget):
+                prefill_budget -= count
+                chunks.append(Chunk(sequence, start, count))
             index += 1
         while not preempted and prefill_budget > 0 and self._admit_next():
             sequence = self._running[-1]
@@ -101,10 +105,11 @@ class Scheduler:
 
     def settle(self, chunks: list[Chunk]) -> None:
         """The step ran: its keys and values are in the cache, and full blocks may be shared."""
-        for chunk in chunks:
-            sequence = chunk.sequence
-            sequence.num_computed_tokens += chunk.count
-            self._publish(sequence)
+        size = self.pool.block_size
+        for sequence, start, count in chunks:
+            sequence.num_computed_tokens = start + count
+            if start + count >= (sequence.num_published + 1) * size:
+                self._publish(sequence)
 
     def check_integrity(self) -> None:
         """Raise AssertionError unless blocks are held by exactly those that list them, and order is by arrival."""

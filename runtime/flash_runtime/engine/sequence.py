@@ -10,7 +10,7 @@ from flash_runtime.engine.blocks import Key
 from flash_runtime.wire import GenerateRequest
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class Sequence:
     """A prompt and what has been generated for it. Compared by identity."""
 
@@ -36,11 +36,12 @@ class Sequence:
     """Keys of the full blocks known so far; tokens never change, so they survive preemption."""
     num_published: int = 0
     """Of `blocks`, those already offered to the cache (or found there)."""
+    takes_best_token: bool = field(init=False)
+    """The next token is the one with the highest logit, and that is all there is to say about it."""
 
     def __post_init__(self) -> None:
         request = self.request
         self.takes_best_token = self.adjuster is None and not request.temperature and request.logprobs is None
-        """The next token is the one with the highest logit, and that is all there is to say about it."""
 
     @property
     def num_pending_tokens(self) -> int:

@@ -71,6 +71,20 @@ class ApiKeys:
         self._version = version
 
 
+def tenant_of(key: str) -> str:
+    """Who a key stands for, as a name that does not reveal it."""
+    return hashlib.blake2b(_digest(key), digest_size=16, person=b"flash-tenant").hexdigest()
+
+
+def cache_salt(tenant: str, chosen: str | None) -> str:
+    """What separates cached prompts: tenants always, and within a tenant whatever salts it chose itself."""
+    if chosen is None:
+        return tenant
+    # Of fixed length and keyed by the tenant, so that no choice can look like another tenant's salt.
+    text = chosen.encode("utf-8", "surrogatepass")
+    return hashlib.blake2b(text, digest_size=16, key=tenant.encode(), person=b"flash-salt").hexdigest()
+
+
 def parse_keys(text: str) -> list[str]:
     """The keys in the text. `#` starts a comment at the start of a line or after a space, so a key may hold one."""
     lines = (line.split(" #", 1)[0].strip() for line in text.splitlines())

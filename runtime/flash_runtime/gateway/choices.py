@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from flash_api.config.gateway import GatewayLimits
+from flash_runtime.gateway.auth import cache_salt
 from flash_runtime.gateway.errors import ApiError, invalid
 from flash_runtime.gateway.requests import ChatRequest, CompletionRequest
 from flash_runtime.wire import GenerateRequest
@@ -43,6 +44,7 @@ def chat_choices(
     *,
     model: ModelFacts,
     limits: GatewayLimits,
+    tenant: str,
     draw_seed: Callable[[], int],
 ) -> tuple[Choice, ...]:
     """The choices of a chat. Raises ApiError."""
@@ -51,7 +53,9 @@ def chat_choices(
     num_tokens = _output_tokens(
         len(prompt_ids), wanted, default=limits.max_output_tokens, model=model, param="messages"
     )
-    return _spread(request, [(tuple(prompt_ids), num_tokens)], model=model, limits=limits, draw_seed=draw_seed)
+    return _spread(
+        request, [(tuple(prompt_ids), num_tokens)], model=model, limits=limits, tenant=tenant, draw_seed=draw_seed
+    )
 
 
 def completion_choices(
@@ -60,6 +64,7 @@ def completion_choices(
     *,
     model: ModelFacts,
     limits: GatewayLimits,
+    tenant: str,
     draw_seed: Callable[[], int],
 ) -> tuple[Choice, ...]:
     """The choices of a text completion, in the order prompt 0 choice 0, prompt 0 choice 1, … Raises ApiError."""
@@ -74,7 +79,7 @@ def completion_choices(
                 raise invalid("prompt", f"prompt holds token id {id_}; ids must be 0 to {model.vocab_size - 1}")
         num_tokens = _output_tokens(len(ids), wanted, default=default, model=model, param="prompt")
         sized.append((tuple(ids), num_tokens))
-    return _spread(request, sized, model=model, limits=limits, draw_seed=draw_seed)
+    return _spread(request, sized, model=model, limits=limits, tenant=tenant, draw_seed=draw_seed)
 
 
 def _spread(
@@ -83,6 +88,7 @@ def _spread(
     *,
     model: ModelFacts,
     limits: GatewayLimits,
+    tenant: str,
     draw_seed: Callable[[], int],
 ) -> tuple[Choice, ...]:
     n = request.n or 1
@@ -117,6 +123,7 @@ def _spread(
                 seed=(first_seed + index) % SEEDS,
                 stop_token_ids=end_tokens + own_stops,
                 ignore_eos=bool(request.ignore_eos),
+                cache_salt=cache_salt(tenant, request.cache_salt),
             )
             choices.append(Choice(index, prompt, ids, how, tuple(request.stop)))
     return tuple(choices)

@@ -76,7 +76,7 @@ class Gateway:
         """Whether the model can chat."""
         return self._chat_template.exists
 
-    async def chat(self, request: ChatRequest) -> tuple[Choice, ...]:
+    async def chat(self, request: ChatRequest, tenant: str = "") -> tuple[Choice, ...]:
         """What the engines must do for a chat. Raises ApiError."""
         self.check_model(request.model)
         if not self._chat_template.exists:
@@ -95,10 +95,15 @@ class Gateway:
         except ChatTemplateBroken as error:
             raise ApiError(500, f"The model's {error}.", type_="server_error", code="chat_template_failed") from error
         return chat_choices(
-            request, ids, model=self._model, limits=self.config.limits, draw_seed=self.surroundings.draw_seed
+            request,
+            ids,
+            model=self._model,
+            limits=self.config.limits,
+            tenant=tenant,
+            draw_seed=self.surroundings.draw_seed,
         )
 
-    async def complete(self, request: CompletionRequest) -> tuple[Choice, ...]:
+    async def complete(self, request: CompletionRequest, tenant: str = "") -> tuple[Choice, ...]:
         """What the engines must do for text completions. Raises ApiError."""
         self.check_model(request.model)
         prompts: list[Sequence[int]] = []
@@ -108,7 +113,12 @@ class Gateway:
             else:
                 prompts.append(prompt)
         return completion_choices(
-            request, prompts, model=self._model, limits=self.config.limits, draw_seed=self.surroundings.draw_seed
+            request,
+            prompts,
+            model=self._model,
+            limits=self.config.limits,
+            tenant=tenant,
+            draw_seed=self.surroundings.draw_seed,
         )
 
     async def run(self, choices: Sequence[Choice], usage: Usage, record: Record) -> AsyncGenerator[Piece, None]:

@@ -13,7 +13,7 @@ from typing import Final
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from flash_runtime.gateway.auth import ApiKeys
+from flash_runtime.gateway.auth import ApiKeys, tenant_of
 from flash_runtime.gateway.drain import Drain
 from flash_runtime.gateway.errors import ApiError, internal_error, overloaded_gateway
 from flash_runtime.gateway.http import error_response
@@ -122,7 +122,7 @@ class Guard:
         if scope["type"] != "http" or scope["path"] in OPEN_PATHS:
             return await self._app(scope, receive, send)
         record: Record = scope[SCOPE_KEY]
-        refusal = self._refusal(scope)
+        refusal = self._refusal(scope, record)
         if refusal is not None:
             record.error_code = refusal.code
             return await error_response(refusal)(scope, receive, send)
@@ -136,11 +136,12 @@ class Guard:
             self._inflight -= 1
             self._metrics.inflight.dec()
 
-    def _refusal(self, scope: Scope) -> ApiError | None:
+    def _refusal(self, scope: Scope, record: Record) -> ApiError | None:
         if self._keys is not None:
             scheme, _, key = Headers(scope=scope).get("authorization", "").partition(" ")
             if scheme.lower() != "bearer" or not self._keys.accept(key.strip()):
                 return _wrong_key(missing=not scheme)
+            record.tenant = tenant_of(key.strip())
         if scope["path"] in WORK_PATHS and self._inflight >= self._max_inflight:
             return overloaded_gateway(self._max_inflight)
         return None

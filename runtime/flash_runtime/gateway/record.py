@@ -18,6 +18,8 @@ class Record:
     """On the gateway's clock, in seconds."""
     counted: bool = True
     """Whether metrics hear of it; a canary is nobody's request."""
+    tenant: str = ""
+    """Whose request it is, made from the API key; empty where no keys are asked for. Not logged."""
     num_choices: int = 1
     prompt_tokens: int = 0
     completion_tokens: int = 0

@@ -127,6 +127,8 @@ class SamplingFields(_Body):
     n: int | None = Field(default=None, ge=1)
     stream: bool | None = None
     stream_options: StreamOptions | None = None
+    cache_salt: str | None = Field(default=None, min_length=1, max_length=256)
+    """Share cached prompts only with requests of this tenant that carry the same one (as in vLLM)."""
     ignore_eos: bool | None = None
     """Extension for benchmarks: go on until max_tokens."""
     user: str | None = None
@@ -155,7 +157,7 @@ class ChatRequest(SamplingFields):
     safety_identifier: str | None = None
     """Accepted, not used: nothing is stored about users."""
     prompt_cache_key: str | None = None
-    """Accepted, not used: equal beginnings of prompts are always shared."""
+    """Accepted, not used: equal beginnings of a tenant's prompts are always shared."""
 
     @property
     def output_tokens(self) -> int | None:

@@ -51,12 +51,16 @@ class Routes:
     async def chat(self, request: Request) -> ASGIApp:
         """POST /v1/chat/completions."""
         body = parse_chat(await self._read(request))
-        return await self._answer(request, body, await self._gateway.chat(body), ChatForm())
+        return await self._answer(
+            request, body, await self._gateway.chat(body, record_of(request.scope).tenant), ChatForm()
+        )
 
     async def completions(self, request: Request) -> ASGIApp:
         """POST /v1/completions."""
         body = parse_completion(await self._read(request))
-        return await self._answer(request, body, await self._gateway.complete(body), CompletionForm())
+        return await self._answer(
+            request, body, await self._gateway.complete(body, record_of(request.scope).tenant), CompletionForm()
+        )
 
     async def models(self, request: Request) -> Response:
         """GET /v1/models."""

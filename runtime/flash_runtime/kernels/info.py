@@ -55,19 +55,40 @@ def default_threads() -> int:
 
 
 def _quotas(root: Path, own: Path) -> Iterator[float]:
-    """CPUs granted by `cpu.max` (cgroup v2) of our cgroup and each of its parents."""
+    """CPUs granted to our cgroup and each of its parents, by `cpu.max` (v2) or `cpu.cfs_quota_us` (v1)."""
     try:
         lines = own.read_text().splitlines()
     except OSError:
         return
-    for path in (line.removeprefix("0::") for line in lines if line.startswith("0::")):
-        folder = root / path.lstrip("/")
-        for level in [folder, *folder.parents]:
-            if not level.is_relative_to(root):
-                break
-            try:
-                quota, period = (level / "cpu.max").read_text().split()
-            except (OSError, ValueError):  # the root has none; other layouts have no limit we understand
-                continue
-            if quota != "max":
-                yield int(quota) / int(period)
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if not controllers:
+            yield from (quota for level in _levels(root, path) for quota in _v2_quota(level))
+        elif "cpu" in controllers.split(","):
+            # inside a container the controller's folder may show our own cgroup as its root
+            folder = root / controllers if (root / controllers).is_dir() else root / "cpu"
+            yield from (quota for level in _levels(folder, path) for quota in _v1_quota(level))
+
+
+def _levels(root: Path, path: str) -> Iterator[Path]:
+    """The cgroup's folder and those of its parents, the root's last."""
+    folder = root / path.lstrip("/")
+    return (level for level in [folder, *folder.parents] if level.is_relative_to(root))
+
+
+def _v2_quota(level: Path) -> Iterator[float]:
+    try:
+        quota, period = (level / "cpu.max").read_text().split()
+    except (OSError, ValueError):  # the root has none; other layouts have no limit we understand
+        return
+    if quota != "max":
+        yield int(quota) / int(period)
+
+
+def _v1_quota(level: Path) -> Iterator[float]:
+    try:
+        quota, period = (int((level / f"cpu.cfs_{name}_us").read_text()) for name in ("quota", "period"))
+    except (OSError, ValueError):  # as above
+        return
+    if quota > 0:  # -1: no limit
+        yield quota / period

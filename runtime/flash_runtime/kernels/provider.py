@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from flash_runtime.engine.batch import Batch, FloatArray, IntArray
 from flash_runtime.kernels import _native
@@ -23,7 +24,7 @@ _BF16_BYTES: Final = 2
 
 
 class CpuProvider:
-    """Implements `flash_runtime.engine.batch.Provider` for int8 packed models.
+    """Implements `flash_runtime.engine.batch.Provider` for packed models of every weight format.
 
     A token's logits depend on its own sequence only: not on the batch around it, on how its prompt was cut into
     steps, on the number of threads or on the instruction set. Safe to call from several threads; steps queue up.
@@ -93,6 +94,17 @@ class CpuProvider:
             self.vocab_size,
         )
         return logits
+
+    def expert_load(self) -> NDArray[np.int64] | None:
+        """Tokens that chose each expert since the start [layers, experts]; None for a dense model.
+
+        Safe to call during a step; dense layers, and experts a layer lacks, count zero.
+        """
+        if self._engine.most_experts == 0:
+            return None
+        load = np.empty((self._engine.num_layers, self._engine.most_experts), dtype=np.int64)
+        self._engine.expert_load(load)
+        return load
 
 
 def block_bytes(plan: ModelPlan, block_size: int) -> int:

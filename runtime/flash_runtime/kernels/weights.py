@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from flash_runtime.kernels import _native
-from flash_runtime.kernels.layout import padded_rows, weight_shape
+from flash_runtime.kernels.layout import LinearFormat, PackedLinear, part_shapes
 from flash_runtime.model.plan import DenseMlp, LayerPlan, ModelPlan, MoeMlp, SharedExpert
 
 MAX_HEAD_DIM = 256
@@ -44,10 +44,11 @@ class Weights:
     def linear(self, name: str, *, n: int, k: int, experts: int | None = None) -> Any:
         """The native view of an [N, K] linear, or of a stack of experts."""
         stack = () if experts is None else (experts,)
-        weight = self._blob(f"{name}.weight", (*stack, *weight_shape(n, k)), np.uint8)
-        scale = self._blob(f"{name}.scale", (*stack, padded_rows(n)), np.float32)
+        format = self._plan.linear_format(name)
+        shapes = part_shapes(format, n, k)
+        parts = {key: self._blob(f"{name}.{key}", (*stack, *part.shape), part.dtype) for key, part in shapes.items()}
         bias = self._blob(f"{name}.bias", (*stack, n), np.float32) if f"{name}.bias" in self._packed.blobs else None
-        return _native.Linear.of(weight, scale, bias, features=n, inputs=k, experts=experts or 1)
+        return native_linear(PackedLinear.of(parts, format), bias, n=n, k=k, experts=experts or 1)
 
     def layer(self, layer: LayerPlan) -> Any:
         """The native view of one transformer block."""
@@ -93,6 +94,19 @@ class Weights:
             raise ValueError(f"packed model: blob {name!r} must be {expected}, found {found}; pull the model again")
         self.arrays.append(array)
         return array
+
+
+def native_linear(packed: PackedLinear, bias: NDArray[Any] | None, *, n: int, k: int, experts: int = 1) -> Any:
+    """The native view of a packed linear or stack; it points into the arrays, which the caller keeps."""
+    parts = packed.parts
+    match packed.format:
+        case LinearFormat.INT8:
+            return _native.Linear.int8(parts["weight"], parts["scale"], bias, n, k, experts)
+        case LinearFormat.INT4:  # float16 travels as its bits
+            scale, least = parts["scale"].view(np.uint16), parts["min"].view(np.uint16)
+            return _native.Linear.int4(parts["weight"], scale, least, bias, n, k, experts)
+        case LinearFormat.BF16:
+            return _native.Linear.bf16(parts["weight"], bias, n, k, experts)
 
 
 def check_plan(plan: ModelPlan) -> None:

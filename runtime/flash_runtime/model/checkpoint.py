@@ -14,8 +14,10 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from flash_runtime.kernels.int4 import Int4Blocks
 from flash_runtime.model.errors import CheckpointError
 from flash_runtime.model.rope import Rope
+from flash_runtime.packed import is_packed
 
 FloatArray = NDArray[np.float32]
 
@@ -128,6 +130,12 @@ class Checkpoint(Protocol):
     def tensor(self, name: str, *, part: int | None = None) -> FloatArray:
         """Read one tensor as float32, rows = output features; of a stack of tensors, the one that `part` counts."""
 
+    def int4_blocks(self, name: str, *, part: int | None = None) -> Int4Blocks | None:
+        """The same tensor without loss, where the file holds it in int4 blocks of 32; None = it holds other numbers."""
+
+    def file(self, name: str) -> Path:
+        """The file that holds the tensor; the checkpoint's own path where there is no such tensor."""
+
     def left_over(self, used: Collection[str]) -> list[str]:
         """Weights in the file that none of the used names refers to; buffers that a model derives are not weights."""
 
@@ -139,6 +147,8 @@ def open_checkpoint(path: Path) -> Checkpoint:
 
     if path.is_dir():
         return SafetensorsCheckpoint.open(path)
+    if is_packed(path):
+        raise CheckpointError(f"{path}: is packed already; name the checkpoint that it was packed from")
     if path.is_file():
         return GgufCheckpoint.open(path)
     raise CheckpointError(f"{path}: no such file or folder; a model is a .gguf file or a Hugging Face folder")

@@ -9,16 +9,20 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Collection, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 from gguf.quants import dequantize
+from numpy.typing import NDArray
 
+from flash_runtime.kernels.int4 import Int4Blocks
 from flash_runtime.model.checkpoint import About, ExpertsConfig, FloatArray, ModelConfig, TextAssets
 from flash_runtime.model.errors import CheckpointError, UnsupportedModel
-from flash_runtime.model.gguf_file import GgufFile, TensorEntry, open_gguf
+from flash_runtime.model.gguf_blocks import split_blocks
+from flash_runtime.model.gguf_file import GgufFile, open_gguf
 from flash_runtime.model.gguf_tokenizer import text_assets
 from flash_runtime.model.rope import Rope
 
@@ -66,6 +70,15 @@ _EXPERT_PARTS: Final = {
 }
 
 
+@dataclass(frozen=True)
+class _Raw:
+    """One tensor as it lies in the file."""
+
+    kind: GGMLQuantizationType
+    shape: tuple[int, ...]
+    rows: NDArray[np.uint8]  # [rows, bytes of a row]
+
+
 class GgufCheckpoint:
     """An opened GGUF file."""
 
@@ -100,23 +113,39 @@ class GgufCheckpoint:
     def left_over(self, used: Collection[str]) -> list[str]:
         return sorted(self._file.tensors.keys() - {_gguf_name(name)[0] for name in used} - {_ROPE_DIVISORS})
 
+    def file(self, name: str) -> Path:
+        return self.path
+
     def tensor(self, name: str, *, part: int | None = None) -> FloatArray:
-        gguf_name, expert = _gguf_name(name)
-        entry = self._file.tensors.get(gguf_name)
-        if entry is None:
-            raise CheckpointError(f"{self.path}: tensor {gguf_name} ({name}) is missing")
-        values = self._read(gguf_name, entry, part if expert is None else expert)
+        raw = self._raw(name, part)
+        values = np.asarray(dequantize(raw.rows, raw.kind), dtype=np.float32).reshape(raw.shape)
+        return self._in_order(name, values)
+
+    def int4_blocks(self, name: str, *, part: int | None = None) -> Int4Blocks | None:
+        raw = self._raw(name, part)
+        blocks = split_blocks(raw.rows, raw.kind)
+        if blocks is None or len(raw.shape) != 2:
+            return None
+        return Int4Blocks(*(self._in_order(name, values) for values in (blocks.q, blocks.d, blocks.m)))
+
+    def _in_order(self, name: str, values: NDArray[Any]) -> NDArray[Any]:
+        """Rows in the Hugging Face order."""
         if self._file.metadata["general.architecture"] in _INTERLEAVED:
             for module, num_heads in (("q_proj", self.config.num_heads), ("k_proj", self.config.num_kv_heads)):
                 if name.endswith(f"self_attn.{module}.weight"):
                     if values.ndim != 2 or len(values) % (2 * num_heads):
                         shape = list(values.shape)
-                        raise CheckpointError(f"{self.path}: {gguf_name} of shape {shape} has no {num_heads} heads")
+                        raise CheckpointError(f"{self.path}: {name} of shape {shape} has no {num_heads} heads")
                     return halves_from_neighbours(values, num_heads=num_heads)
         return values
 
-    def _read(self, name: str, entry: TensorEntry, expert: int | None) -> FloatArray:
-        """Dequantise one tensor, or one expert of a stack."""
+    def _raw(self, hf_name: str, part: int | None) -> _Raw:
+        """The bytes of one tensor, or of one expert of a stack."""
+        name, expert = _gguf_name(hf_name)
+        expert = part if expert is None else expert
+        entry = self._file.tensors.get(name)
+        if entry is None:
+            raise CheckpointError(f"{self.path}: tensor {name} ({hf_name}) is missing")
         try:
             kind = GGMLQuantizationType(entry.type_id)
         except ValueError:
@@ -143,11 +172,10 @@ class GgufCheckpoint:
                 "the file is cut off, download it again"
             )
         raw = np.frombuffer(self._file.data, dtype=np.uint8, count=rows * row_bytes, offset=offset)
-        values: FloatArray = np.asarray(dequantize(raw.reshape(rows, row_bytes), kind), dtype=np.float32).reshape(shape)
-        return values
+        return _Raw(kind, shape, raw.reshape(rows, row_bytes))
 
 
-def halves_from_neighbours(weight: FloatArray, *, num_heads: int) -> FloatArray:
+def halves_from_neighbours(weight: NDArray[Any], *, num_heads: int) -> NDArray[Any]:
     """Undo llama.cpp's row order: pairs (2i, 2i + 1) of a head become (i, i + d/2). [heads * d, H] -> the same."""
     rows, columns = weight.shape
     pairs = weight.reshape(num_heads, rows // num_heads // 2, 2, columns)

@@ -1,23 +1,33 @@
-"""A checkpoint written as `model.flash`: int8 weights in the kernels' layout, the layer plan, and the text assets.
+"""A checkpoint written as `model.flash`: weights in the kernels' layout, the layer plan, and the text assets.
 
 One tensor of the checkpoint is in memory at a time. Knows nothing about where a checkpoint came from.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
-from flash_runtime.kernels.layout import LANES, PackedLinear, pack_linear, padded_rows, weight_shape
-from flash_runtime.model.checkpoint import Checkpoint, FloatArray, TextAssets
+from flash_runtime.kernels.int4 import quantise_int4
+from flash_runtime.kernels.layout import (
+    LANES,
+    LinearFormat,
+    PackedLinear,
+    pack_int4_blocks,
+    pack_linear,
+    part_shapes,
+)
+from flash_runtime.model.checkpoint import Checkpoint, TextAssets
 from flash_runtime.model.errors import CheckpointError
 from flash_runtime.model.families import Recipe, recipe
-from flash_runtime.model.families.recipe import Linear, read_bias, read_vector, read_weights
+from flash_runtime.model.families.recipe import Linear, read_bias, read_int4_blocks, read_vector, read_weight
 from flash_runtime.model.hf_text import load_tokenizer
-from flash_runtime.model.variants import PACK_VERSION, refuse_variant
+from flash_runtime.model.variants import PACK_VERSION, formats, variant_named
 from flash_runtime.packed import PackedWriter
 
 TOKENIZER_BLOB: Final = "tokenizer.json"
@@ -27,6 +37,9 @@ _ROWS_AT_ONCE: Final = 64 * LANES
 Progress = Callable[[int, int], None]
 """Told (tensors done, tensors in all)."""
 
+Rows = tuple[NDArray[Any], ...]
+"""Arrays with the same rows: a float weight alone, or the q, d and m of int4."""
+
 
 def pack(
     checkpoint: Checkpoint,
@@ -34,17 +47,20 @@ def pack(
     *,
     variant: str,
     progress: Progress,
+    head: str | None = None,
     about: Mapping[str, str] | None = None,
     key: str = "",
     text_only: bool = False,
 ) -> None:
     """Write the packed model. `about` adds to what the checkpoint says of itself (source, sha256, …), `key` names it.
 
-    With `text_only`, the weights are left out: enough for a gateway. Raises CheckpointError for damaged weights and
+    `head` replaces the variant's format of embedding and head. With `text_only`, the weights are left out: enough for a
+    gateway. Raises CheckpointError for damaged weights and
     UnsupportedModel for what this release cannot run.
     """
-    refuse_variant(variant)
-    plan_and_sources = recipe(checkpoint)
+    chosen = formats(variant, head=head)
+    found = recipe(checkpoint)
+    plan = replace(found.plan, weight_format=LinearFormat(chosen.weight), head_format=LinearFormat(chosen.head))
     text = checkpoint.text()
     _check_vocabulary(checkpoint, text)
     with PackedWriter(path) as writer:
@@ -52,16 +68,16 @@ def pack(
             {
                 "key": key,
                 "pack_version": PACK_VERSION,
-                "variant": variant,
+                "variant": variant_named(variant),
                 "contents": "text" if text_only else "model",
                 "about": {**vars(checkpoint.about), **(about or {})},
                 "text": _text_header(text),
-                "model": plan_and_sources.plan.to_json(),
+                "model": plan.to_json(),
             }
         )
         writer.add_bytes(TOKENIZER_BLOB, text.tokenizer_json)
         if not text_only:
-            _write_weights(checkpoint, plan_and_sources, writer, progress)
+            _write_weights(checkpoint, replace(found, plan=plan), writer, progress)
 
 
 def _write_weights(checkpoint: Checkpoint, sources: Recipe, writer: PackedWriter, progress: Progress) -> None:
@@ -78,12 +94,12 @@ def _write_weights(checkpoint: Checkpoint, sources: Recipe, writer: PackedWriter
         writer.add(name, read_vector(checkpoint, vector))
         tell(1)
     for name, linear in sources.linears.items():
-        _write_linears(checkpoint, name, (linear,), (), writer, tell)
+        _write_linears(checkpoint, name, (linear,), (), sources.plan.linear_format(name), writer, tell)
         if linear.bias:
             writer.add(f"{name}.bias", read_bias(checkpoint, linear))
             tell(len(linear.modules))
     for name, stack in sources.experts.items():
-        _write_linears(checkpoint, name, stack, (len(stack),), writer, tell)
+        _write_linears(checkpoint, name, stack, (len(stack),), sources.plan.linear_format(name), writer, tell)
 
 
 def _write_linears(
@@ -91,35 +107,66 @@ def _write_linears(
     name: str,
     stack: tuple[Linear, ...],
     leading: tuple[int, ...],
+    format: LinearFormat,
     writer: PackedWriter,
     tell: Callable[[int], None],
 ) -> None:
-    """Stream the stacked weights, then the scales that quantising them gave."""
-    rows, columns = stack[0].num_rows, stack[0].columns
-    scales: list[FloatArray] = []
+    """Stream the stacked weights, then the scales and minima that rounding them gave."""
+    parts = part_shapes(format, stack[0].num_rows, stack[0].columns)
+    others: dict[str, list[NDArray[Any]]] = {part: [] for part in parts if part != "weight"}
 
-    def weights() -> Iterator[np.ndarray[Any, np.dtype[np.uint8]]]:
+    def weights() -> Iterator[NDArray[Any]]:
         for linear in stack:
-            for packed in _quantised(checkpoint, linear, tell):
-                scales.append(packed.scale)
+            for packed in _packed(checkpoint, linear, format, tell):
+                for part, arrays in others.items():
+                    arrays.append(packed.parts[part])
                 yield packed.weight
 
-    writer.stream(f"{name}.weight", "uint8", (*leading, *weight_shape(rows, columns)), weights())
-    writer.add(f"{name}.scale", np.concatenate(scales).reshape(*leading, padded_rows(rows)))
+    writer.stream(f"{name}.weight", parts["weight"].dtype, (*leading, *parts["weight"].shape), weights())
+    for part, arrays in others.items():
+        writer.add(f"{name}.{part}", np.concatenate(arrays).reshape(*leading, *parts[part].shape))
 
 
-def _quantised(checkpoint: Checkpoint, linear: Linear, tell: Callable[[int], None]) -> Iterator[PackedLinear]:
-    """Blocks of whole lines, in row order; a module that ends inside a line hands the rest to the next."""
-    rest = np.empty((0, linear.columns), dtype=np.float32)
-    for weight in read_weights(checkpoint, linear):
-        rows = np.concatenate([rest, weight]) if len(rest) else weight
-        whole = len(rows) // LANES * LANES
+def _packed(
+    checkpoint: Checkpoint, linear: Linear, format: LinearFormat, tell: Callable[[int], None]
+) -> Iterator[PackedLinear]:
+    """The linear in blocks of whole lines, in row order."""
+
+    def rows_of_modules() -> Iterator[Rows]:
+        for index in range(len(linear.modules)):
+            yield from _int4_rows(checkpoint, linear, index) if int4 else [(read_weight(checkpoint, linear, index),)]
+            tell(1)
+
+    int4 = format is LinearFormat.INT4
+    try:
+        for rows in _whole_lines(rows_of_modules()):
+            yield pack_int4_blocks(*rows) if int4 else pack_linear(rows[0], format)
+    except ValueError as error:
+        raise CheckpointError(f"{checkpoint.path}: tensors {', '.join(linear.modules)}: {error}") from error
+
+
+def _int4_rows(checkpoint: Checkpoint, linear: Linear, index: int) -> Iterator[Rows]:
+    """One module's int4 blocks: as the checkpoint holds them, otherwise rounded from its weights."""
+    if (blocks := read_int4_blocks(checkpoint, linear, index)) is not None:
+        yield blocks.q, blocks.d, blocks.m
+        return
+    weight = read_weight(checkpoint, linear, index)
+    for start in range(0, len(weight), _ROWS_AT_ONCE):
+        rounded = quantise_int4(weight[start : start + _ROWS_AT_ONCE])
+        yield rounded.q, rounded.d, rounded.m
+
+
+def _whole_lines(pieces: Iterable[Rows]) -> Iterator[Rows]:
+    """Blocks of whole lines; a piece that ends inside a line hands the rest to the next."""
+    rest: Rows = ()
+    for piece in pieces:
+        rows = tuple(np.concatenate(pair) for pair in zip(rest, piece, strict=True)) if rest else piece
+        whole = len(rows[0]) // LANES * LANES
         for start in range(0, whole, _ROWS_AT_ONCE):
-            yield pack_linear(rows[start : min(start + _ROWS_AT_ONCE, whole)])
-        rest = rows[whole:]
-        tell(1)
-    if len(rest):
-        yield pack_linear(rest)
+            yield tuple(array[start : min(start + _ROWS_AT_ONCE, whole)] for array in rows)
+        rest = tuple(array[whole:] for array in rows) if whole < len(rows[0]) else ()
+    if rest:
+        yield rest
 
 
 def _check_vocabulary(checkpoint: Checkpoint, text: TextAssets) -> None:
@@ -129,7 +176,8 @@ def _check_vocabulary(checkpoint: Checkpoint, text: TextAssets) -> None:
     vocabulary = checkpoint.config.vocab_size
     if not 0 <= highest < vocabulary:
         raise CheckpointError(
-            f"{checkpoint.path}: the tokenizer's highest id is {highest}, the embedding has {vocabulary} rows"
+            f"{checkpoint.path}: the tokenizer's highest id is {highest}, the embedding has {vocabulary} rows; "
+            "take the tokenizer that belongs to these weights"
         )
 
 

@@ -1,7 +1,8 @@
 """The layer plan: which operations, shapes and packed weights make up a step, as plain data.
 
 It says nothing about where weights came from or which kernels run. Strings are names in the packed file: a vector
-"V" is the blob "V" (f32); a linear "X" is the blobs "X.weight", "X.scale" and, when it has one, "X.bias" (f32 [N]).
+"V" is the blob "V" (f32); a linear "X" is a blob for each part of its format ("X.weight", "X.scale", …; see
+`flash_runtime.kernels.layout`) and, when it has one, "X.bias" (f32 [N]).
 
 Legend: H hidden size, E experts, N output features of a linear.
 """
@@ -12,6 +13,8 @@ from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+
+from flash_runtime.kernels.layout import LinearFormat
 
 Count = Annotated[int, Field(ge=1)]
 Factor = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -111,6 +114,10 @@ class ModelPlan:
     final_norm: str
     head: str
     """Linear [vocab_size, H]; the embedding's name when the weights are tied."""
+    weight_format: LinearFormat
+    """Of every linear of the layers."""
+    head_format: LinearFormat
+    """Of embedding and head."""
     layers: tuple[LayerPlan, ...] = field(default=())
     embedding_factor: Factor = 1.0
     """Multiplies the token embeddings."""
@@ -156,6 +163,10 @@ class ModelPlan:
                     shapes[part.gate_up] = (2 * part.width, self.hidden_size)
                     shapes[part.down] = (self.hidden_size, part.width)
         return shapes
+
+    def linear_format(self, name: str) -> LinearFormat:
+        """The number format of a linear's weights."""
+        return self.head_format if name in (self.embedding, self.head) else self.weight_format
 
     @classmethod
     def from_json(cls, document: Any) -> ModelPlan:

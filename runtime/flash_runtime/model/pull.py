@@ -23,10 +23,11 @@ from typing import Any, Final, NoReturn
 from flash_api.names import PACKED_MODEL
 from flash_runtime.model.cache import Cache, default_root, place
 from flash_runtime.model.download import pip_download
-from flash_runtime.model.errors import CheckpointError, ModelError, StorageError
+from flash_runtime.model.errors import CheckpointError, ModelError, RequestError, StorageError
 from flash_runtime.model.progress import ENV_PROGRESS, ProgressReporter
-from flash_runtime.model.sources import Source, parse_source
-from flash_runtime.model.variants import PACK_VERSION, refuse_variant
+from flash_runtime.model.ready import open_ready, place_ready, verified
+from flash_runtime.model.sources import Source, packed_path, parse_source
+from flash_runtime.model.variants import PACK_VERSION, VARIANTS, formats, variant_named
 from flash_runtime.packed import PackedError, PackedFile
 
 _INTERRUPTED: Final = 130
@@ -42,6 +43,8 @@ class PullRequest:
     folder: Path
     sha256: str | None = None
     text_only: bool = False
+    head: str | None = None
+    """Format of embedding and head; None = the variant's own."""
 
 
 def pull(request: PullRequest, *, cache: Cache, progress: ProgressReporter) -> dict[str, Any]:
@@ -49,15 +52,19 @@ def pull(request: PullRequest, *, cache: Cache, progress: ProgressReporter) -> d
 
     A text-only pull leaves a whole model of the same key in place: an engine on this folder may need it.
     """
-    refuse_variant(request.variant)
+    formats(request.variant, head=request.head)
     target = request.folder / PACKED_MODEL
     try:
         _check_sha256(request, cache)
-        key = _key(request, cache)
+        ready = _ready(request)
+        key = _key(request, cache) if ready is None else str(ready.header.get("key"))
         request.folder.mkdir(parents=True, exist_ok=True)
         with _folder_lock(request.folder):
             if header := _usable(target, key, text_only=request.text_only):
                 return header
+        if ready is not None:
+            with _folder_lock(request.folder):
+                return place_ready(ready, target, text_only=request.text_only)
         packed, header = _packed(request, key, cache, progress)
         with _folder_lock(request.folder):
             if present := _usable(target, key, text_only=request.text_only):
@@ -66,6 +73,37 @@ def pull(request: PullRequest, *, cache: Cache, progress: ProgressReporter) -> d
     except OSError as error:
         raise _storage_error(error, f"{cache.root} or {request.folder}") from error
     return header
+
+
+def pull_into_cache(request: PullRequest, *, cache: Cache, progress: ProgressReporter) -> Path:
+    """The packed file in the cache, made if need be; nothing is put into the folder. Raises ModelError."""
+    formats(request.variant, head=request.head)
+    try:
+        _check_sha256(request, cache)
+        if (ready := _ready(request)) is not None:
+            return verified(ready)
+        return _packed(request, _key(request, cache), cache, progress)[0]
+    except OSError as error:
+        raise _storage_error(error, str(cache.root)) from error
+
+
+def pack_file(request: PullRequest, path: Path, *, cache: Cache, progress: ProgressReporter) -> None:
+    """Pack the source into one file of this name, whatever the cache holds of it. Raises ModelError."""
+    formats(request.variant, head=request.head)
+    if packed_path(request.source) is not None:
+        raise RequestError(f"source {request.source.uri}: is packed already; name the checkpoint it was packed from")
+    try:
+        _check_sha256(request, cache)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _pack(request, _key(request, cache), path, cache, progress)
+    except OSError as error:
+        raise _storage_error(error, str(path)) from error
+
+
+def _ready(request: PullRequest) -> PackedFile | None:
+    """The source itself, where it is a packed model of the wanted kind."""
+    path = packed_path(request.source)
+    return None if path is None else open_ready(path, variant=request.variant, head=request.head)
 
 
 def _check_sha256(request: PullRequest, cache: Cache) -> None:
@@ -81,7 +119,9 @@ def _check_sha256(request: PullRequest, cache: Cache) -> None:
 
 def _key(request: PullRequest, cache: Cache) -> str:
     """Names one packed result: the source, its content, the number format and our version of it."""
-    facts = [request.source.uri, request.source.digest(cache), request.variant, str(PACK_VERSION)]
+    chosen = formats(request.variant, head=request.head)
+    numbers = [variant_named(request.variant), chosen.weight, chosen.head, str(PACK_VERSION)]
+    facts = [request.source.uri, request.source.digest(cache), *numbers]
     return hashlib.sha256("\n".join(facts).encode()).hexdigest()[:32]
 
 
@@ -133,6 +173,7 @@ def _pack(request: PullRequest, key: str, path: Path, cache: Cache, progress: Pr
         checkpoint,
         path,
         variant=request.variant,
+        head=request.head,
         progress=lambda done, total: progress.update("pack", done, total, "tensors"),
         about={**request.source.about, "source": request.source.uri, "sha256": request.source.digest(cache)},
         key=key,
@@ -168,7 +209,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     progress = ProgressReporter(sys.stderr, Path(progress_file) if progress_file else None)
     try:
         source = parse_source(options.source, revision=options.revision, pip_download=pip_download)
-        request = PullRequest(source, options.variant, options.to, options.sha256, options.text_only)
+        request = PullRequest(source, options.variant, options.to, options.sha256, options.text_only, options.head)
         header = pull(request, cache=Cache(default_root(os.environ)), progress=progress)
     except ModelError as error:
         progress.say(f"error: {error}")
@@ -197,8 +238,11 @@ def _parser() -> argparse.ArgumentParser:
         "a file that always holds {phase, done, total, unit} as JSON. Exit codes: 0 done, 2 unsupported request, "
         "3 missing or damaged weights, 4 download failed, 5 storage failed.",
     )
-    parser.add_argument("--source", required=True, metavar="URI", help="builtin://NAME or file:///path/to/model")
-    parser.add_argument("--variant", default="Lite", help="number format to pack; this release packs Lite (default)")
+    parser.add_argument(
+        "--source", required=True, metavar="URI", help="builtin://NAME or file:///path (GGUF, folder, packed file)"
+    )
+    parser.add_argument("--variant", default="Lite", help=f"{', '.join(VARIANTS)}; default: Lite")
+    parser.add_argument("--head", help="format of embedding and head for Nano: int8 (default) or int4")
     parser.add_argument("--revision", help="branch, tag or commit of the source; default: the source's own")
     parser.add_argument("--sha256", metavar="HEX", help="expected SHA-256 of the weights file; another one is refused")
     parser.add_argument("--to", required=True, type=Path, metavar="DIR", help="folder that gets model.flash")

@@ -1,7 +1,8 @@
 """The reference ops provider: the layer plan in NumPy float32, slow and obvious, to test every other one against.
 
-It runs on a checkpoint's own weights, or on a packed file with the arithmetic of Lite: int8 weights per output
-feature, activations rounded to int8 per group of 64 features, routing, norms and attention in float.
+It runs on a checkpoint's own weights, or on a packed file with the arithmetic of its formats: activations are rounded
+to int8 per group of 64 features before int8 and int4 weights, to bfloat16 before bf16 ones; routing, norms and
+attention are computed in float.
 
 Legend: T tokens of the step, H hidden, N and K a linear's output and input features, h and g query and key-value heads,
 d head features, E experts, V vocabulary, P positions a token may see.
@@ -15,10 +16,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flash_runtime.engine.batch import Batch, FloatArray
-from flash_runtime.kernels.layout import GROUP, PackedLinear, unpack_linear
+from flash_runtime.kernels.layout import (
+    GROUP,
+    LinearFormat,
+    PackedLinear,
+    from_bf16,
+    part_shapes,
+    to_bf16,
+    unpack_linear,
+)
 from flash_runtime.kernels.reference import quantise
 from flash_runtime.model.checkpoint import Checkpoint
-from flash_runtime.model.families.recipe import Linear, Recipe, read_bias, read_vector, read_weights
+from flash_runtime.model.families.recipe import Linear, Recipe, read_bias, read_vector, read_weight
 from flash_runtime.model.plan import DenseMlp, LayerPlan, ModelPlan, MoeMlp, SharedExpert
 from flash_runtime.packed import PackedFile
 
@@ -73,12 +82,11 @@ class ReferenceProvider:
         q, k = self._turn(q, batch.positions), self._turn(k, batch.positions)
         out = np.empty_like(q)
         for sequence in range(len(batch.query_starts) - 1):
-            blocks = batch.block_tables[sequence]
-            for token in range(batch.query_starts[sequence], batch.query_starts[sequence + 1]):
-                position = int(batch.positions[token])
-                slot = (index, blocks[position // self.block_size], position % self.block_size)
-                self._keys[slot], self._values[slot] = k[token], v[token]
-                out[token] = self._attend(index, layer, q[token], blocks, num_positions=position + 1)
+            tokens = slice(batch.query_starts[sequence], batch.query_starts[sequence + 1])
+            blocks, positions = batch.block_tables[sequence], batch.positions[tokens]
+            slots = (index, blocks[positions // self.block_size], positions % self.block_size)
+            self._keys[slots], self._values[slots] = k[tokens], v[tokens]
+            out[tokens] = self._attend(index, layer, q[tokens], blocks, positions)
         return self._weights.linear(layer.o, out.reshape(len(x), -1))
 
     def _head_norm(self, layer: LayerPlan, x: FloatArray, name: str | None) -> FloatArray:
@@ -89,19 +97,22 @@ class ReferenceProvider:
         return self._norm(together, name).reshape(x.shape)
 
     def _attend(
-        self, index: int, layer: LayerPlan, q: FloatArray, blocks: NDArray[np.int32], *, num_positions: int
+        self, index: int, layer: LayerPlan, q: FloatArray, blocks: NDArray[np.int32], positions: NDArray[np.int32]
     ) -> FloatArray:
-        """One token's heads over the positions it sees. q [h, d] -> [h, d]."""
+        """One sequence's heads, each token over the positions that it sees. q [T, h, d] -> [T, h, d]."""
         plan = self._plan
-        first = 0 if layer.window is None else max(0, num_positions - layer.window)
+        num_positions = int(positions.max()) + 1
         held = blocks[: -(-num_positions // self.block_size)]
         cached = (-1, plan.num_kv_heads, plan.head_dim)
-        keys = self._keys[index, held].reshape(cached)[first:num_positions]  # [P, g, d]
-        values = self._values[index, held].reshape(cached)[first:num_positions]
-        grouped = q.reshape(plan.num_kv_heads, -1, plan.head_dim)  # [g, h / g, d]
-        scores = np.einsum("gqd,pgd->gqp", grouped, keys) * np.float32(plan.score_factor)
-        attended: FloatArray = np.einsum("gqp,pgd->gqd", _softmax(scores), values)
-        return attended.reshape(plan.num_heads, plan.head_dim)
+        keys = self._keys[index, held].reshape(cached)[:num_positions].swapaxes(0, 1)  # [g, P, d]
+        values = self._values[index, held].reshape(cached)[:num_positions].swapaxes(0, 1)
+        grouped = q.reshape(len(q), plan.num_kv_heads, -1, plan.head_dim).swapaxes(0, 1)  # [g, T, h / g, d]
+        scores = grouped @ keys[:, None].swapaxes(2, 3) * np.float32(plan.score_factor)  # [g, T, h / g, P]
+        behind = positions[:, None] - np.arange(num_positions)  # [T, P]
+        seen = (behind >= 0) & (behind < (layer.window or num_positions))
+        attended = _softmax(np.where(seen[:, None], scores, -np.inf)) @ values[:, None]  # [g, T, h / g, d]
+        out: FloatArray = attended.swapaxes(0, 1).reshape(q.shape)
+        return out
 
     def _turn(self, x: FloatArray, positions: NDArray[np.int32]) -> FloatArray:
         """RoPE over the pairs (i, i + d/2). [T, heads, d]"""
@@ -157,7 +168,9 @@ class CheckpointWeights:
     def _read(self, name: str, expert: int | None) -> tuple[FloatArray, FloatArray | None]:
         if (name, expert) not in self._kept:
             linear = self._find(name, expert)
-            weight = np.concatenate(list(read_weights(self._checkpoint, linear)))
+            weight = np.concatenate(
+                [read_weight(self._checkpoint, linear, index) for index in range(len(linear.modules))]
+            )
             self._kept[name, expert] = weight, read_bias(self._checkpoint, linear) if linear.bias else None
         return self._kept[name, expert]
 
@@ -166,10 +179,11 @@ class CheckpointWeights:
 
 
 class PackedWeights:
-    """The weights of a packed Lite file, with activations rounded as the kernels round them."""
+    """The weights of a packed file, with activations rounded as the kernels round them."""
 
     def __init__(self, packed: PackedFile, plan: ModelPlan) -> None:
         self._packed = packed
+        self._plan = plan
         self._shapes = plan.linear_shapes()
         self._kept: dict[tuple[str, int | None], FloatArray] = {}
 
@@ -177,19 +191,20 @@ class PackedWeights:
         return self._packed.blob(name)
 
     def rows(self, name: str, indices: NDArray[np.int32]) -> FloatArray:
-        return self._weight(name, None)[indices]
+        return self.weight(name, None)[indices]
 
     def linear(self, name: str, x: FloatArray, *, expert: int | None = None) -> FloatArray:
-        out: FloatArray = round_activations(x) @ self._weight(name, expert).T
+        rounded = from_bf16(to_bf16(x)) if self._plan.linear_format(name) is LinearFormat.BF16 else round_activations(x)
+        out: FloatArray = rounded @ self.weight(name, expert).T
         return out + self._packed.blob(f"{name}.bias") if f"{name}.bias" in self._packed.blobs else out
 
-    def _weight(self, name: str, expert: int | None) -> FloatArray:
+    def weight(self, name: str, expert: int | None) -> FloatArray:
+        """The dequantised weight [N, K] of a linear, or of one of a stack."""
         if (name, expert) not in self._kept:
-            weight, scale = self._packed.blob(f"{name}.weight"), self._packed.blob(f"{name}.scale")
-            if expert is not None:
-                weight, scale = weight[expert], scale[expert]
-            n, k = self._shapes[name]
-            self._kept[name, expert] = unpack_linear(PackedLinear(weight=weight, scale=scale), n=n, k=k)
+            (n, k), format = self._shapes[name], self._plan.linear_format(name)
+            parts = {part: self._packed.blob(f"{name}.{part}") for part in part_shapes(format, n, k)}
+            linear = PackedLinear.of(parts, format)
+            self._kept[name, expert] = unpack_linear(linear if expert is None else linear.expert(expert), n=n, k=k)
         return self._kept[name, expert]
 
 

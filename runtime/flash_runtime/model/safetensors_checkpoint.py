@@ -15,6 +15,7 @@ from typing import Any, Final
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
+from flash_runtime.kernels.int4 import Int4Blocks
 from flash_runtime.model.checkpoint import About, FloatArray, ModelConfig, TextAssets
 from flash_runtime.model.errors import CheckpointError
 from flash_runtime.model.hf_config import parse_config
@@ -66,6 +67,12 @@ class SafetensorsCheckpoint:
     def has(self, name: str) -> bool:
         return name in self._entries
 
+    def int4_blocks(self, name: str, *, part: int | None = None) -> Int4Blocks | None:
+        return None  # the layout has no int4 blocks of its own
+
+    def file(self, name: str) -> Path:
+        return self._entries[name].file if name in self._entries else self.path
+
     def left_over(self, used: Collection[str]) -> list[str]:
         derived = {"lm_head.weight"} if self.config.tied_embeddings else set()
         return sorted(
@@ -86,7 +93,7 @@ class SafetensorsCheckpoint:
         if part is not None:
             raw = _one_of(raw, part, where=f"{self.path}: tensor {name}")
         if entry.dtype == "BF16":  # the upper half of a float32
-            return np.asarray((raw.astype(np.uint32) << 16).view(np.float32))
+            return np.left_shift(raw, np.uint32(16), dtype=np.uint32).view(np.float32)
         return np.asarray(raw, dtype=np.float32)
 
 

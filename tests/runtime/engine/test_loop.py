@@ -152,6 +152,18 @@ def test_a_prompt_larger_than_the_kv_memory_is_refused() -> None:
         engine.add("a", [1] * 16, GenerateRequest(max_tokens=1))
 
 
+def test_an_answer_that_cannot_fit_into_the_kv_memory_is_refused_and_disturbs_nobody() -> None:
+    engine = an_engine(PagedModel(num_blocks=4, block_size=4))
+    engine.add("fits", [1] * 6, GenerateRequest(max_tokens=10))
+    with pytest.raises(
+        RequestRefused,
+        match=r"^max_tokens \(11\) is too much after a prompt of 6 tokens: .* holds 16 tokens "
+        r"\(ask for at most 10, or raise kv_cache_bytes\)$",
+    ):
+        engine.add("a", [1] * 6, GenerateRequest(max_tokens=11))
+    assert len(tokens(run(engine)["fits"])) == 10
+
+
 def test_a_full_engine_says_so() -> None:
     engine = an_engine(max_running=1, max_queued=1)
     for name in ("a", "b"):
@@ -285,3 +297,14 @@ def test_a_request_gets_the_same_tokens_alone_and_in_any_company(
         together.add(str(index), prompt, request)
     answers = run(together)
     assert [(tokens(answers[str(index)]), logprobs(answers[str(index)])) for index in range(len(requests))] == alone
+
+
+def test_a_prompt_is_found_again_by_its_own_tenant_and_by_no_other() -> None:
+    engine = an_engine()
+    cached = []
+    for tenant in ("a", "b", "a", ""):
+        engine.add(tenant, PROMPT, GenerateRequest(max_tokens=3, cache_salt=tenant))
+        outputs = run(engine)[tenant]
+        assert tokens(outputs) == PagedModel().expected(PROMPT, 3)
+        cached.append(outputs[-1].cached_tokens)
+    assert cached == [0, 0, 4, 0]

@@ -39,7 +39,7 @@ def run_step(scheduler: Scheduler) -> dict[str, int]:
     for chunk in chunks:
         append_or_finish(scheduler, chunk)
     scheduler.check_integrity()
-    return {chunk.sequence.request_id: chunk.count for chunk in chunks}
+    return {chunk.sequence.request_id: chunk.num_tokens for chunk in chunks}
 
 
 def append_or_finish(scheduler: Scheduler, chunk: Chunk) -> None:
@@ -185,9 +185,9 @@ def test_everyone_finishes_in_order_of_arrival_and_no_block_is_lost(
         chunks = scheduler.schedule()
         scheduler.check_integrity()
         assert bool(chunks) == bool(live), "work was left undone"
-        assert sum(chunk.count for chunk in chunks) <= max_batch_tokens
+        assert sum(chunk.num_tokens for chunk in chunks) <= max_batch_tokens
         for chunk in chunks:
-            assert chunk.count > 0
+            assert chunk.num_tokens > 0
             assert chunk.start == chunk.sequence.num_computed_tokens
             if chunk.sequence.arrival not in first_computed:
                 first_computed.append(chunk.sequence.arrival)

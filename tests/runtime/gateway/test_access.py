@@ -243,3 +243,44 @@ async def test_the_access_log_has_route_status_time_and_tokens(caplog: pytest.Lo
     (line,) = [record for record in caplog.records if record.name == "flash_runtime.access"]
     assert (line.route, line.method, line.status, line.ms) == (CHAT, "POST", 200, 0.0)
     assert (line.prompt_tokens, line.completion_tokens) == (usage["prompt_tokens"], usage["completion_tokens"])
+
+
+async def salts(stack: Stack, *calls: tuple[str, dict[str, Any]]) -> list[str]:
+    """The cache salt that the engine gets with each call of a key."""
+    async with stack.client() as client:
+        for key, body in calls:
+            answer = await client.post(CHAT, json=body, headers={"authorization": f"Bearer {key}"})
+            assert answer.status_code == 200
+    return [request.cache_salt for _, request in stack.engine.requests]
+
+
+async def test_each_key_has_a_cache_of_its_own(keys_file: Path) -> None:
+    one, again, two = await salts(
+        with_keys(keys_file), ("sk-one", a_chat()), ("sk-one", a_chat(n=1)), ("sk-t#wo", a_chat())
+    )
+    assert one == again
+    assert "" not in (one, two)
+    assert one != two
+    assert "sk-one" not in one
+
+
+async def test_a_salt_of_the_client_divides_its_own_cache_and_reaches_no_other(keys_file: Path) -> None:
+    plain, other = await salts(with_keys(keys_file), ("sk-one", a_chat()), ("sk-t#wo", a_chat()))
+    chosen = await salts(
+        with_keys(keys_file),
+        ("sk-one", a_chat(cache_salt="x")),
+        ("sk-one", a_chat(cache_salt="x")),
+        ("sk-one", a_chat(cache_salt="y")),
+        # The salts of the other tenant, sent as one's own.
+        ("sk-t#wo", a_chat(cache_salt="x")),
+        ("sk-t#wo", a_chat(cache_salt=plain)),
+        ("sk-one", a_chat(cache_salt=other)),
+    )
+    assert chosen[0] == chosen[1]
+    assert len({plain, other, *chosen}) == 2 + 5
+
+
+async def test_without_keys_all_share_one_cache_but_for_their_own_salts() -> None:
+    assert (
+        len(set(await salts(a_stack(), ("any", a_chat()), ("other", a_chat()), ("any", a_chat(cache_salt="x"))))) == 2
+    )

@@ -15,7 +15,7 @@ import pytest
 
 from flash_runtime.engine.batch import Batch, FloatArray
 from flash_runtime.kernels import _native, reference
-from flash_runtime.kernels.layout import PackedLinear, pack_experts, pack_linear, unpack_linear
+from flash_runtime.kernels.layout import LinearFormat, PackedLinear, pack_experts, pack_linear, unpack_linear
 
 
 @dataclass
@@ -57,6 +57,8 @@ def build_tiny_model(
     shared=None,
     factors=None,
     window=None,
+    weight_format="int8",
+    head_format="int8",
 ) -> TinyModel:
     """Two layers; sizes are odd on purpose: nothing is a multiple of a register or a group."""
     rng = np.random.default_rng(7)
@@ -64,8 +66,9 @@ def build_tiny_model(
 
     def linear(name, n, k, count=None):
         weight = (rng.standard_normal((count or 1, n, k)) / np.sqrt(k)).astype(np.float32)
-        packed = pack_experts(weight) if count else pack_linear(weight[0])
-        blobs[f"{name}.weight"], blobs[f"{name}.scale"] = packed.weight, packed.scale
+        kind = LinearFormat(head_format if name in ("embedding", "head") else weight_format)
+        packed = pack_experts(weight, kind) if count else pack_linear(weight[0], kind)
+        blobs.update({f"{name}.{part}": array for part, array in packed.parts.items()})
         return name
 
     def vector(name, *shape):
@@ -120,6 +123,8 @@ def build_tiny_model(
         "embedding": linear("embedding", vocab, hidden),
         "final_norm": vector("final_norm", hidden),
         "head": "embedding" if experts else linear("head", vocab, hidden),
+        "weight_format": weight_format,
+        "head_format": head_format,
         "layers": [layer(0), layer(1)],
         **({f"{name}_factor": factor for name, factor in (factors or {}).items()}),
     }
@@ -144,9 +149,13 @@ def emulate_prompt(model: TinyModel, token_ids: Any) -> FloatArray:
     def norm(x, name):
         return x / np.sqrt(np.mean(x * x, axis=-1, keepdims=True) + np.float32(plan["norm_eps"])) * blobs[name]
 
+    def packed(name):
+        parts = {part: blobs[key] for part in ("weight", "scale", "min") if (key := f"{name}.{part}") in blobs}
+        kind = plan["head_format" if name in ("embedding", "head") else "weight_format"]
+        return PackedLinear.of(parts, LinearFormat(kind))
+
     def linear(x, name, n):
-        bias = blobs.get(f"{name}.bias")
-        return reference.linear(x, blobs[f"{name}.weight"], blobs[f"{name}.scale"], n=n, bias=bias)
+        return reference.packed_linear(x, packed(name), n=n, bias=blobs.get(f"{name}.bias"))
 
     def turn(x):  # [T, heads, d]
         angles = np.arange(tokens, dtype=np.float32)[:, None, None] * blobs["inv_freq"]
@@ -179,14 +188,7 @@ def emulate_prompt(model: TinyModel, token_ids: Any) -> FloatArray:
         gates = np.take_along_axis(routed, chosen, axis=1)
         if mlp["normalise"]:
             gates /= gates.sum(axis=1, keepdims=True)
-        up, down = mlp["gate_up"], mlp["down"]
-        experts = reference.Experts(
-            gate_up=blobs[f"{up}.weight"],
-            gate_up_scale=blobs[f"{up}.scale"],
-            down=blobs[f"{down}.weight"],
-            down_scale=blobs[f"{down}.scale"],
-            width=mlp["width"],
-        )
+        experts = reference.Experts(packed(mlp["gate_up"]), packed(mlp["down"]), mlp["width"])
         out = reference.expert_ffn(x, experts, chosen.astype(np.int32), gates)
         if "shared" in mlp:
             share = 1 / (1 + np.exp(-(x @ blobs[mlp["shared"]["gate"]])))
@@ -200,8 +202,8 @@ def emulate_prompt(model: TinyModel, token_ids: Any) -> FloatArray:
         gate, up = np.split(linear(x, mlp["gate_up"], 2 * mlp["width"]), 2, axis=1)
         return linear(reference.swiglu(gate, up), mlp["down"], plan["hidden_size"])
 
-    table = PackedLinear(weight=blobs["embedding.weight"], scale=blobs["embedding.scale"])
-    x = unpack_linear(table, n=plan["vocab_size"], k=plan["hidden_size"])[np.asarray(token_ids)]
+    table = unpack_linear(packed("embedding"), n=plan["vocab_size"], k=plan["hidden_size"])
+    x = table[np.asarray(token_ids)]
     x = x * factor("embedding")
     for layer in plan["layers"]:
         x = x + attention(norm(x, layer["attn_norm"]), layer) * factor("residual")

@@ -50,5 +50,26 @@ def test_quotas_of_the_cgroup_and_its_parents_are_read(tmp_path: Path) -> None:
     assert list(_quotas(root, own)) == [1.5]
 
 
+def test_quotas_of_the_first_cgroup_version_are_read(tmp_path: Path) -> None:
+    own = tmp_path / "own"
+    own.write_text("12:memory:/pod\n4:cpu,cpuacct:/pod/container\n1:name=systemd:/pod\n")
+    pod = tmp_path / "cgroup" / "cpu,cpuacct" / "pod"
+    (pod / "container").mkdir(parents=True)
+    for folder, quota in ((pod, "250000"), (pod / "container", "-1")):
+        (folder / "cpu.cfs_quota_us").write_text(f"{quota}\n")
+        (folder / "cpu.cfs_period_us").write_text("100000\n")
+    assert list(_quotas(tmp_path / "cgroup", own)) == [2.5]
+
+
+def test_a_container_that_sees_its_own_quota_as_the_root_is_limited_by_it(tmp_path: Path) -> None:
+    own = tmp_path / "own"
+    own.write_text("4:cpu,cpuacct:/docker/1234\n")
+    folder = tmp_path / "cgroup" / "cpu"
+    folder.mkdir(parents=True)
+    (folder / "cpu.cfs_quota_us").write_text("50000\n")
+    (folder / "cpu.cfs_period_us").write_text("100000\n")
+    assert list(_quotas(tmp_path / "cgroup", own)) == [0.5]
+
+
 def test_without_cgroups_there_is_no_quota(tmp_path: Path) -> None:
     assert list(_quotas(tmp_path, tmp_path / "missing")) == []

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from flash_runtime.kernels import _native, reference
 from flash_runtime.kernels.layout import pack_linear
+from flash_runtime.kernels.weights import native_linear as native_weights
 
 MAGNITUDES = st.sampled_from([0.0, 1e-38, 1e-20, 1.0, 1e4, 1e30])
 
@@ -31,7 +32,7 @@ def native_quantise(isa: str, x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np
 def native_linear(isa: str, x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None) -> np.ndarray:
     packed = pack_linear(weight)
     n, k = weight.shape
-    layer = _native.Linear.of(packed.weight, packed.scale, bias, features=n, inputs=k, experts=1)
+    layer = native_weights(packed, bias, n=n, k=k)
     out = np.full((len(x), n), np.nan, np.float32)
     _native.linear(isa, x, layer, out)
     return out

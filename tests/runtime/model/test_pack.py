@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -10,12 +11,17 @@ from safetensors.numpy import load_file, save_file
 from tiny_checkpoints import CONFIGS, tensors, write_checkpoint
 from tiny_gguf import write_gguf
 
-from flash_runtime.kernels.layout import PackedLinear, unpack_linear
+from flash_runtime.kernels.layout import LinearFormat, PackedLinear, part_shapes, unpack_linear
 from flash_runtime.model.checkpoint import open_checkpoint
 from flash_runtime.model.errors import CheckpointError, UnsupportedModel
+from flash_runtime.model.families import recipe
 from flash_runtime.model.pack import pack
 from flash_runtime.model.plan import ModelPlan
+from flash_runtime.model.reference import CheckpointWeights, PackedWeights
 from flash_runtime.packed import PackedFile
+
+PEAK_TENSORS = 8
+"""Float32 tensors of the largest size that packing may hold at once."""
 
 
 def packed(checkpoint: Path, path: Path, *, variant: str = "Lite", text_only: bool = False) -> PackedFile:
@@ -133,8 +139,91 @@ def test_a_tokenizer_larger_than_the_embedding_is_refused(tmp_path: Path) -> Non
         packed(folder, tmp_path / "model.flash")
 
 
-@pytest.mark.parametrize("variant", ["Cloud", "Nano"])
-def test_a_variant_that_is_not_packed_is_refused(tmp_path: Path, variant: str) -> None:
+def test_an_unknown_variant_is_refused_with_the_known_ones(tmp_path: Path) -> None:
     folder = write_checkpoint(tmp_path / "c", "llama")
-    with pytest.raises(UnsupportedModel, match=f"variant {variant} is not packed by this release; use Lite"):
-        packed(folder, tmp_path / "model.flash", variant=variant)
+    with pytest.raises(UnsupportedModel, match=r"variant \(Huge\) must be one of Cloud, Lite, Nano"):
+        packed(folder, tmp_path / "model.flash", variant="Huge")
+
+
+@pytest.mark.parametrize(
+    ("variant", "head", "weight_format", "head_format"),
+    [
+        ("cloud", None, "bf16", "bf16"),
+        ("Lite", None, "int8", "int8"),
+        ("nano", None, "int4", "int8"),
+        ("Nano", "int8", "int4", "int8"),
+        ("Nano", "int4", "int4", "int4"),
+    ],
+)
+def test_a_variant_says_the_formats_of_layers_and_head(
+    tmp_path: Path, variant: str, head: str | None, weight_format: str, head_format: str
+) -> None:
+    checkpoint = open_checkpoint(write_checkpoint(tmp_path / "c", "qwen3_moe"))
+    pack(checkpoint, tmp_path / "f", variant=variant, head=head, progress=lambda done, total: None)
+    file = PackedFile.open(tmp_path / "f")
+    assert file.header["variant"] == variant.capitalize()
+    assert file.header["model"]["weight_format"] == weight_format
+    assert file.header["model"]["head_format"] == head_format
+    for name, format in (
+        ("layers.0.qkv", weight_format),
+        ("layers.1.experts.down", weight_format),
+        ("head", head_format),
+    ):
+        n, k = ModelPlan.from_json(file.header["model"]).linear_shapes()[name]
+        for part, expected in part_shapes(LinearFormat(format), n, k).items():
+            stack = (8,) if "experts" in name else ()
+            assert (file.blobs[f"{name}.{part}"].dtype, file.blobs[f"{name}.{part}"].shape) == (
+                expected.dtype,
+                (*stack, *expected.shape),
+            )
+
+
+@pytest.mark.parametrize(("variant", "head"), [("Lite", "int4"), ("Cloud", "int8"), ("Nano", "bf16"), ("Nano", "int2")])
+def test_a_head_that_the_variant_has_not_is_refused(tmp_path: Path, variant: str, head: str) -> None:
+    checkpoint = open_checkpoint(write_checkpoint(tmp_path / "c", "llama"))
+    with pytest.raises(UnsupportedModel, match=rf"head \({head}\) must be .* for variant {variant}"):
+        pack(checkpoint, tmp_path / "f", variant=variant, head=head, progress=lambda done, total: None)
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen3", "qwen3_moe", "mixtral"])
+@pytest.mark.parametrize("quantisation", ["Q4_0", "Q4_1"])
+def test_int4_blocks_of_a_gguf_are_taken_over_without_loss(tmp_path: Path, kind: str, quantisation: str) -> None:
+    """Rows of q and k are put back into order; the blocks lie along the other axis and stay whole."""
+    widths = {"qwen3_moe": {"moe_intermediate_size": 64}, "mixtral": {"intermediate_size": 64}}  # whole blocks of 32
+    file = write_gguf(tmp_path / "m.gguf", kind, quantisation=quantisation, shape=widths.get(kind))
+    checkpoint = open_checkpoint(file)
+    pack(checkpoint, tmp_path / "f", variant="Nano", head="int4", progress=lambda done, total: None)
+    packed_file, sources = PackedFile.open(tmp_path / "f"), recipe(checkpoint)
+    plan = ModelPlan.from_json(packed_file.header["model"])
+    weights, originals = PackedWeights(packed_file, plan), CheckpointWeights(checkpoint, sources)
+    for name, (_, k) in plan.linear_shapes().items():
+        experts = range(len(sources.experts[name])) if name in sources.experts else [None]
+        for expert in experts:
+            unit = np.eye(k, dtype=np.float32)
+            found = weights.weight(name, expert)
+            np.testing.assert_array_equal(found, originals.linear(name, unit, expert=expert).T, err_msg=name)
+
+
+def test_weights_beyond_a_format_are_named(tmp_path: Path) -> None:
+    folder = write_checkpoint(tmp_path / "c", "llama")
+    weights = load_file(folder / "model.safetensors")
+    weights["model.layers.1.self_attn.o_proj.weight"].flat[7] = 1e6
+    save_file(weights, folder / "model.safetensors")
+    with pytest.raises(CheckpointError, match=r"o_proj.*float16.*found 1e\+06"):
+        packed(folder, tmp_path / "model.flash", variant="Nano")
+
+
+@pytest.mark.parametrize("variant", ["Cloud", "Lite", "Nano"])
+def test_packing_holds_a_few_tensors_at_a_time_and_never_the_model(tmp_path: Path, variant: str) -> None:
+    """NumPy tells tracemalloc of its arrays; with this many layers no tensor is a large share of the model."""
+    shape = {"hidden_size": 384, "intermediate_size": 768, "num_hidden_layers": 12}
+    folder = write_checkpoint(tmp_path / "c", "llama", shape=shape)
+    checkpoint = open_checkpoint(folder)
+    sizes = [array.nbytes for array in load_file(folder / "model.safetensors").values()]
+    tracemalloc.start()
+    try:
+        pack(checkpoint, tmp_path / "f", variant=variant, progress=lambda done, total: None)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < PEAK_TENSORS * max(sizes) < sum(sizes) / 2

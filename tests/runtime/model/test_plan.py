@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from tiny_checkpoints import write_checkpoint
 
+from flash_runtime.kernels.layout import LinearFormat
 from flash_runtime.model.checkpoint import open_checkpoint
 from flash_runtime.model.families import recipe
 from flash_runtime.model.plan import ModelPlan
@@ -51,6 +53,8 @@ def test_the_json_form_of_a_dense_layer(plan: ModelPlan) -> None:
         "embedding": "embedding",
         "final_norm": "final_norm",
         "head": "embedding",
+        "weight_format": "int8",
+        "head_format": "int8",
         "embedding_factor": 1.0,
         "attention_factor": None,
         "residual_factor": 1.0,
@@ -85,6 +89,7 @@ def test_the_json_form_of_experts(plan: ModelPlan) -> None:
         ({"surprise": 1}, "surprise"),
         ({"layers": [{"mlp": {"kind": "sparse"}}] * 3}, r"layers\.0"),
         ({"head": None}, "head"),
+        ({"weight_format": "int2"}, "weight_format.*found 'int2'"),
     ],
 )
 def test_a_malformed_plan_is_refused_with_the_field(plan: ModelPlan, change: dict, reason: str) -> None:
@@ -98,3 +103,13 @@ def test_every_linear_has_a_shape(plan: ModelPlan) -> None:
     heads = (plan.num_heads + 2 * plan.num_kv_heads) * plan.head_dim
     assert shapes["layers.0.qkv"] == (heads, 96)
     assert shapes[plan.layers[0].mlp.down] == (96, plan.layers[0].mlp.width)
+
+
+def test_embedding_and_head_may_have_a_format_of_their_own(plan: ModelPlan) -> None:
+    nano = replace(plan, weight_format=LinearFormat.INT4)
+    assert nano.linear_format(nano.embedding) == nano.linear_format(nano.head) == "int8"
+    assert nano.linear_format("layers.0.qkv") == "int4"
+    document = nano.to_json()
+    del document["head_format"]
+    with pytest.raises(ValueError, match="head_format: Field required"):
+        ModelPlan.from_json(document)

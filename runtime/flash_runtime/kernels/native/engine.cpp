@@ -24,27 +24,24 @@ void require(const char* what, int64_t value, int64_t low, int64_t high) {
 
 } // namespace
 
-Linear Linear::expert(int index) const {
-    Linear one = *this;
-    one.weight += static_cast<size_t>(index) * panels() * groups() * kGroup * kLanes;
-    one.scale += static_cast<size_t>(index) * panels() * kLanes;
-    if (bias) one.bias += static_cast<size_t>(index) * features;
-    return one;
-}
-
-void QuantBuffer::shape(int rows, int inputs) {
+void QuantBuffer::shape(int rows, int inputs, LinearFormat weights) {
+    format = weights;
     groups = divide_up(inputs, kGroup);
     const size_t count = static_cast<size_t>(rows) * groups;
-    if (scale.size() < count) {
+    if (format == LinearFormat::bf16) {
+        if (rounded.size() < count * kGroup) rounded.resize(count * kGroup);
+    } else if (offset.size() < count) {
         values.resize(count * kGroup);
-        scale.resize(count);
+        scale.resize(count * kInt4Scales);
         offset.resize(count);
     }
 }
 
-QuantRows QuantBuffer::row(ptrdiff_t index) {
-    const ptrdiff_t group = index * groups;
-    return {values.data() + group * kGroup, scale.data() + group, offset.data() + group};
+QuantRows QuantBuffer::group(ptrdiff_t row, int group) {
+    const ptrdiff_t at = row * groups + group;
+    if (format == LinearFormat::bf16) return {nullptr, nullptr, nullptr, rounded.data() + at * kGroup};
+    const int scales = format == LinearFormat::int4 ? kInt4Scales : 1;
+    return {values.data() + at * kGroup, scale.data() + at * scales, offset.data() + at, nullptr};
 }
 
 void Engine::Unmap::operator()(uint16_t* memory) const { munmap(memory, bytes); }
@@ -60,6 +57,14 @@ Engine::Engine(Model model, const Kernels& kernels, int threads, int num_blocks,
     void* memory = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (memory == MAP_FAILED) throw std::bad_alloc();
     cache_ = {static_cast<uint16_t*>(memory), Unmap{bytes}};
+    for (const Layer& layer : model_.layers) {
+        if (layer.router) most_experts_ = std::max(most_experts_, layer.experts);
+    }
+    load_ = std::vector<std::atomic<int64_t>>(model_.layers.size() * static_cast<size_t>(most_experts_));
+}
+
+void Engine::expert_load(int64_t* out) const {
+    for (const auto& count : load_) *out++ = count.load(std::memory_order_relaxed);
 }
 
 // No index of a batch may reach a pointer unchecked: a request must not be able to crash the process.
@@ -119,32 +124,24 @@ void Engine::prepare(const Batch& batch) {
 }
 
 void Engine::embed(const Batch& batch) {
-    const Linear& table = model_.embedding;
-    const int lines = table.groups() * kGroupLines;
     for_rows(batch.tokens, [&](int first, int last) {
         for (int t = first; t < last; ++t) {
-            const int id = batch.token_ids[t];
-            const uint8_t* row = table.weight + (static_cast<size_t>(id / kLanes) * lines * kLanes + id % kLanes) * 4;
-            float* out = hidden_.data() + static_cast<size_t>(t) * model_.hidden;
-            for (int k = 0; k < model_.hidden; ++k) {
-                const int value = row[static_cast<size_t>(k / 4) * kLanes * 4 + k % 4];
-                out[k] = static_cast<float>(value - kZeroPoint) * table.scale[id] * model_.embedding_factor;
-            }
+            float* out = hidden_.data() + static_cast<ptrdiff_t>(t) * model_.hidden;
+            model_.embedding.read_row(batch.token_ids[t], model_.embedding_factor, out);
         }
     });
 }
 
-// normed_[i] and input_[i] = rms_norm(hidden_[index ? index[i] : i])
-void Engine::norm_rows(const float* weight, int rows, const int32_t* index) {
+// normed_[i] and input_[i] = rms_norm(hidden_[index ? index[i] : i]), the latter for weights of the format
+void Engine::norm_rows(const float* weight, int rows, const int32_t* index, LinearFormat format) {
     const int width = model_.hidden;
-    input_.shape(rows, width);
+    input_.shape(rows, width, format);
     for_rows(rows, [&](int first, int last) {
         for (int i = first; i < last; ++i) {
             const ptrdiff_t from = index ? index[i] : i;
             float* out = normed_.data() + static_cast<ptrdiff_t>(i) * width;
             kernels_.rms_norm(hidden_.data() + from * width, weight, width, model_.norm_epsilon, out);
-            const QuantRows row = input_.row(i);
-            kernels_.quantise(out, width, row.values, row.scale, row.offset);
+            kernels_.prepare(format, out, width, input_.row(i));
         }
     });
 }
@@ -160,13 +157,9 @@ void Engine::run_linear(const Linear& linear, QuantBuffer& input, int rows, floa
     pool_.run(chunks * row_blocks, [&](int i) {
         const int row = i / chunks * kRowBlock;
         const int panel = i % chunks * size;
-        LinearJob job{};
-        job.weight = linear.weight;
-        job.weight_scale = linear.scale;
-        job.bias = linear.bias;
+        LinearJob job = linear.job();
         job.input = input.row(row);
         job.rows = std::min(kRowBlock, rows - row);
-        job.groups = linear.groups();
         job.panel_begin = panel;
         job.panel_end = std::min(panels, panel + size);
         job.columns = std::min(linear.features, job.panel_end * kLanes) - panel * kLanes;
@@ -174,6 +167,7 @@ void Engine::run_linear(const Linear& linear, QuantBuffer& input, int rows, floa
         job.out_stride = linear.features;
         job.accumulate = accumulate;
         job.factor = factor;
+        job.next = linear.panel((i + 1) % chunks * size);
         kernels_.linear(job);
     });
 }
@@ -186,10 +180,10 @@ void Engine::step(const Batch& batch, float* logits) {
     embed(batch);
     for (size_t index = 0; index < model_.layers.size(); ++index) {
         attention(batch, model_.layers[index], index);
-        mlp(model_.layers[index], batch.tokens);
+        mlp(model_.layers[index], index, batch.tokens);
     }
     if (batch.rows == 0) return; // in the middle of a prompt nobody needs logits
-    norm_rows(model_.final_norm, batch.rows, batch.logit_rows);
+    norm_rows(model_.final_norm, batch.rows, batch.logit_rows, model_.head.format);
     run_linear(model_.head, input_, batch.rows, logits, false, model_.logits_factor);
 }
 

@@ -5,12 +5,14 @@
 #pragma once
 
 #include <algorithm>
+#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <mutex>
 #include <vector>
 
 #include "kernels.h"
+#include "linear_weights.h"
 #include "pool.h"
 
 namespace flash {
@@ -18,19 +20,6 @@ namespace flash {
 constexpr int kRowBlock = 192; // rows of a task: a multiple of the register tile, few enough for the L2 cache
 
 inline int divide_up(int a, int b) { return (a + b - 1) / b; }
-
-// An int8 linear, or experts of them one after the other.
-struct Linear {
-    const uint8_t* weight = nullptr;
-    const float* scale = nullptr;
-    const float* bias = nullptr; // null: none
-    int features = 0;            // N
-    int inputs = 0;              // K
-
-    int panels() const { return (features + kLanes - 1) / kLanes; }
-    int groups() const { return (inputs + kGroup - 1) / kGroup; }
-    Linear expert(int index) const;
-};
 
 // down(silu(gate(x)) * up(x)), or experts of it one after the other.
 struct Swiglu {
@@ -89,15 +78,18 @@ struct Batch {
     int rows;
 };
 
-// int8 activations that grow with the largest step seen.
+// Rounded activations that grow with the largest step seen.
 struct QuantBuffer {
     std::vector<int8_t> values;
     std::vector<float> scale;
     std::vector<int32_t> offset;
+    std::vector<float> rounded;
+    LinearFormat format = LinearFormat::int8;
     int groups = 0; // per row
 
-    void shape(int rows, int inputs);
-    QuantRows row(ptrdiff_t index);
+    void shape(int rows, int inputs, LinearFormat weights);
+    QuantRows row(ptrdiff_t index) { return group(index, 0); }
+    QuantRows group(ptrdiff_t row, int group); // from this group of the row on
 };
 
 class Engine {
@@ -108,6 +100,12 @@ public:
     void step(const Batch& batch, float* logits);
 
     int threads() const { return pool_.threads(); }
+
+    int num_layers() const { return static_cast<int>(model_.layers.size()); }
+    // Experts of the layer with the most of them; 0 if no layer routes.
+    int most_experts() const { return most_experts_; }
+    // Tokens that chose each expert since construction [layers, most_experts]. Safe to read during a step.
+    void expert_load(int64_t* out) const;
 
 private:
     struct Tile { // query rows of one sequence, counted over (token, query head of the group)
@@ -136,22 +134,29 @@ private:
     // out = factor * linear(input), or added to what is there.
     void run_linear(const Linear& linear, QuantBuffer& input, int rows, float* out, bool accumulate, float factor);
     void embed(const Batch& batch);
-    void norm_rows(const float* weight, int rows, const int32_t* index);
+    void norm_rows(const float* weight, int rows, const int32_t* index, LinearFormat format);
     void attention(const Batch& batch, const Layer& layer, size_t layer_index);
+    AttentionJob attention_job(const Batch& batch, const Layer& layer, size_t layer_index, const Tile& tile,
+                               int kv_head);
+    void attend_in_parts(const Batch& batch, const Layer& layer, size_t layer_index);
     void write_cache(const Batch& batch, const Layer& layer, size_t layer_index);
-    void route(const Layer& layer, int tokens);
+    void route(const Layer& layer, size_t layer_index, int tokens);
     void share_rows(int tokens);
     void hidden_features(const Swiglu& mlp, const int32_t* row_index, int rows);
-    void hidden_group(const Swiglu& mlp, const int32_t* row_index, const Share& share, int group);
+    void hidden_group(const Swiglu& mlp, const int32_t* row_index, const Share& share, int group,
+                      const uint8_t* next);
     void outputs(const Swiglu& mlp, int rows);
-    void routed(const Layer& layer, int tokens);
+    void routed(const Layer& layer, size_t layer_index, int tokens);
     void shared(const Layer& layer, int tokens);
-    void mlp(const Layer& layer, int tokens);
+    void mlp(const Layer& layer, size_t layer_index, int tokens);
 
     Model model_;
     const Kernels& kernels_;
     Pool pool_;
     std::mutex mutex_;
+
+    int most_experts_ = 0;
+    std::vector<std::atomic<int64_t>> load_; // [layers, most_experts], written by the step alone
 
     int num_blocks_;
     int block_size_;
@@ -169,6 +174,7 @@ private:
     std::vector<float> normed_;       // [T, H]
     std::vector<float> qkv_;          // [T, A + 2 * kv_heads * head_dim]
     std::vector<float> attended_;     // [T, A]
+    std::vector<float> parts_;        // of attention over long sequences
     std::vector<float> cosine_;       // [T, head_dim / 2]
     std::vector<float> sine_;         // [T, head_dim / 2]
     std::vector<int> sequence_of_;    // [T]

@@ -1,14 +1,12 @@
 // The AVX-512 VNNI kernel table. Only this file is compiled with AVX-512 flags; it is entered after a CPU check.
 #include <immintrin.h>
 
-#include "attention.h"
-#include "elementwise.h"
-#include "linear.h"
+#include "table.h"
 
 namespace flash {
 namespace {
 
-constexpr int kPrefetchBytes = 2048; // how far ahead of few-row tiles, which wait for memory, weights are requested
+constexpr ptrdiff_t kStreamBytes = 4096; // how far ahead of single rows, which wait for memory, weights are requested
 
 // sum += weights (u8) . values (s8), four products per lane. In assembly because the intrinsic makes GCC 12 copy every
 // sum before each use.
@@ -16,11 +14,27 @@ FLASH_INLINE void add_dot(__m512i& sum, __m512i weights, __m512i values) {
     asm("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(weights), "v"(values));
 }
 
+// Asks memory for the next tiles' weights of group g, if this tile is the one to do so.
+template <int Panels> FLASH_INLINE void request_next(const TileInput& in, int g, int& due) {
+    if (g != due) return;
+    due += in.next_step;
+    if (!in.next) return;
+    const uint8_t* group = in.next + static_cast<ptrdiff_t>(g) * kGroupLines * 64;
+    for (int p = 0; p < Panels; ++p, group += in.panel_stride) {
+#pragma GCC unroll 16
+        for (int line = 0; line < kGroupLines; ++line) __builtin_prefetch(group + line * 64, 0, 2); // into the L2 cache: the L1 is in use
+    }
+}
+
 // One or two rows wait for memory, not for arithmetic: panels are read one after the other, in address order, into
 // several partial sums per row (integer sums are exact in any order).
 template <int Rows, int Panels>
 FLASH_INLINE void stream_tile(const TileInput& in, const uint8_t* weight, float (*out)[Panels][kLanes]) {
     constexpr int kPartial = 4;
+    // the stream goes on into the next tiles' weights, where those follow
+    const ptrdiff_t ahead = kStreamBytes;
+    const uint8_t* end = weight + Panels * in.panel_stride - ahead;
+    const ptrdiff_t jump = in.next ? in.next - (weight + Panels * in.panel_stride) : 0;
     for (int p = 0; p < Panels; ++p) {
         Vec total[Rows];
 #pragma GCC unroll 2
@@ -34,10 +48,11 @@ FLASH_INLINE void stream_tile(const TileInput& in, const uint8_t* weight, float 
                 for (int i = 1; i < kPartial; ++i) dot[r][i] = _mm512_setzero_si512();
             }
             const int8_t* x = in.values + g * kGroup;
+            const uint8_t* soon = weight + ahead + (weight >= end ? jump : 0);
 #pragma GCC unroll 16
             for (int line = 0; line < kGroupLines; ++line) {
                 const __m512i w = _mm512_loadu_si512(weight + line * 64);
-                __builtin_prefetch(weight + line * 64 + kPrefetchBytes);
+                __builtin_prefetch(soon + line * 64);
 #pragma GCC unroll 2
                 for (int r = 0; r < Rows; ++r) {
                     int32_t four;
@@ -62,7 +77,7 @@ FLASH_INLINE void stream_tile(const TileInput& in, const uint8_t* weight, float 
 // Fully unrolled, so that the sums of a tile stay in registers: 2 * Rows * Panels of the 32, plus operands.
 template <int Rows, int Panels>
 FLASH_INLINE void dot_tile(const TileInput& in, const uint8_t* weight, float (*out)[Panels][kLanes]) {
-    if constexpr (Rows <= 2) {
+    if constexpr (Rows <= kStreamRows) {
         stream_tile<Rows, Panels>(in, weight, out);
         return;
     }
@@ -72,7 +87,9 @@ FLASH_INLINE void dot_tile(const TileInput& in, const uint8_t* weight, float (*o
 #pragma GCC unroll 8
         for (int p = 0; p < Panels; ++p) total[r][p] = Vec{};
     }
+    int due = in.next_first;
     for (int g = 0; g < in.groups; ++g) {
+        request_next<Panels>(in, g, due);
         __m512i dot[Rows][Panels];
 #pragma GCC unroll 8
         for (int r = 0; r < Rows; ++r) {
@@ -83,9 +100,7 @@ FLASH_INLINE void dot_tile(const TileInput& in, const uint8_t* weight, float (*o
         for (int line = 0; line < kGroupLines; ++line, weight += 64, x += 4) {
             __m512i w[Panels];
 #pragma GCC unroll 8
-            for (int p = 0; p < Panels; ++p) {
-                w[p] = _mm512_loadu_si512(weight + p * in.panel_stride);
-            }
+            for (int p = 0; p < Panels; ++p) w[p] = _mm512_loadu_si512(weight + p * in.panel_stride);
 #pragma GCC unroll 8
             for (int r = 0; r < Rows; ++r) {
                 int32_t four;
@@ -111,11 +126,119 @@ FLASH_INLINE void dot_tile(const TileInput& in, const uint8_t* weight, float (*o
     }
 }
 
+FLASH_INLINE __m512i low_nibbles(__m512i both) { return _mm512_and_si512(both, _mm512_set1_epi8(15)); }
+
+FLASH_INLINE __m512i high_nibbles(__m512i both) { return low_nibbles(_mm512_srli_epi16(both, 4)); }
+
+FLASH_INLINE __m512i quad_of(const int8_t* values) {
+    int32_t four;
+    std::memcpy(&four, values, sizeof four);
+    return _mm512_set1_epi32(four);
+}
+
+FLASH_INLINE Vec as_floats(__m512i whole) { return __builtin_convertvector(reinterpret_cast<IntVec>(whole), Vec); }
+
+// One or two rows of int4 weights: panel after panel, in address order, as stream_tile.
+template <int Rows, int Panels>
+FLASH_INLINE void int4_stream(const Int4Input& in, const TileRows& rows, float (*out)[Panels][kLanes]) {
+    const Stream stream(in.weight, Panels * in.weight_stride, rows.next);
+    const uint8_t* weight = in.weight;
+    const uint16_t* scale = in.scale;
+    const uint16_t* min = in.min;
+    for (int p = 0; p < Panels; ++p) {
+        Vec total[Rows] = {};
+        for (int g = 0; g < in.groups; ++g, scale += kLanes, min += kLanes) {
+            const ptrdiff_t ahead = stream.ahead(weight);
+            if (g % kInt4PerGroup == 0) { // a line holds d or m of two groups
+                __builtin_prefetch(scale + ahead / kInt4PerScale);
+                __builtin_prefetch(min + ahead / kInt4PerScale);
+            }
+            __m512i low[Rows];
+            __m512i high[Rows];
+#pragma GCC unroll 2
+            for (int r = 0; r < Rows; ++r) low[r] = high[r] = _mm512_setzero_si512();
+#pragma GCC unroll 4
+            for (int line = 0; line < kInt4Lines; ++line, weight += 64) {
+                const __m512i both = _mm512_loadu_si512(weight);
+                __builtin_prefetch(weight + ahead);
+                const __m512i first = low_nibbles(both);
+                const __m512i second = high_nibbles(both);
+#pragma GCC unroll 2
+                for (int r = 0; r < Rows; ++r) {
+                    const int8_t* x = rows.values[r] + g * kInt4Group + line * 8;
+                    add_dot(low[r], first, quad_of(x));
+                    add_dot(high[r], second, quad_of(x + 4));
+                }
+            }
+            const Vec d = from_half(scale);
+            const Vec m = from_half(min);
+#pragma GCC unroll 2
+            for (int r = 0; r < Rows; ++r) {
+                const Vec dot = as_floats(_mm512_add_epi32(low[r], high[r]));
+                total[r] = total[r] + int4_part(dot, d, m, group_scale(rows, r, g), half_sum(rows, r, g));
+            }
+        }
+        for (int r = 0; r < Rows; ++r) store(out[r][p], total[r]);
+    }
+}
+
+// One quad of input features: the low nibbles of a line for Shift 0, the high ones for Shift 4.
+template <int Rows, int Panels, int Shift>
+FLASH_INLINE void add_quad(const uint8_t* line, ptrdiff_t stride, const int8_t* const* values, int at,
+                           __m512i (&dot)[Rows][Panels]) {
+    __m512i w[Panels];
+#pragma GCC unroll 8
+    for (int p = 0; p < Panels; ++p) {
+        const __m512i both = _mm512_loadu_si512(line + p * stride);
+        w[p] = Shift ? high_nibbles(both) : low_nibbles(both);
+    }
+#pragma GCC unroll 8
+    for (int r = 0; r < Rows; ++r) {
+        const __m512i x = quad_of(values[r] + at);
+#pragma GCC unroll 8
+        for (int p = 0; p < Panels; ++p) add_dot(dot[r][p], w[p], x);
+    }
+}
+
+// The integer sums of a group stay in registers, the float sums in memory: those are touched once in a group only.
+template <int Rows, int Panels>
+FLASH_INLINE void int4_tile(const Int4Input& in, const TileRows& rows, float (*out)[Panels][kLanes]) {
+    if constexpr (Rows <= kFewRows) {
+        int4_stream<Rows, Panels>(in, rows, out);
+        return;
+    }
+    std::memset(out, 0, sizeof(float) * Rows * Panels * kLanes);
+    const uint8_t* weight = in.weight;
+    for (int g = 0; g < in.groups; ++g) {
+        __m512i dot[Rows][Panels];
+#pragma GCC unroll 8
+        for (int r = 0; r < Rows; ++r) {
+#pragma GCC unroll 8
+            for (int p = 0; p < Panels; ++p) dot[r][p] = _mm512_setzero_si512();
+        }
+        for (int line = 0; line < kInt4Lines; ++line, weight += 64) {
+            const int at = g * kInt4Group + line * 8;
+            add_quad<Rows, Panels, 0>(weight, in.weight_stride, rows.values, at, dot);
+            add_quad<Rows, Panels, 4>(weight, in.weight_stride, rows.values, at + 4, dot);
+        }
+#pragma GCC unroll 8
+        for (int p = 0; p < Panels; ++p) {
+            const ptrdiff_t at = p * in.group_stride + g * kLanes;
+            const Vec d = from_half(in.scale + at);
+            const Vec m = from_half(in.min + at);
+#pragma GCC unroll 8
+            for (int r = 0; r < Rows; ++r) {
+                const Vec part = int4_part(as_floats(dot[r][p]), d, m, group_scale(rows, r, g), half_sum(rows, r, g));
+                store(out[r][p], load(out[r][p]) + part);
+            }
+        }
+    }
+}
+
 } // namespace
 
 const Kernels& avx512_kernels() {
-    static constexpr Kernels table{"avx512", quantise, linear,  attention, rms_norm,   rope,
-                                   swiglu,   softmax,  router, add_scaled, to_bf16};
+    static constexpr Kernels table = kernel_table("avx512");
     return table;
 }
 

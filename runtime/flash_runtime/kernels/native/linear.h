@@ -11,6 +11,7 @@ namespace flash {
 namespace {
 
 constexpr int kTileRows = 6;
+constexpr int kStreamRows = 2; // so few rows wait for memory: they take more panels at a time, one after the other
 
 struct TileInput {
     const int8_t* values;      // row 0 of the activations
@@ -19,6 +20,10 @@ struct TileInput {
     const int32_t* offset[kTileRows];
     int groups;
     ptrdiff_t panel_stride;
+    // While it works, a tile requests those groups g of the next tiles' weights for which g % next_step == next_first.
+    const uint8_t* next; // as many panels, or null
+    int next_first;
+    int next_step;
 };
 
 template <int Rows, int Panels> void dot_tile(const TileInput& in, const uint8_t* weight, float (*out)[Panels][kLanes]);
@@ -46,7 +51,7 @@ template <int Rows> void linear_rows(const LinearJob& job, const TileInput& in, 
     switch (panels) {
     case 4:
         // four panels of many rows would not fit the registers
-        if constexpr (Rows <= 2) linear_tile<Rows, 4>(job, in, row, panel);
+        if constexpr (Rows <= kStreamRows) linear_tile<Rows, 4>(job, in, row, panel);
         break;
     case 2: linear_tile<Rows, 2>(job, in, row, panel); break;
     default: linear_tile<Rows, 1>(job, in, row, panel); break;
@@ -58,11 +63,14 @@ void linear(const LinearJob& job) {
     in.groups = job.groups;
     in.values = job.input.values;
     in.panel_stride = static_cast<ptrdiff_t>(job.groups) * kGroupLines * kLanes * 4;
-    const int widest = job.rows <= 2 ? 4 : 2;
+    in.next_step = (job.rows + kTileRows - 1) / kTileRows;
+    const int widest = job.rows <= kStreamRows ? 4 : 2;
     int panel = job.panel_begin;
     while (panel < job.panel_end) {
         const int left = job.panel_end - panel;
         const int panels = left >= widest ? widest : (left >= 2 ? 2 : 1);
+        in.next = panels == left ? job.next : job.weight + (panel + panels) * in.panel_stride;
+        in.next_first = 0;
         for (int row = 0; row < job.rows; row += kTileRows) {
             const int rows = job.rows - row < kTileRows ? job.rows - row : kTileRows;
             for (int r = 0; r < rows; ++r) {
@@ -79,6 +87,7 @@ void linear(const LinearJob& job) {
             case 5: linear_rows<5>(job, in, row, panel, panels); break;
             default: linear_rows<6>(job, in, row, panel, panels); break;
             }
+            ++in.next_first;
         }
         panel += panels;
     }

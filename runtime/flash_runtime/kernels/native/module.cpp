@@ -20,8 +20,10 @@ namespace {
 
 using Floats = nb::ndarray<const float, nb::c_contig, nb::device::cpu>;
 using Bytes = nb::ndarray<const uint8_t, nb::c_contig, nb::device::cpu>;
+using Halves = nb::ndarray<const uint16_t, nb::c_contig, nb::device::cpu>; // bits of float16 or bfloat16
 using Ints = nb::ndarray<const int32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using IntTable = nb::ndarray<const int32_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using Counts = nb::ndarray<int64_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using Logits = nb::ndarray<float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 
 void expect(const char* what, size_t found, size_t expected) {
@@ -35,17 +37,41 @@ const float* floats(const char* what, const Floats& array, size_t expected) {
     return array.data();
 }
 
-flash::Linear linear(const Bytes& weight, const Floats& scale, const std::optional<Floats>& bias, int features,
-                     int inputs, int experts) {
+flash::Linear linear(flash::LinearFormat format, const void* weight, size_t bytes, const std::optional<Floats>& bias,
+                     int features, int inputs, int experts) {
     flash::Linear out;
+    out.format = format;
     out.features = features;
     out.inputs = inputs;
-    const size_t rows = static_cast<size_t>(experts) * out.panels() * flash::kLanes;
-    expect("weight", weight.size(), rows * out.groups() * flash::kGroup);
-    out.weight = weight.data();
-    out.scale = floats("scale", scale, rows);
+    expect("weight's bytes", bytes, experts * out.weight_bytes());
+    out.weight = static_cast<const uint8_t*>(weight);
     if (bias) out.bias = floats("bias", *bias, static_cast<size_t>(experts) * features);
     return out;
+}
+
+flash::Linear int8_linear(const Bytes& weight, const Floats& scale, const std::optional<Floats>& bias, int features,
+                          int inputs, int experts) {
+    flash::Linear out =
+        linear(flash::LinearFormat::int8, weight.data(), weight.size(), bias, features, inputs, experts);
+    out.scale = floats("scale", scale, static_cast<size_t>(experts) * out.panels() * flash::kLanes);
+    return out;
+}
+
+flash::Linear int4_linear(const Bytes& weight, const Halves& scale, const Halves& min,
+                          const std::optional<Floats>& bias, int features, int inputs, int experts) {
+    flash::Linear out =
+        linear(flash::LinearFormat::int4, weight.data(), weight.size(), bias, features, inputs, experts);
+    expect("scale", scale.size(), experts * out.group_count());
+    expect("min", min.size(), experts * out.group_count());
+    out.group_scale = scale.data();
+    out.group_min = min.data();
+    return out;
+}
+
+flash::Linear bf16_linear(const Halves& weight, const std::optional<Floats>& bias, int features, int inputs,
+                          int experts) {
+    return linear(flash::LinearFormat::bf16, weight.data(), weight.size() * sizeof(uint16_t), bias, features, inputs,
+                  experts);
 }
 
 // Keeps the arrays alive that the model points into.
@@ -73,6 +99,11 @@ struct PyEngine {
         engine.step(batch, out.data());
     }
 
+    void expert_load(const Counts& out) const {
+        expect("expert_load", out.size(), static_cast<size_t>(engine.num_layers()) * engine.most_experts());
+        engine.expert_load(out.data());
+    }
+
     flash::Engine engine;
     nb::object owner;
     std::string name;
@@ -84,8 +115,11 @@ NB_MODULE(_native, m) {
     m.def("supported_isas", &flash::supported_isas, "Instruction sets this CPU and build can use, fastest first.");
     flash::bind_probes(m);
 
-    nb::class_<flash::Linear>(m, "Linear").def_static("of", &linear, "weight"_a, "scale"_a, "bias"_a.none(),
-                                                      "features"_a, "inputs"_a, "experts"_a);
+    nb::class_<flash::Linear>(m, "Linear")
+        .def_static("int8", &int8_linear, "weight"_a, "scale"_a, "bias"_a.none(), "features"_a, "inputs"_a, "experts"_a)
+        .def_static("int4", &int4_linear, "weight"_a, "scale"_a, "min"_a, "bias"_a.none(), "features"_a, "inputs"_a,
+                    "experts"_a)
+        .def_static("bf16", &bf16_linear, "weight"_a, "bias"_a.none(), "features"_a, "inputs"_a, "experts"_a);
 
     nb::class_<flash::Swiglu>(m, "Swiglu").def_static(
         "of",
@@ -162,6 +196,9 @@ NB_MODULE(_native, m) {
         .def("step", &PyEngine::step, "token_ids"_a.noconvert(), "positions"_a.noconvert(),
              "query_starts"_a.noconvert(), "block_tables"_a.noconvert(), "logit_rows"_a.noconvert(),
              "logits"_a.noconvert(), "vocab"_a)
+        .def("expert_load", &PyEngine::expert_load, "out"_a.noconvert())
+        .def_prop_ro("num_layers", [](const PyEngine& self) { return self.engine.num_layers(); })
+        .def_prop_ro("most_experts", [](const PyEngine& self) { return self.engine.most_experts(); })
         .def_prop_ro("threads", [](const PyEngine& self) { return self.engine.threads(); })
         .def_ro("isa", &PyEngine::name);
 }

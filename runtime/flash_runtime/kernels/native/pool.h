@@ -10,8 +10,10 @@
 
 namespace flash {
 
-// run() hands out task numbers 0..count-1 to the caller and the workers and returns when all are done. A worker that
-// the scheduler keeps away is not waited for: only those that entered the loop are. Tasks must not throw.
+// run() hands out task numbers 0..count-1 to the caller and the workers and returns when all are done. Each thread
+// begins with an equal, consecutive part and takes it in order, so that a task can request the memory of the next one;
+// who has finished takes over tasks from the ends of the others' parts. A worker that the scheduler keeps away is not
+// waited for: only those that entered the loop are. Tasks must not throw.
 class Pool {
 public:
     explicit Pool(int threads); // the calling thread is one of them
@@ -33,13 +35,15 @@ private:
     using Function = void (*)(const void* context, int index);
 
     void run_shared(int count, Function function, const void* context);
-    void work();
-    void take_tasks();
+    void work(int thread);
+    void take_tasks(int thread);
 
     Function function_ = nullptr;
     const void* context_ = nullptr;
-    int count_ = 0;
-    alignas(64) std::atomic<int> next_{0};    // next task to hand out
+    struct alignas(64) Part { // tasks begin..end-1 of one thread, both in one word: (end << 32) + begin
+        std::atomic<uint64_t> range{0};
+    };
+    std::vector<Part> parts_;
     alignas(64) std::atomic<int> round_{0};   // odd while a loop is open; changes wake the workers
     alignas(64) std::atomic<int> entered_{0}; // workers inside the open loop
     std::atomic<bool> stop_{false};

@@ -37,24 +37,24 @@ void linear(const std::string& isa, const Rows<const float>& x, const Linear& la
     expect(out.size() == static_cast<size_t>(rows) * layer.features, "out must be [T, N]");
     const Kernels& kernels = kernels_named(isa);
     QuantBuffer input;
-    input.shape(rows, layer.inputs);
+    input.shape(rows, layer.inputs, layer.format);
     for (int r = 0; r < rows; ++r) {
-        const QuantRows row = input.row(r);
-        kernels.quantise(x.data() + static_cast<ptrdiff_t>(r) * layer.inputs, layer.inputs, row.values, row.scale,
-                         row.offset);
+        kernels.prepare(layer.format, x.data() + static_cast<ptrdiff_t>(r) * layer.inputs, layer.inputs, input.row(r));
     }
-    LinearJob job{};
-    job.weight = layer.weight;
-    job.weight_scale = layer.scale;
-    job.bias = layer.bias;
+    LinearJob job = layer.job();
     job.input = input.row(0);
     job.rows = rows;
-    job.groups = layer.groups();
     job.panel_end = layer.panels();
     job.columns = layer.features;
     job.out = out.data();
     job.out_stride = layer.features;
     kernels.linear(job);
+}
+
+void read_row(const Linear& layer, int feature, float factor, const Rows<float>& out) {
+    expect(feature >= 0 && feature < layer.features, "feature must be one of the linear's");
+    expect(static_cast<int>(out.size()) == layer.inputs, "out must be [1, K]");
+    layer.read_row(feature, factor, out.data());
 }
 
 void swiglu(const std::string& isa, const Rows<const float>& gate, const Rows<const float>& up,
@@ -86,6 +86,7 @@ void bind_probes(nb::module_& m) {
     m.def("quantise", &quantise, "isa"_a, "x"_a, "values"_a.noconvert(), "scale"_a.noconvert(),
           "offset"_a.noconvert());
     m.def("linear", &linear, "isa"_a, "x"_a, "layer"_a, "out"_a.noconvert());
+    m.def("read_row", &read_row, "layer"_a, "feature"_a, "factor"_a, "out"_a.noconvert());
     m.def("swiglu", &swiglu, "isa"_a, "gate"_a, "up"_a, "out"_a.noconvert());
     m.def("softmax", &softmax, "isa"_a, "x"_a.noconvert());
     m.def("rms_norm", &rms_norm, "isa"_a, "x"_a, "weight"_a, "epsilon"_a, "out"_a.noconvert());

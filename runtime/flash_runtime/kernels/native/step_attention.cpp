@@ -43,48 +43,87 @@ void Engine::write_cache(const Batch& batch, const Layer& layer, size_t layer_in
     });
 }
 
-void Engine::attention(const Batch& batch, const Layer& layer, size_t layer_index) {
-    norm_rows(layer.attn_norm, batch.tokens, nullptr);
-    run_linear(layer.qkv, input_, batch.tokens, qkv_.data(), false, 1.0f);
-    write_cache(batch, layer, layer_index);
-
+AttentionJob Engine::attention_job(const Batch& batch, const Layer& layer, size_t layer_index, const Tile& tile,
+                                   int kv_head) {
     const int dim = model_.head_dim;
     const int group = model_.heads / model_.kv_heads;
     const uint16_t* keys = cache_.get() + static_cast<ptrdiff_t>(layer_index) * key_layer_;
     const uint16_t* values = cache_.get() + static_cast<ptrdiff_t>(model_.layers.size()) * key_layer_ +
                              static_cast<ptrdiff_t>(layer_index) * value_layer_;
-    pool_.run(static_cast<int>(tiles_.size()) * model_.kv_heads, [&](int i) {
-        const Tile& tile = tiles_[i / model_.kv_heads];
-        const int kv_head = i % model_.kv_heads;
-        AttentionJob job;
-        job.keys = keys + kv_head * key_head_;
-        job.values = values + kv_head * value_head_;
-        job.key_block_stride = key_head_ * model_.kv_heads;
-        job.value_block_stride = value_head_ * model_.kv_heads;
-        job.blocks = batch.block_tables + static_cast<ptrdiff_t>(tile.sequence) * batch.blocks_per_row;
-        job.block_size = block_size_;
-        job.head_dim = dim;
-        job.value_dim = value_dim_;
-        job.scale = model_.score_factor;
-        job.rows = tile.rows;
-        for (int r = 0; r < tile.rows; ++r) {
-            const ptrdiff_t token = batch.query_starts[tile.sequence] + (tile.begin + r) / group;
-            const ptrdiff_t head = kv_head * group + (tile.begin + r) % group;
-            job.query[r] = qkv_.data() + token * layer.qkv.features + head * dim;
-            job.out[r] = attended_.data() + (token * model_.heads + head) * dim;
-            job.visible[r] = batch.positions[token] + 1;
-            job.first[r] = layer.window ? std::max(0, job.visible[r] - layer.window) : 0;
+    AttentionJob job;
+    job.keys = keys + kv_head * key_head_;
+    job.values = values + kv_head * value_head_;
+    job.key_block_stride = key_head_ * model_.kv_heads;
+    job.value_block_stride = value_head_ * model_.kv_heads;
+    job.blocks = batch.block_tables + static_cast<ptrdiff_t>(tile.sequence) * batch.blocks_per_row;
+    job.block_size = block_size_;
+    job.head_dim = dim;
+    job.value_dim = value_dim_;
+    job.scale = model_.score_factor;
+    job.rows = tile.rows;
+    for (int r = 0; r < tile.rows; ++r) {
+        const ptrdiff_t token = batch.query_starts[tile.sequence] + (tile.begin + r) / group;
+        const ptrdiff_t head = kv_head * group + (tile.begin + r) % group;
+        job.query[r] = qkv_.data() + token * layer.qkv.features + head * dim;
+        job.out[r] = attended_.data() + (token * model_.heads + head) * dim;
+        job.visible[r] = batch.positions[token] + 1;
+        job.first[r] = layer.window ? std::max(0, job.visible[r] - layer.window) : 0;
+    }
+    job.parts = nullptr;
+    job.split_begin = *std::min_element(job.first, job.first + job.rows) / kKeySplit;
+    job.split_end = divide_up(*std::max_element(job.visible, job.visible + job.rows), kKeySplit);
+    return job;
+}
+
+// With few sequences there are only as many tasks as key/value heads: long ones are also cut by splits of their keys.
+void Engine::attend_in_parts(const Batch& batch, const Layer& layer, size_t layer_index) {
+    std::vector<AttentionJob> whole;
+    std::vector<AttentionJob> pieces;
+    ptrdiff_t floats = 0;
+    for (const Tile& tile : tiles_) {
+        for (int kv_head = 0; kv_head < model_.kv_heads; ++kv_head) {
+            whole.push_back(attention_job(batch, layer, layer_index, tile, kv_head));
+            floats += whole.back().part_floats() * (whole.back().split_end - whole.back().split_begin);
         }
-        kernels_.attention(job);
-    });
+    }
+    parts_.resize(std::max(parts_.size(), static_cast<size_t>(floats)));
+    float* at = parts_.data();
+    for (AttentionJob& job : whole) {
+        job.parts = at;
+        for (int split = job.split_begin; split < job.split_end; ++split, at += job.part_floats()) {
+            pieces.push_back(job);
+            pieces.back().parts = at;
+            pieces.back().split_begin = split;
+            pieces.back().split_end = split + 1;
+        }
+    }
+    pool_.run(static_cast<int>(pieces.size()), [&](int i) { kernels_.attention_parts(pieces[i]); });
+    for (const AttentionJob& job : whole) kernels_.attention_merge(job);
+}
+
+void Engine::attention(const Batch& batch, const Layer& layer, size_t layer_index) {
+    norm_rows(layer.attn_norm, batch.tokens, nullptr, layer.qkv.format);
+    run_linear(layer.qkv, input_, batch.tokens, qkv_.data(), false, 1.0f);
+    write_cache(batch, layer, layer_index);
+
+    const int dim = model_.head_dim;
+    const int tasks = static_cast<int>(tiles_.size()) * model_.kv_heads;
+    const int last = *std::max_element(batch.positions, batch.positions + batch.tokens);
+    if (pool_.threads() > 1 && last >= kKeySplit && tasks < pool_.threads() * 8) {
+        attend_in_parts(batch, layer, layer_index);
+    } else {
+        pool_.run(tasks, [&](int i) {
+            const Tile& tile = tiles_[i / model_.kv_heads];
+            kernels_.attention(attention_job(batch, layer, layer_index, tile, i % model_.kv_heads));
+        });
+    }
 
     const int width = model_.heads * dim;
-    input_.shape(batch.tokens, width);
+    input_.shape(batch.tokens, width, layer.o.format);
     for_rows(batch.tokens, [&](int first, int last) {
         for (int t = first; t < last; ++t) {
-            const QuantRows row = input_.row(t);
             const float* from = attended_.data() + static_cast<ptrdiff_t>(t) * width;
-            kernels_.quantise(from, width, row.values, row.scale, row.offset);
+            kernels_.prepare(layer.o.format, from, width, input_.row(t));
         }
     });
     run_linear(layer.o, input_, batch.tokens, hidden_.data(), true, model_.residual_factor);

@@ -13,7 +13,7 @@ constexpr int kHiddenRows = 48; // rows whose gate and up values a task holds on
 } // namespace
 
 // Chooses experts per token and sorts the choices by expert. Ties go to the lower expert.
-void Engine::route(const Layer& layer, int tokens) {
+void Engine::route(const Layer& layer, size_t layer_index, int tokens) {
     const int experts = layer.experts;
     const int top_k = layer.top_k;
     probability_.resize(static_cast<size_t>(tokens) * experts);
@@ -44,7 +44,10 @@ void Engine::route(const Layer& layer, int tokens) {
     });
     std::vector<int32_t> ends(static_cast<size_t>(experts) + 1, 0);
     for (const int32_t expert : chosen_) ++ends[static_cast<size_t>(expert) + 1];
+    std::atomic<int64_t>* load = load_.data() + layer_index * most_experts_;
     for (int e = 0; e < experts; ++e) {
+        // one writer: a plain sum is enough, readers only need whole numbers
+        load[e].store(load[e].load(std::memory_order_relaxed) + ends[e + 1], std::memory_order_relaxed);
         for (int at = 0; at < ends[e + 1]; at += kRowBlock) {
             shares_.push_back({e, ends[e] + at, ends[e] + std::min(ends[e + 1], at + kRowBlock)});
         }
@@ -62,23 +65,21 @@ void Engine::share_rows(int tokens) {
     for (int at = 0; at < tokens; at += kRowBlock) shares_.push_back({0, at, std::min(tokens, at + kRowBlock)});
 }
 
-// activation_[rows of the share], group `group` = quantised silu(gate) * up of that group's 64 features.
-void Engine::hidden_group(const Swiglu& mlp, const int32_t* row_index, const Share& share, int group) {
+// activation_[rows of the share], group `group` = rounded silu(gate) * up of that group's 64 features.
+void Engine::hidden_group(const Swiglu& mlp, const int32_t* row_index, const Share& share, int group,
+                          const uint8_t* next) {
     const Linear gate_up = mlp.gate_up.expert(share.expert);
     const int begin = group * kGroup;
     const int count = std::min(kGroup, mlp.width - begin);
+    const int up_panel = (mlp.width + begin) / kLanes;
     const int up_shift = (mlp.width + begin) % kLanes; // up need not start on a panel
     constexpr int kUpStride = kGroup + kLanes;
     float gate[kHiddenRows * kGroup];
     float up[kHiddenRows * kUpStride];
     float product[kGroup];
     for (int row = share.begin; row < share.end; row += kHiddenRows) {
-        LinearJob job{};
-        job.weight = gate_up.weight;
-        job.weight_scale = gate_up.scale;
-        job.bias = gate_up.bias;
+        LinearJob job = gate_up.job();
         job.rows = std::min(kHiddenRows, share.end - row);
-        job.groups = gate_up.groups();
         job.row_index = row_index ? row_index + row : nullptr;
         job.input = input_.row(row_index ? 0 : row);
         job.panel_begin = begin / kLanes;
@@ -86,27 +87,32 @@ void Engine::hidden_group(const Swiglu& mlp, const int32_t* row_index, const Sha
         job.columns = count;
         job.out = gate;
         job.out_stride = kGroup;
+        job.next = gate_up.panel(up_panel);
         kernels_.linear(job);
-        job.panel_begin = (mlp.width + begin) / kLanes;
+        job.panel_begin = up_panel;
         job.panel_end = divide_up(mlp.width + begin + count, kLanes);
         job.columns = up_shift + count;
         job.out = up;
         job.out_stride = kUpStride;
+        job.next = row + kHiddenRows < share.end ? nullptr : next;
         kernels_.linear(job);
         for (int r = 0; r < job.rows; ++r) {
             kernels_.swiglu(gate + r * kGroup, up + r * kUpStride + up_shift, count, product);
-            const QuantRows out = activation_.row(row + r);
-            kernels_.quantise(product, count, out.values + begin, out.scale + group, out.offset + group);
+            kernels_.prepare(mlp.down.format, product, count, activation_.group(row + r, group));
         }
     }
 }
 
 // activation_[rows] for all shares. row_index: which input row each row reads, null: its own.
 void Engine::hidden_features(const Swiglu& mlp, const int32_t* row_index, int rows) {
-    activation_.shape(rows, mlp.width);
+    activation_.shape(rows, mlp.width, mlp.down.format);
     const int groups = divide_up(mlp.width, kGroup);
-    pool_.run(static_cast<int>(shares_.size()) * groups,
-              [&](int i) { hidden_group(mlp, row_index, shares_[i / groups], i % groups); });
+    const int tasks = static_cast<int>(shares_.size()) * groups;
+    pool_.run(tasks, [&](int i) {
+        const int after = (i + 1) % tasks;
+        const Linear next = mlp.gate_up.expert(shares_[after / groups].expert);
+        hidden_group(mlp, row_index, shares_[i / groups], i % groups, next.panel(after % groups * (kGroup / kLanes)));
+    });
 }
 
 // expert_out_[rows] = down(activation_[rows]) for all shares.
@@ -118,28 +124,28 @@ void Engine::outputs(const Swiglu& mlp, int rows) {
     const int wanted = divide_up(panels * static_cast<int>(shares_.size()), pool_.threads() * 6);
     const int size = divide_up(std::min(wanted, 16), 4) * 4;
     const int chunks = divide_up(panels, size);
-    pool_.run(static_cast<int>(shares_.size()) * chunks, [&](int i) {
+    const int tasks = static_cast<int>(shares_.size()) * chunks;
+    pool_.run(tasks, [&](int i) {
         const Share& share = shares_[i / chunks];
         const Linear down = mlp.down.expert(share.expert);
-        LinearJob job{};
-        job.weight = down.weight;
-        job.weight_scale = down.scale;
-        job.bias = down.bias;
+        LinearJob job = down.job();
         job.input = activation_.row(share.begin);
         job.rows = share.end - share.begin;
-        job.groups = down.groups();
         job.panel_begin = i % chunks * size;
         job.panel_end = std::min(panels, job.panel_begin + size);
         job.columns = std::min(width, job.panel_end * kLanes) - job.panel_begin * kLanes;
         job.out = expert_out_.data() + static_cast<ptrdiff_t>(share.begin) * width + job.panel_begin * kLanes;
         job.out_stride = width;
+        const int after = (i + 1) % tasks;
+        const Linear next = mlp.down.expert(shares_[after / chunks].expert);
+        job.next = next.panel(after % chunks * size);
         kernels_.linear(job);
     });
 }
 
-void Engine::routed(const Layer& layer, int tokens) {
+void Engine::routed(const Layer& layer, size_t layer_index, int tokens) {
     shares_.clear();
-    route(layer, tokens);
+    route(layer, layer_index, tokens);
     hidden_features(layer.mlp, slot_token_.data(), tokens * layer.top_k);
     outputs(layer.mlp, tokens * layer.top_k);
     const int width = model_.hidden;
@@ -172,10 +178,10 @@ void Engine::shared(const Layer& layer, int tokens) {
     });
 }
 
-void Engine::mlp(const Layer& layer, int tokens) {
-    norm_rows(layer.mlp_norm, tokens, nullptr);
+void Engine::mlp(const Layer& layer, size_t layer_index, int tokens) {
+    norm_rows(layer.mlp_norm, tokens, nullptr, layer.mlp.gate_up.format);
     if (layer.router) {
-        routed(layer, tokens);
+        routed(layer, layer_index, tokens);
         if (layer.shared_gate) shared(layer, tokens);
         return;
     }

@@ -68,6 +68,15 @@ FLASH_INLINE Vec absolute(Vec a) {
     return a;
 }
 
+// The larger of |a| and `top`, which holds the bits of such values. Compared as integers, magnitudes keep their order and
+// a NaN is larger than everything, so none is lost.
+FLASH_INLINE IntVec larger_magnitude(Vec a, IntVec top) {
+    IntVec bits;
+    const Vec magnitude = absolute(a);
+    std::memcpy(&bits, &magnitude, sizeof bits);
+    return bits > top ? bits : top;
+}
+
 // Round to the nearest integer, ties to even, for |a| < 2^22: adding 1.5 * 2^23 leaves no fraction bits.
 FLASH_INLINE Vec nearest(Vec a) {
     const Vec magic = splat(12582912.0f);
@@ -75,9 +84,9 @@ FLASH_INLINE Vec nearest(Vec a) {
 }
 
 // Lane i becomes lane i + distance; for folding a vector onto itself.
-template <int Distance> FLASH_INLINE Vec folded(Vec a) {
+template <int Distance, class Lanes> FLASH_INLINE Lanes folded(Lanes a) {
 #if defined(__clang__)
-    Vec out;
+    Lanes out;
     for (int i = 0; i < kLanes; ++i) out[i] = a[(i + Distance) % kLanes];
     return out;
 #else
@@ -94,11 +103,32 @@ FLASH_INLINE float sum(Vec a) {
     return a[0] + a[1];
 }
 
+FLASH_INLINE int32_t sum(IntVec a) {
+    a = a + folded<8>(a);
+    a = a + folded<4>(a);
+    a = a + folded<2>(a);
+    return a[0] + a[1];
+}
+
 FLASH_INLINE float largest(Vec a) {
     a = larger(a, folded<8>(a));
     a = larger(a, folded<4>(a));
     a = larger(a, folded<2>(a));
     return a[0] > a[1] ? a[0] : a[1];
+}
+
+FLASH_INLINE float largest_magnitude(IntVec a) {
+    IntVec other = folded<8>(a);
+    a = a > other ? a : other;
+    other = folded<4>(a);
+    a = a > other ? a : other;
+    other = folded<2>(a);
+    a = a > other ? a : other;
+    other = folded<1>(a);
+    a = a > other ? a : other;
+    float out;
+    std::memcpy(&out, &a, sizeof out);
+    return out;
 }
 
 // GCC 12 splits these two conversions in halves, so AVX-512 spells them out (masked: its unmasked ones warn).
@@ -115,6 +145,28 @@ FLASH_INLINE ByteVec narrow(IntVec whole) {
     return reinterpret_cast<ByteVec>(_mm512_maskz_cvtepi32_epi8(0xffff, reinterpret_cast<__m512i>(whole)));
 #else
     return __builtin_convertvector(whole, ByteVec);
+#endif
+}
+
+// float16 to float32, exact. Without the instruction: the exponent's bias changes by 112, which makes subnormal numbers
+// right, too; infinity and NaN do not occur in packed weights.
+FLASH_INLINE Vec from_half(const uint16_t* from) {
+#if defined(__AVX512F__)
+    const __m256i half = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from));
+    return reinterpret_cast<Vec>(_mm512_maskz_cvtph_ps(0xffff, half));
+#else
+    HalfVec half;
+    std::memcpy(&half, from, sizeof half);
+    const BitVec bits = widen(half);
+    const BitVec magnitude = (bits & 0x7fffu) << 13;
+    Vec size;
+    std::memcpy(&size, &magnitude, sizeof size);
+    size = size * 0x1p112f;
+    BitVec out;
+    std::memcpy(&out, &size, sizeof out);
+    out |= (bits & 0x8000u) << 16;
+    std::memcpy(&size, &out, sizeof size);
+    return size;
 #endif
 }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final, Literal
 
+from flash_runtime.kernels.layout import LinearFormat
 from flash_runtime.model.checkpoint import Checkpoint
 from flash_runtime.model.errors import CheckpointError
 from flash_runtime.model.families.recipe import Linear, Recipe, Vector
@@ -133,6 +134,8 @@ class DecoderBuilder:
             embedding=embedding,
             final_norm=self._norm("final_norm", "model.norm"),
             head=head,
+            weight_format=LinearFormat.INT8,
+            head_format=LinearFormat.INT8,
             layers=tuple(layers),
         )
         return Recipe(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from flash_runtime.kernels.int4 import Int4Blocks
 from flash_runtime.model.checkpoint import Checkpoint, FloatArray
 from flash_runtime.model.errors import CheckpointError
 from flash_runtime.model.plan import ModelPlan
@@ -72,10 +74,21 @@ def read_vector(checkpoint: Checkpoint, vector: Vector) -> FloatArray:
     return _read(checkpoint, vector.tensor, vector.shape)
 
 
-def read_weights(checkpoint: Checkpoint, linear: Linear) -> Iterator[FloatArray]:
-    """The weight of each module in turn, f32 [rows, columns], checked."""
-    for module, rows in zip(linear.modules, linear.rows, strict=True):
-        yield _read(checkpoint, f"{module}.weight", (rows, linear.columns), part=linear.part)
+def read_weight(checkpoint: Checkpoint, linear: Linear, index: int) -> FloatArray:
+    """The weight of one of its modules, f32 [rows, columns], checked."""
+    shape = linear.rows[index], linear.columns
+    return _read(checkpoint, f"{linear.modules[index]}.weight", shape, part=linear.part)
+
+
+def read_int4_blocks(checkpoint: Checkpoint, linear: Linear, index: int) -> Int4Blocks | None:
+    """The same as the int4 blocks that the checkpoint holds, checked; None where it holds other numbers."""
+    name = f"{linear.modules[index]}.weight"
+    if (blocks := checkpoint.int4_blocks(name, part=linear.part)) is None:
+        return None
+    _check_shape(checkpoint, name, blocks.q.shape, (linear.rows[index], linear.columns))
+    for values in (blocks.d, blocks.m):
+        _check_finite(checkpoint, name, values)
+    return blocks
 
 
 def read_bias(checkpoint: Checkpoint, linear: Linear) -> FloatArray:
@@ -87,10 +100,20 @@ def read_bias(checkpoint: Checkpoint, linear: Linear) -> FloatArray:
 
 def _read(checkpoint: Checkpoint, name: str, shape: tuple[int, ...], *, part: int | None = None) -> FloatArray:
     tensor = checkpoint.tensor(name, part=part)
-    if tensor.shape != shape:
-        raise CheckpointError(
-            f"{checkpoint.path}: tensor {name} has shape {list(tensor.shape)}, the configuration says {list(shape)}"
-        )
-    if not np.isfinite(tensor).all():
-        raise CheckpointError(f"{checkpoint.path}: tensor {name} holds NaN or infinity; the weights are damaged")
+    _check_shape(checkpoint, name, tensor.shape, shape)
+    _check_finite(checkpoint, name, tensor)
     return tensor
+
+
+def _check_shape(checkpoint: Checkpoint, name: str, found: tuple[int, ...], expected: tuple[int, ...]) -> None:
+    if found != expected:
+        raise CheckpointError(
+            f"{checkpoint.file(name)}: tensor {name} has shape {list(found)}, the configuration says {list(expected)}"
+        )
+
+
+def _check_finite(checkpoint: Checkpoint, name: str, values: NDArray[Any]) -> None:
+    if not np.isfinite(values).all():
+        raise CheckpointError(
+            f"{checkpoint.file(name)}: tensor {name} holds NaN or infinity: the weights are damaged, get them again"
+        )

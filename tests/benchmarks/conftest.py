@@ -1,0 +1,7 @@
+"""The benchmark suites are programs, not a package: their modules are found where `run.py` finds them."""
+
+import sys
+from pathlib import Path
+
+_BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
+sys.path[:0] = [str(_BENCHMARKS), str(_BENCHMARKS / "engine")]

@@ -1,0 +1,138 @@
+"""The operator's rights are exactly those that it uses: no call is refused, and no rule is for nothing."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from audit_plugin import Permission, recorded
+from control_plane import ControlPlane
+from hermetic_errors import KubectlFailed
+from operator_process import Kubectl, OperatorProcess, eventually
+
+from flash_api import names
+
+REPOSITORY = Path(__file__).parents[2]
+RBAC = REPOSITORY / "kind" / "operator-rbac.yaml"
+FINALIZERS: Permission = (names.GROUP, f"{names.PLURAL}/finalizers", "update")
+"""Asked for by the admission of owner references, which leaves no trace in the audit log: proven by its own test."""
+
+
+def granted() -> set[Permission]:
+    rules = [
+        rule
+        for manifest in yaml.safe_load_all(RBAC.read_text())
+        if manifest["kind"] in ("ClusterRole", "Role")
+        for rule in manifest["rules"]
+    ]
+    return {
+        (group, resource, verb)
+        for rule in rules
+        for group in rule["apiGroups"]
+        for resource in rule["resources"]
+        for verb in rule["verbs"]
+    }
+
+
+@pytest.fixture
+def kubectl(control_plane: ControlPlane, namespace: str) -> Kubectl:
+    control_plane.kubectl("apply", "-f", str(RBAC))
+    return Kubectl(control_plane, namespace)
+
+
+def children(kubectl: Kubectl) -> list[dict[str, Any]]:
+    return kubectl.items("deployments,services,configmaps", "-l", "flashplane.dev/deployment=quickstart")
+
+
+def test_the_rules_are_exactly_what_the_operator_uses(
+    control_plane: ControlPlane, kubectl: Kubectl, tmp_path: Path, recorded_calls: set[Permission]
+) -> None:
+    kubeconfig = control_plane.kubeconfig_for_service_account("flashplane-system", "flashplane-operator")
+    with OperatorProcess(kubeconfig, tmp_path / "operator.log", namespace=None) as operator:
+        operator.wait_until_leading()
+        kubectl("apply", "-f", str(REPOSITORY / "examples" / "quickstart.yaml"))
+        eventually("six children", lambda: len(children(kubectl)) == 6)
+        autoscaling = '{"spec": {"engine": {"replicas": null, "autoscaling": {"maxReplicas": 2}}}}'
+        kubectl("patch", "fd", "quickstart", "--type=merge", "-p", autoscaling)
+        eventually("gateways are looked for", lambda: scaling_message(kubectl) == "No gateway takes requests.")
+        # What no plan holds any more is deleted, whatever its kind.
+        obsolete = obsolete_children(kubectl)
+        for child in obsolete:
+            kubectl("create", "-f", "-", stdin=yaml.safe_dump(child))
+        make_rolled_out(control_plane, kubectl)
+        eventually("what is left over is gone", lambda: len(children(kubectl)) == 6)
+        operator.stop()
+    used = recorded(control_plane.audit_log)
+    assert recorded_calls <= used
+    assert used - granted() == set()
+    assert granted() - used == {FINALIZERS}
+
+
+def scaling_message(kubectl: Kubectl) -> str:
+    scaling = kubectl.get("fd", "quickstart").get("status", {}).get("scaling", {})
+    return str(scaling.get("message", ""))
+
+
+def obsolete_children(kubectl: Kubectl) -> list[dict[str, Any]]:
+    """One object of each kind that a plan can hold, as an older release may have left it."""
+    chosen = {child["kind"]: child for child in children(kubectl)}.values()
+    left = []
+    for child in chosen:
+        meta = {k: child["metadata"][k] for k in ("labels", "namespace", "ownerReferences")}
+        body = {k: v for k, v in child.items() if k not in ("metadata", "status")}
+        if child["kind"] == "Service":
+            body["spec"] = {k: v for k, v in child["spec"].items() if k not in ("clusterIP", "clusterIPs")}
+        if child["kind"] == "Deployment":
+            body["spec"]["replicas"] = 0
+        left.append({**body, "metadata": {**meta, "name": f"quickstart-obsolete-{child['kind'].lower()}"}})
+    return left
+
+
+def make_rolled_out(control_plane: ControlPlane, kubectl: Kubectl) -> None:
+    """Left-overs go when the pods of the plan are ready, and here no kubelet makes them so."""
+    ready = '{"status": {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}}'
+
+    def all_pods() -> list[dict[str, Any]]:
+        pods = kubectl.items("pods", "-l", "flashplane.dev/deployment=quickstart")
+        return pods if len(pods) >= 2 else []
+
+    for pod in eventually("two pods", all_pods):
+        kubectl("patch", "pod", pod["metadata"]["name"], "--subresource=status", "--type=merge", "-p", ready)
+
+
+def test_owner_references_that_block_deletion_need_the_finalizers_rule(
+    control_plane: ControlPlane, kubectl: Kubectl, tmp_path: Path
+) -> None:
+    kubeconfig = control_plane.kubeconfig_for_service_account("flashplane-system", "flashplane-operator")
+    kubectl("apply", "-f", str(REPOSITORY / "examples" / "quickstart.yaml"))
+    owner = kubectl.get("fd", "quickstart")["metadata"]
+    reference = {
+        "apiVersion": names.API_VERSION,
+        "kind": names.KIND,
+        "name": owner["name"],
+        "uid": owner["uid"],
+        "controller": True,
+        "blockOwnerDeletion": True,
+    }
+    meta = {"name": "owned", "namespace": kubectl.namespace, "ownerReferences": [reference]}
+    manifest = yaml.safe_dump({"apiVersion": "v1", "kind": "ConfigMap", "metadata": meta})
+    apply = ("apply", "--server-side", "--validate=false", "--dry-run=server", "-f", "-")
+    assert "owned" in control_plane.kubectl(*apply, stdin=manifest, kubeconfig=kubeconfig)
+    role = "clusterrole/flashplane-operator"
+    rules = yaml.safe_load(control_plane.kubectl("get", role, "-o", "yaml"))["rules"]
+    kept = [rule for rule in rules if rule["resources"] != [FINALIZERS[1]]]
+    assert len(kept) == len(rules) - 1
+    patch = yaml.safe_dump({"rules": kept})
+    control_plane.kubectl("patch", role, "--type=merge", "-p", patch)
+    try:
+        eventually("it is refused", lambda: refused(control_plane, apply, manifest, kubeconfig))
+    finally:
+        control_plane.kubectl("apply", "-f", str(RBAC))
+
+
+def refused(control_plane: ControlPlane, apply: tuple[str, ...], manifest: str, kubeconfig: Path) -> bool:
+    try:
+        control_plane.kubectl(*apply, stdin=manifest, kubeconfig=kubeconfig)
+    except KubectlFailed as error:
+        return "cannot set blockOwnerDeletion" in str(error)
+    return False
