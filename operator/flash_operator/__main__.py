@@ -118,6 +118,7 @@ async def run(settings: OperatorSettings) -> int:
     from flash_operator.controller import Controller
     from flash_operator.lease import Elector
     from flash_operator.probe import HttpProbe
+    from flash_operator.scrape import HttpScrape
 
     stop = asyncio.Event()
     async with contextlib.AsyncExitStack() as stack:
@@ -131,6 +132,8 @@ async def run(settings: OperatorSettings) -> int:
         stack.push_async_callback(api.aclose)
         probe = HttpProbe()
         stack.push_async_callback(probe.aclose)
+        scrape = HttpScrape()
+        stack.push_async_callback(scrape.aclose)
         elector = Elector(
             KubernetesLeases(api, namespace=settings.lease_namespace, name=settings.lease_name),
             settings.identity,
@@ -142,6 +145,7 @@ async def run(settings: OperatorSettings) -> int:
             KubernetesCluster(api),
             KubernetesInventory(api, settings.namespaces),
             probe=probe,
+            scrape=scrape,
             now=_utc_now,
             clock=time.monotonic,
             settings=settings,

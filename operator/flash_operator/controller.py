@@ -20,6 +20,8 @@ from flash_operator.metrics import Metrics, application
 from flash_operator.probe import Probe
 from flash_operator.queue import Loops
 from flash_operator.reconcile import Outcome, reconcile
+from flash_operator.scaling import Scaler
+from flash_operator.scrape import Scrape
 from flash_operator.settings import OperatorSettings
 from flash_operator.watchdog import ChildWatchdog, Watchdog
 
@@ -42,6 +44,7 @@ class Controller:
         inventory: Inventory,
         *,
         probe: Probe,
+        scrape: Scrape,
         now: Callable[[], datetime],
         clock: Callable[[], float],
         settings: OperatorSettings,
@@ -49,6 +52,7 @@ class Controller:
         self._cluster = cluster
         self._inventory = inventory
         self._probe = probe
+        self._scaler = Scaler(scrape)
         self._now = now
         self._clock = clock
         self._settings = settings
@@ -174,7 +178,12 @@ class Controller:
         started = self._clock()
         try:
             outcome = await reconcile(
-                self._cluster, key, probe=self._probe, now=self._now, settings=self._settings.reconcile
+                self._cluster,
+                key,
+                probe=self._probe,
+                now=self._now,
+                settings=self._settings.reconcile,
+                scaler=self._scaler,
             )
         except Exception:
             self._metrics.failed(self._clock() - started)

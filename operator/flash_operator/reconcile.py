@@ -8,7 +8,7 @@ there yet is asked for again after `Outcome.requeue_after_seconds`.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
@@ -18,14 +18,17 @@ from flash_api import names
 from flash_api.conditions import ConditionType, Reason, Refusal
 from flash_api.manifest import describe, stored_deployment
 from flash_api.v1alpha1.flashdeployment import FlashDeployment, Visibility
+from flash_api.v1alpha1.status import ScalingStatus
 from flash_operator import status as statuses
 from flash_operator.checks import refusal
 from flash_operator.cluster.protocol import Cluster, ClusterError, Forbidden, Key, Manifest
 from flash_operator.difference import Identity, identity, is_as_planned, owned_by, superfluous
 from flash_operator.plan import PlanSettings, optional_kinds, plan
+from flash_operator.plan.autoscale_record import recorded
 from flash_operator.plan.routes import Kind, asked_kinds
 from flash_operator.probe import Probe
 from flash_operator.residency import Finding, Places, may_be_stopped, residency_finding
+from flash_operator.scaling import Scaler, scaled
 from flash_operator.status import Observation
 
 
@@ -65,15 +68,23 @@ class Outcome:
 
 
 async def reconcile(
-    cluster: Cluster, key: Key, *, probe: Probe, now: Callable[[], datetime], settings: ReconcileSettings
+    cluster: Cluster,
+    key: Key,
+    *,
+    probe: Probe,
+    now: Callable[[], datetime],
+    settings: ReconcileSettings,
+    scaler: Scaler | None = None,
 ) -> Outcome:
     """Bring the cluster one step nearer to the spec of `key` and write down how far it is.
 
     Raises ClusterError when the cluster can be neither read nor told the status. Apply failures are in the outcome and
-    in the status.
+    in the status. Without a `scaler`, autoscaled engines stay as many as was decided last.
     """
     live = await cluster.deployment(key)
     if live is None or live["metadata"].get("deletionTimestamp"):
+        if scaler is not None:
+            scaler.forget(key)
         return Outcome(gone=True)
 
     deployment, refused = _accept(live)
@@ -85,9 +96,14 @@ async def reconcile(
         return await _report_unread(cluster, key, live, refused, denied, now)
     residency = None if deployment is None else await _residency(cluster, key, deployment)
     served = await _served(cluster, deployment)
+    previous = live.get("status") or {}
+    scaling = recorded(previous)
     if deployment is not None and refused is None:
+        if scaler is not None:
+            scaling = await scaled(scaler, cluster, key, deployment, children, scaling, now())
+            previous = await _remember(cluster, key, previous, scaling)
         try:
-            await _converge(cluster, deployment, children, settings.plan, served, changes)
+            await _converge(cluster, deployment, children, settings.plan, served, changes, scaling)
             await _stop_outside(cluster, residency, changes)
         except ClusterError as failure:
             error = failure
@@ -107,7 +123,7 @@ async def reconcile(
         served=served,
         policy_enforced=settings.plan.policy_enforced,
     )
-    previous = live.get("status") or {}
+    seen = replace(seen, scaling=scaling, enough_engines=_enough(deployment))
     status = statuses.status(seen, previous, now())
     if status != previous:
         await cluster.write_status(key, status)
@@ -119,7 +135,7 @@ async def reconcile(
         error=str(error) if error is not None else None,
         applied=tuple(changes.applied),
         deleted=tuple(changes.deleted),
-        status_written=status != previous,
+        status_written=status != (live.get("status") or {}),
         status=status,
         children={identity(child): str(child["metadata"].get("resourceVersion", "")) for child in children},
     )
@@ -163,6 +179,21 @@ def _accept(live: Manifest) -> tuple[FlashDeployment | None, Refusal | None]:
     return deployment, refusal(deployment.spec)
 
 
+async def _remember(cluster: Cluster, key: Key, previous: Manifest, scaling: ScalingStatus | None) -> Manifest:
+    """Write a new number down before anything acts on it: whoever comes after a crash must not take it back."""
+    former = recorded(previous)
+    if former is None or scaling is None or former.desired_replicas == scaling.desired_replicas:
+        return previous
+    status = {**previous, "scaling": scaling.model_dump(mode="json", by_alias=True, exclude_none=True)}
+    await cluster.write_status(key, status)
+    return status
+
+
+def _enough(deployment: FlashDeployment | None) -> int | None:
+    scaling = deployment.spec.engine.autoscaling if deployment is not None else None
+    return scaling.min_replicas if scaling is not None else None
+
+
 async def _converge(
     cluster: Cluster,
     deployment: FlashDeployment,
@@ -170,8 +201,10 @@ async def _converge(
     settings: PlanSettings,
     served: tuple[Kind, ...],
     changes: _Changes,
+    scaling: ScalingStatus | None,
 ) -> None:
-    planned = plan(deployment, settings, served=served).objects
+    scaled_to = scaling.desired_replicas if scaling and deployment.spec.engine.autoscaling else None
+    planned = plan(deployment, settings, engine_replicas=scaled_to, served=served).objects
     live = {identity(manifest): manifest for manifest in children}
     for desired in planned:
         present = live.get(identity(desired))

@@ -17,7 +17,7 @@ from typing import Any, Final, Literal
 
 from flash_api import names
 from flash_api.conditions import EXPLANATIONS, ConditionType, Reason, Refusal
-from flash_api.v1alpha1.status import Condition, FlashDeploymentStatus, ReplicaStatus
+from flash_api.v1alpha1.status import Condition, FlashDeploymentStatus, ReplicaStatus, ScalingStatus
 from flash_operator.residency import Finding
 
 Manifest = Mapping[str, Any]
@@ -60,6 +60,10 @@ class Observation:
     """API version and kind of what the spec asks for and this cluster does not know."""
     residency: Finding | None = None
     """None = the spec has none."""
+    scaling: ScalingStatus | None = None
+    """What autoscaling decided; None = it is off."""
+    enough_engines: int | None = None
+    """Engine pods that suffice while more are wanted, as where autoscaling adds them; None = all that are wanted."""
 
 
 @dataclass(frozen=True)
@@ -136,6 +140,7 @@ def status(seen: Observation, previous: Manifest, now: datetime) -> dict[str, An
         gateway=_replicas(seen.name, names.COMPONENT_GATEWAY, gateways),
         replicas=f"{engines.ready}/{engines.desired}" if engines.exists else "",
         endpoint=seen.endpoint if gateways.exists else "",
+        scaling=seen.scaling,
         ignored_fields=list(seen.ignored_fields),
         region=", ".join(seen.residency.regions)[:256] if seen.residency is not None else "",
         residency=seen.residency.status if seen.residency is not None else None,
@@ -209,7 +214,15 @@ def _facts(seen: Observation, engines: Role, gateways: Role) -> tuple[Fact, ...]
         message = seen.error or (first.message if first else "Pods of the former spec are being replaced.")
         reason = Reason.APPLY_FAILED if seen.error else Reason.IN_PROGRESS
         reconciling = Fact(ConditionType.RECONCILING, "True", reason, message)
-    return (_ready(seen, parts), reconciling, stalled, *details, *residency)
+    return (_ready(seen, parts), reconciling, stalled, *details, *residency, *_scaling(seen.scaling))
+
+
+def _scaling(scaling: ScalingStatus | None) -> tuple[Fact, ...]:
+    if scaling is None:
+        return ()
+    reason = Reason(scaling.reason)
+    follows = reason is not Reason.METRICS_MISSING
+    return (Fact(ConditionType.SCALING_ACTIVE, "True" if follows else "False", reason, scaling.message),)
 
 
 def _stands_still(seen: Observation, engines: Role, gateways: Role) -> bool:
@@ -284,11 +297,12 @@ def _engines_ready(engines: Role, seen: Observation) -> Fact:
     if engines.stuck is not None:
         return Fact(kind, "False", Reason.ENGINES_STUCK, f"{count}: {engines.stuck}")
     if seen.paused and engines.updated < engines.desired:
-        enough: Tristate = "True" if engines.ready >= engines.desired else "False"
+        all_ready: Tristate = "True" if engines.ready >= engines.desired else "False"
         paused = f"{count}, {engines.updated} of them up to date; the rollout is paused."
-        return Fact(kind, enough, Reason.ROLLOUT_PAUSED, paused)
+        return Fact(kind, all_ready, Reason.ROLLOUT_PAUSED, paused)
     if engines.ready < engines.desired:
-        return Fact(kind, "False", Reason.ENGINES_STARTING, f"{count}.")
+        suffices = seen.enough_engines is not None and engines.ready >= seen.enough_engines
+        return Fact(kind, "True" if suffices else "False", Reason.ENGINES_STARTING, f"{count}.")
     if not engines.rolled_out:
         # Enough pods answer, so this is no outage: the old ones serve until the new ones are up.
         return Fact(kind, "True", Reason.ENGINES_UPDATING, f"{engines.updated} of {engines.desired} are up to date.")

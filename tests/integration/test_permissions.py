@@ -78,6 +78,7 @@ SPECS: dict[str, dict[str, Any]] = {
         "residency": {"regions": ["eu"]},
     },
     "routed": {
+        "engine": {"autoscaling": {"maxReplicas": 2}},
         "gateway": {"auth": {"apiKeysSecretRef": {"name": "keys"}}},
         "endpoint": {**NAMED, "gatewayRef": {"name": "edge"}},
     },
@@ -110,6 +111,7 @@ def test_the_rules_are_exactly_what_the_operator_uses(
             kubectl("apply", "--server-side", "-f", "-", stdin=yaml.safe_dump(manifest))
         eventually("all children", lambda: len(children(kubectl)) == len(planned))
         assert {child["kind"] for child in children(kubectl)} == {kind for _, kind in (*OWNED_KINDS, *OPTIONAL_KINDS)}
+        eventually("gateways are looked for", lambda: scaling_message(kubectl) == "No gateway takes requests.")
         # What no plan holds any more is deleted, whatever its kind.
         obsolete = obsolete_children(kubectl)
         for child in obsolete:
@@ -124,6 +126,11 @@ def test_the_rules_are_exactly_what_the_operator_uses(
     assert recorded_calls <= used
     assert used - granted() == set()
     assert granted() - used == {FINALIZERS}
+
+
+def scaling_message(kubectl: Kubectl) -> str:
+    scaling = kubectl.get("fd", "routed").get("status", {}).get("scaling", {})
+    return str(scaling.get("message", ""))
 
 
 def obsolete_children(kubectl: Kubectl) -> list[dict[str, Any]]:

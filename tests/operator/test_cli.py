@@ -53,7 +53,7 @@ def test_every_variant_is_served(variant: str) -> None:
     [
         ({"model": {"source": "hf://a/b"}}, "Use builtin://NAME"),
         ({"model": {"modelRef": {"name": "olmoe"}}}, "Write the source of the FlashModel"),
-        ({"engine": {"autoscaling": {"maxReplicas": 4}}}, "Set spec.engine.replicas"),
+        ({"engine": {"autoscaling": {"maxReplicas": 4, "provider": "KEDA"}}}, "Use BuiltIn"),
         (
             {
                 "endpoint": {"visibility": "Public", "tls": {"secretName": "tls"}},

@@ -37,8 +37,14 @@ UNSERVED: Final = (
         harmless=("Off",),
     ),
     Unserved(
-        "engine.autoscaling",
-        "Set spec.engine.replicas and change it by hand, by kubectl scale or by a HorizontalPodAutoscaler.",
+        "engine.autoscaling.provider",
+        "Use BuiltIn, or replace spec.engine.autoscaling by spec.engine.replicas and point a HorizontalPodAutoscaler "
+        "or a ScaledObject of your own at the scale subresource of this FlashDeployment.",
+        harmless=("BuiltIn",),
+    ),
+    Unserved(
+        "engine.autoscaling.scaleToZeroAfterSeconds",
+        "Remove it: this release keeps minReplicas engine pods, and at least one.",
     ),
     Unserved("gateway.auth.oidc", "Use apiKeysSecretRef, or check tokens in a proxy before the gateway."),
     Unserved("endpoint.allowedCIDRs", "Remove it and limit the addresses where you publish the gateway Service."),

@@ -20,6 +20,7 @@ from yaml import YAMLError
 
 from flash_api import names
 from flash_api.v1alpha1.flashdeployment import REGION_LABEL
+from flash_operator.cluster.endpoint_slices import SERVICE_LABEL, base_urls
 from flash_operator.cluster.protocol import ClusterError, Conflict, Forbidden, Key, Manifest
 from flash_operator.lease import LeaseRecord
 
@@ -227,6 +228,12 @@ class KubernetesCluster:
             )
         except Missing:
             return
+
+    async def gateway_urls(self, key: Key, port: int) -> tuple[str, ...]:
+        del port  # the pods have one of their own
+        path = f"/apis/discovery.k8s.io/v1/namespaces/{key.namespace}/endpointslices"
+        answer = await self._api.request("get", path, label_selector=f"{SERVICE_LABEL}={names.gateway_name(key.name)}")
+        return base_urls(answer["items"] or ())
 
     def endpoint_url(self, key: Key, port: int) -> str:
         return f"http://{names.service_host(names.gateway_name(key.name), key.namespace)}:{port}"

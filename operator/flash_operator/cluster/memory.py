@@ -26,6 +26,8 @@ class MemoryCluster:
         """By node."""
         self.kinds: set[tuple[str, str]] = set()
         """Version and kind of what is served beyond the built-in kinds."""
+        self.gateways: list[str] = []
+        """URLs of gateway pods, set by whoever plays them."""
         self._objects: dict[Identity, dict[str, Any]] = {}
         self._applied: dict[str, Manifest] = {}  # by uid: what our field manager last applied
         self._version = 0
@@ -87,6 +89,10 @@ class MemoryCluster:
         if identity in self._objects:
             self._store(identity, {**self._objects[identity], "status": copy.deepcopy(status)})
             self.writes.append(f"status {key.name}")
+
+    async def gateway_urls(self, key: Key, port: int) -> tuple[str, ...]:
+        del key, port
+        return tuple(self.gateways)
 
     def endpoint_url(self, key: Key, port: int) -> str:
         return f"http://{names.service_host(names.gateway_name(key.name), key.namespace)}:{port}"

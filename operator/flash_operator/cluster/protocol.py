@@ -70,6 +70,10 @@ class Cluster(Protocol):
     async def serves(self, api_version: str, kind: str) -> bool:
         """Whether this place knows a kind that not every cluster has. An answer may be a minute old."""
 
+    async def gateway_urls(self, key: Key, port: int) -> tuple[str, ...]:
+        """Base URL of each gateway pod that takes requests, behind the endpoint at `port`; none where they cannot be
+        told apart."""
+
     def endpoint_url(self, key: Key, port: int) -> str:
         """Base URL, without `/v1`, at which the operator and clients in this place reach the gateway."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from flash_api.names import KIND
+from flash_api.names import KIND, gateway_name
 from flash_operator.cluster.protocol import Conflict, Key, Manifest
 from flash_operator.local.store import Ref, Store, ref_of
 
@@ -72,6 +72,12 @@ class LocalCluster:
     async def write_status(self, key: Key, status: Manifest) -> None:
         self._store.write_status(Ref(KIND, key.namespace, key.name), status)
 
+    async def gateway_urls(self, key: Key, port: int) -> tuple[str, ...]:
+        gateway = self._store.get(Ref("Deployment", key.namespace, gateway_name(key.name)))
+        # They share the port, so nobody can choose which of them answers.
+        alone = gateway is not None and gateway["spec"].get("replicas") == 1
+        return (self.endpoint_url(key, port),) if alone else ()
+
     def endpoint_url(self, key: Key, port: int) -> str:
         return f"http://{LOOPBACK}:{port}"
 
@@ -80,9 +86,14 @@ class LocalCluster:
         return None
 
     def ignored_fields(self, spec: Manifest) -> tuple[str, ...]:
-        return tuple(
+        ignored = [
             f"{field}: {reason}" for field, harmless, reason in _IGNORED if _value(spec, field) not in (None, harmless)
-        )
+        ]
+        if _value(spec, "engine.autoscaling") is not None and _value(spec, "gateway.replicas") not in (None, 1):
+            ignored.append(
+                "engine.autoscaling: several gateways share one port here, so none can be asked for its load"
+            )
+        return tuple(ignored)
 
 
 def _value(spec: Mapping[str, Any], field: str) -> Any:
