@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from flash_api import names
+from flash_operator.plan.metadata import content_hash
 
 Manifest = Mapping[str, Any]
 Identity = tuple[str, str]
@@ -24,6 +25,11 @@ def is_as_planned(live: Manifest, desired: Manifest) -> bool:
     planned = desired["metadata"].get("annotations", {}).get(names.ANNOTATION_PLAN_HASH)
     applied = (live["metadata"].get("annotations") or {}).get(names.ANNOTATION_PLAN_HASH)
     return planned == applied and _covers(live, desired)
+
+
+def revision(planned: Sequence[Manifest]) -> str:
+    """A name for the whole plan: the same for equal plans."""
+    return content_hash([manifest["metadata"]["annotations"][names.ANNOTATION_PLAN_HASH] for manifest in planned])
 
 
 def owned_by(live: Manifest, uid: str) -> bool:

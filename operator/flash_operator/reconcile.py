@@ -8,7 +8,7 @@ there yet is asked for again after `Outcome.requeue_after_seconds`.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
@@ -19,9 +19,10 @@ from flash_api.conditions import ConditionType, Reason, Refusal
 from flash_api.manifest import describe, stored_deployment
 from flash_api.v1alpha1.flashdeployment import FlashDeployment
 from flash_operator import status as statuses
+from flash_operator.announcements import announcements
 from flash_operator.checks import refusal
 from flash_operator.cluster.protocol import Cluster, ClusterError, Forbidden, Key, Manifest
-from flash_operator.difference import Identity, identity, is_as_planned, owned_by, superfluous
+from flash_operator.difference import Identity, identity, is_as_planned, owned_by, revision, superfluous
 from flash_operator.plan import PlanSettings, plan
 from flash_operator.probe import Probe
 from flash_operator.status import Observation
@@ -90,9 +91,13 @@ async def reconcile(
         children = await cluster.owned(key)
 
     seen = await _observe(cluster, key, live, deployment, children, refused=refused, error=error, probe=probe)
+    seen = replace(seen, pods=await _pods(cluster, key), applied_revision=changes.revision)
     previous = live.get("status") or {}
     status = statuses.status(seen, previous, now())
     if status != previous:
+        # Told first: cut off in between, the next pass finds the same change and tells it under the same name.
+        for news in announcements(previous, status, uid=str(live["metadata"].get("uid", ""))):
+            await cluster.announce(live, news, now())
         await cluster.write_status(key, status)
 
     ready = statuses.condition(status, ConditionType.READY) or {}
@@ -136,6 +141,8 @@ class _Changes:
 
     applied: list[str] = field(default_factory=list)
     deleted: list[str] = field(default_factory=list)
+    revision: str = ""
+    """Of the plan, once all of it is applied."""
 
 
 def _accept(live: Manifest) -> tuple[FlashDeployment | None, Refusal | None]:
@@ -160,6 +167,7 @@ async def _converge(
         if present is None or not is_as_planned(present, desired):
             await cluster.apply(desired)
             changes.applied.append("/".join(identity(desired)))
+    changes.revision = revision(planned)
 
     left_over = superfluous(children, planned, deployment.metadata.uid)
     # A pod of the former revision that is moved to another node mounts the former configuration once more.
@@ -172,6 +180,14 @@ async def _converge(
 def _rolled_out(live: tuple[Manifest, ...], name: str) -> bool:
     roles = (statuses.role(live, names.engine_name(name)), statuses.role(live, names.gateway_name(name)))
     return all(role.rolled_out for role in roles)
+
+
+async def _pods(cluster: Cluster, key: Key) -> tuple[Manifest, ...]:
+    """Pods explain, they decide nothing: where they may not be read, the counts still hold."""
+    try:
+        return await cluster.pods(key)
+    except Forbidden:
+        return ()
 
 
 async def _observe(

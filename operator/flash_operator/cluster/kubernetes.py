@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any, Final
 
 import aiohttp
@@ -18,6 +19,8 @@ from kubernetes.aio.dynamic.exceptions import DynamicApiError
 from yaml import YAMLError
 
 from flash_api import names
+from flash_operator.announcements import Announcement
+from flash_operator.cluster.events import EVENTS_API, event
 from flash_operator.cluster.protocol import ClusterError, Conflict, Forbidden, Key, Manifest
 from flash_operator.lease import LeaseRecord
 
@@ -29,6 +32,8 @@ PLURALS: Final = {
     "Deployment": "deployments",
     "Service": "services",
     "ConfigMap": "configmaps",
+    "Pod": "pods",
+    "Event": "events",
     "Lease": "leases",
     names.KIND: names.PLURAL,
 }
@@ -176,6 +181,19 @@ class KubernetesCluster:
             )
         except Missing:
             return
+
+    async def pods(self, key: Key) -> tuple[Manifest, ...]:
+        return await self._list("v1", "Pod", key)
+
+    async def announce(self, live: Manifest, news: Announcement, at: datetime) -> None:
+        try:
+            await self._api.request(
+                "post", _path(EVENTS_API, "Event", live["metadata"]["namespace"]), event(live, news, at)
+            )
+        except Conflict:
+            return  # told already
+        except ClusterError as error:
+            log.warning("an Event (%s) could not be written: %s", news.reason, error)
 
     def endpoint_url(self, key: Key, port: int) -> str:
         return f"http://{names.service_host(names.gateway_name(key.name), key.namespace)}:{port}"

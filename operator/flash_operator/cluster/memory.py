@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
+from datetime import datetime
 from typing import Any
 
 from flash_api import names
+from flash_operator.announcements import Announcement
 from flash_operator.cluster.protocol import ClusterError, Conflict, Key, Manifest
 
 Identity = tuple[str, str, str]
@@ -22,6 +24,7 @@ class MemoryCluster:
 
     def __init__(self) -> None:
         self.writes: list[str] = []
+        self.news: list[Announcement] = []
         self._objects: dict[Identity, dict[str, Any]] = {}
         self._applied: dict[str, Manifest] = {}  # by uid: what our field manager last applied
         self._version = 0
@@ -38,6 +41,7 @@ class MemoryCluster:
             for (_, namespace, _), manifest in sorted(self._objects.items())
             if namespace == key.namespace
             and manifest["metadata"].get("labels", {}).get(names.LABEL_DEPLOYMENT) == key.name
+            and manifest["kind"] != "Pod"
         )
 
     async def apply(self, manifest: Manifest) -> None:
@@ -68,6 +72,19 @@ class MemoryCluster:
         if identity in self._objects:
             self._store(identity, {**self._objects[identity], "status": copy.deepcopy(status)})
             self.writes.append(f"status {key.name}")
+
+    async def pods(self, key: Key) -> tuple[Manifest, ...]:
+        return tuple(
+            copy.deepcopy(manifest)
+            for (kind, namespace, _), manifest in sorted(self._objects.items())
+            if (kind, namespace) == ("Pod", key.namespace)
+            and manifest["metadata"].get("labels", {}).get(names.LABEL_DEPLOYMENT) == key.name
+        )
+
+    async def announce(self, live: Manifest, news: Announcement, at: datetime) -> None:
+        del live, at
+        if news.identity not in {told.identity for told in self.news}:
+            self.news.append(news)
 
     def endpoint_url(self, key: Key, port: int) -> str:
         return f"http://{names.service_host(names.gateway_name(key.name), key.namespace)}:{port}"

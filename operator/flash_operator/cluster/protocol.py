@@ -8,7 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Protocol
+
+from flash_operator.announcements import Announcement
 
 Manifest = Mapping[str, Any]
 
@@ -57,6 +60,12 @@ class Cluster(Protocol):
 
     async def write_status(self, key: Key, status: Manifest) -> None:
         """Replace the status of the FlashDeployment. Gone already is no error."""
+
+    async def pods(self, key: Key) -> tuple[Manifest, ...]:
+        """Live pods labelled as belonging to this FlashDeployment, whoever made them."""
+
+    async def announce(self, live: Manifest, news: Announcement, at: datetime) -> None:
+        """Tell whoever looks at the object what has changed. Never raises: news that is lost changes nothing."""
 
     def endpoint_url(self, key: Key, port: int) -> str:
         """Base URL, without `/v1`, at which the operator and clients in this place reach the gateway."""

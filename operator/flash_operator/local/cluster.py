@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any, Final
 
 from flash_api.names import KIND
+from flash_operator.announcements import Announcement
 from flash_operator.cluster.protocol import Conflict, Key, Manifest
 from flash_operator.local.store import Ref, Store, ref_of
 
@@ -33,6 +35,9 @@ class LocalCluster:
     async def owned(self, key: Key) -> tuple[Manifest, ...]:
         return self._store.belonging_to(key.namespace, key.name)
 
+    async def pods(self, key: Key) -> tuple[Manifest, ...]:
+        return ()
+
     async def apply(self, manifest: Manifest) -> None:
         self._store.apply(manifest)
 
@@ -48,6 +53,9 @@ class LocalCluster:
 
     async def write_status(self, key: Key, status: Manifest) -> None:
         self._store.write_status(Ref(KIND, key.namespace, key.name), status)
+
+    async def announce(self, live: Manifest, news: Announcement, at: datetime) -> None:
+        del live, news, at  # `flash status` shows processes as they are; nobody keeps a history here
 
     def endpoint_url(self, key: Key, port: int) -> str:
         return f"http://{LOOPBACK}:{port}"

@@ -53,6 +53,7 @@ def engine_deployment(deployment: FlashDeployment, config_map: Manifest, setting
             pods.mount("tmp", "/tmp"),
             pods.mount("shm", "/dev/shm"),
         ],
+        "terminationMessagePolicy": pods.LAST_WORDS,
         "securityContext": pods.container_security(),
         **pods.resources(engine.resources),
     }

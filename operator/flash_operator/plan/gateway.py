@@ -46,6 +46,7 @@ def gateway_deployment(deployment: FlashDeployment, config_map: Manifest, settin
             pods.mount("tmp", "/tmp"),
             *secret_mounts,
         ],
+        "terminationMessagePolicy": pods.LAST_WORDS,
         "securityContext": pods.container_security(),
         **pods.resources(gateway.resources),
     }
