@@ -351,7 +351,7 @@ async def test_a_refused_spec_is_stalled_whether_or_not_its_children_can_be_read
     outcome = await run(Blindfolded(a_cluster(model={"source": "s3://bucket/model"})))
     conditions = {c["type"]: (c["status"], c["reason"]) for c in outcome.status["conditions"]}
     assert conditions["Stalled"] == ("True", "SourceNotServed")
-    assert conditions["Ready"] == ("False", "VariantNotServed")
+    assert conditions["Ready"] == ("False", "SourceNotServed")
     assert conditions["Reconciling"][0] == "False"
 
 

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any, Final
 
@@ -40,26 +41,41 @@ PLURALS: Final = {
 _TERMINAL: Final = (400, 405, 422)
 """The request itself is wrong: sending it again cannot help."""
 
+Called = Callable[[str, str, int, float], None]
+"""Hears of a request: verb, resource, status code (0 = no answer) and seconds."""
+
 log = logging.getLogger(__name__)
 
 
 class KubernetesApi:
     """Requests to one API server. Close it by `aclose`."""
 
-    def __init__(self, client: ApiClient, kubeconfig: str | None, timeout_seconds: float) -> None:
+    def __init__(
+        self, client: ApiClient, kubeconfig: str | None, timeout_seconds: float, *, context: str | None, called: Called
+    ) -> None:
         self._client = client
         self._dynamic = DynamicClient(client)  # type: ignore[no-untyped-call]
         self._kubeconfig = kubeconfig
         self._timeout_seconds = timeout_seconds
+        self._context = context
+        self._called = called
 
     @classmethod
     async def connect(
-        cls, kubeconfig: str | None, *, timeout_seconds: float = REQUEST_TIMEOUT_SECONDS
+        cls,
+        kubeconfig: str | None,
+        *,
+        context: str | None = None,
+        timeout_seconds: float = REQUEST_TIMEOUT_SECONDS,
+        called: Called = lambda verb, resource, code, seconds: None,
     ) -> KubernetesApi:
-        """By the kubeconfig file, or inside a pod by its ServiceAccount. Raises ClusterError when neither is usable."""
+        """By the kubeconfig file (its current context unless one is named), or inside a pod by its ServiceAccount.
+
+        `called` hears of every request. Raises ClusterError when neither file nor account is usable.
+        """
         configuration = Configuration()
-        await _load(configuration, kubeconfig)
-        return cls(ApiClient(configuration=configuration), kubeconfig, timeout_seconds)
+        await _load(configuration, kubeconfig, context)
+        return cls(ApiClient(configuration=configuration), kubeconfig, timeout_seconds, context=context, called=called)
 
     async def aclose(self) -> None:
         """Close the connections."""
@@ -74,39 +90,65 @@ class KubernetesApi:
             return await self._request(method, path, body, params)
         except _Unauthorized:
             # Credentials are rotated under us: read them once more before giving up.
-            await _load(self._client.configuration, self._kubeconfig)
+            await _load(self._client.configuration, self._kubeconfig, self._context)
             return await self._request(method, path, body, params)
 
+    async def text(self, path: str) -> str:
+        """A page that is no object, such as one that the API server fetches from a pod. Raises as `request` does."""
+        return str(await self._answer("get", path, None, {}, decode=False))
+
     async def _request(self, method: str, path: str, body: Manifest | None, params: Mapping[str, Any]) -> Any:
-        try:
-            response = await self._dynamic.request(
-                method, path, body=body, serialize=False, _request_timeout=self._timeout_seconds, **params
-            )
-            answer = await response.json()
-        except DynamicApiError as error:
-            raise _failure(error) from error
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise ClusterError(f"the Kubernetes API did not answer: {error or type(error).__name__}") from error
-        except ValueError as error:
-            raise ClusterError(f"the Kubernetes API did not answer in JSON: {error}") from error
+        answer = await self._answer(method, path, body, params, decode=True)
         # Whatever stands between us and the API server may answer in its place.
         if not isinstance(answer, dict) or "kind" not in answer:
             raise ClusterError("the answer is not one of the Kubernetes API: it is no object with a kind")
         return answer
 
+    async def _answer(
+        self, method: str, path: str, body: Manifest | None, params: Mapping[str, Any], *, decode: bool
+    ) -> Any:
+        started, code = time.perf_counter(), 0
+        try:
+            response = await self._dynamic.request(
+                method, path, body=body, serialize=False, _request_timeout=self._timeout_seconds, **params
+            )
+            code = int(response.status)
+            return await (response.json() if decode else response.text())
+        except DynamicApiError as error:
+            code = int(error.status or 0)
+            raise _failure(error) from error
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise ClusterError(f"the Kubernetes API did not answer: {error or type(error).__name__}") from error
+        except ValueError as error:
+            raise ClusterError(f"the Kubernetes API did not answer in JSON: {error}") from error
+        finally:
+            self._called(*verb_and_resource(method, path), code, time.perf_counter() - started)
 
-async def _load(configuration: Configuration, kubeconfig: str | None) -> None:
+
+async def _load(configuration: Configuration, kubeconfig: str | None, context: str | None) -> None:
     try:
         if kubeconfig is None:
             config.load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
         else:
             await config.load_kube_config(  # type: ignore[no-untyped-call]
-                config_file=kubeconfig, client_configuration=configuration
+                config_file=kubeconfig, context=context, client_configuration=configuration
             )
     # A kubeconfig may be half-written when it is read.
     except (config.ConfigException, OSError, ValueError, YAMLError) as error:
         where = "no cluster around this process" if kubeconfig is None else f"kubeconfig {kubeconfig}"
         raise ClusterError(f"{where}: {error}", retryable=False) from error
+
+
+def verb_and_resource(method: str, path: str) -> tuple[str, str]:
+    """What a request asks for, in the API's own words, without names: `list`, `pods`."""
+    parts = path.strip("/").split("/")
+    rest = parts[3:] if parts[0] == "apis" else parts[2:]
+    if rest[:1] == ["namespaces"] and len(rest) > 2:
+        rest = rest[2:]
+    resource = "/".join((rest[0], *rest[2:3])) if rest else "discovery"
+    if method == "get":
+        return ("get" if len(rest) > 1 or not rest else "list"), resource
+    return {"post": "create", "put": "update"}.get(method, method), resource
 
 
 class Missing(ClusterError):
