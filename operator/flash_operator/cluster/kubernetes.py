@@ -93,9 +93,18 @@ class KubernetesApi:
             await _load(self._client.configuration, self._kubeconfig, self._context)
             return await self._request(method, path, body, params)
 
-    async def text(self, path: str) -> str:
-        """A page that is no object, such as one that the API server fetches from a pod. Raises as `request` does."""
-        return str(await self._answer("get", path, None, {}, decode=False))
+    async def page(self, path: str) -> tuple[int, str]:
+        """Status and text of what is no object, such as a page that the API server fetches from a pod.
+
+        Raises ClusterError when there is no answer.
+        """
+        try:
+            return 200, str(await self._answer("get", path, None, {}, decode=False))
+        except ClusterError as error:
+            if isinstance(error.__cause__, DynamicApiError):
+                body = error.__cause__.body or ""
+                return int(error.__cause__.status), body.decode(errors="replace") if isinstance(body, bytes) else body
+            raise
 
     async def _request(self, method: str, path: str, body: Manifest | None, params: Mapping[str, Any]) -> Any:
         answer = await self._answer(method, path, body, params, decode=True)
@@ -123,6 +132,20 @@ class KubernetesApi:
             raise ClusterError(f"the Kubernetes API did not answer in JSON: {error}") from error
         finally:
             self._called(*verb_and_resource(method, path), code, time.perf_counter() - started)
+
+
+def context_namespace(kubeconfig: str, context: str | None) -> str:
+    """The namespace that a context (None = the current one) names, else `default`. Raises ClusterError."""
+    try:
+        contexts, current = config.list_kube_config_contexts(config_file=kubeconfig)  # type: ignore[no-untyped-call]
+    except (config.ConfigException, OSError, ValueError, YAMLError) as error:
+        raise ClusterError(f"kubeconfig {kubeconfig}: {error}", retryable=False) from error
+    if context is not None:
+        current = next((each for each in contexts if each["name"] == context), None)
+        if current is None:
+            there = ", ".join(sorted(each["name"] for each in contexts))
+            raise ClusterError(f"kubeconfig {kubeconfig} has no context {context}; there is: {there}", retryable=False)
+    return str((current or {}).get("context", {}).get("namespace") or "default")
 
 
 async def _load(configuration: Configuration, kubeconfig: str | None, context: str | None) -> None:
