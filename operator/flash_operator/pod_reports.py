@@ -99,9 +99,9 @@ def cold_start(pods: Sequence[Manifest], previous: ColdStart | None) -> ColdStar
     A pod that lost its readiness for a while has a younger time for it, so what was found first of a pod stays.
     """
     for pod in of_component(pods, names.COMPONENT_ENGINE):
+        if previous is not None and previous.pod == _name(pod):
+            return previous
         if _conditions(pod).get("Ready", {}).get("status") == "True":
-            if previous is not None and previous.pod == _name(pod):
-                return previous
             return _phases(pod)
     return None
 

@@ -152,7 +152,7 @@ def test_a_missing_permission_is_named(kubectl: Kubectl, control_plane: ControlP
     try:
         eventually("it is named", lambda: flash.finds("permissions of the operator", "It may not list pods"))
     finally:
-        kubectl("apply", "-f", str(RBAC))
+        control_plane.kubectl("apply", "-f", str(RBAC))
 
 
 def test_an_old_crd_is_named(kubectl: Kubectl, flash: Flash) -> None:

@@ -94,7 +94,8 @@ def test_a_crash_loop_is_told_in_the_same_words_after_each_crash() -> None:
         crashed = a_container(restarts=restarts, state=waits("CrashLoopBackOff"), lastState=died())
         return pod_reports.failing([a_pod(containerStatuses=[crashed])], "engine")
 
-    assert told(2) == told(30) != None  # noqa: E711
+    assert told(2) is not None
+    assert told(2) == told(30)
 
 
 def test_a_pod_of_another_role_or_on_its_way_out_does_not_count() -> None:
@@ -148,9 +149,15 @@ def test_a_start_is_split_into_its_phases() -> None:
 def test_a_pod_that_lost_its_readiness_for_a_while_keeps_the_times_of_its_start() -> None:
     first = pod_reports.cold_start([a_started_pod()], None)
     assert pod_reports.cold_start([a_started_pod(ready_at="13:00:00")], first) == first
-    other = pod_reports.cold_start([a_started_pod("chat-engine-2")], first)
+    unready = a_pod(conditions=[{"type": "Ready", "status": "False"}])
+    assert pod_reports.cold_start([unready], first) == first
+    other = pod_reports.cold_start([a_started_pod("chat-engine-2"), unready], first)
     assert other is not None
     assert other.pod == "chat-engine-2"
+
+
+def test_a_pod_that_is_not_ready_yet_has_not_started() -> None:
+    assert pod_reports.cold_start([a_pod(conditions=[{"type": "Ready", "status": "False"}])], None) is None
 
 
 def test_times_that_cannot_be_are_not_told() -> None:
