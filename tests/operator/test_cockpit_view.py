@@ -76,7 +76,7 @@ def test_a_topic_is_written_once() -> None:
 
 def test_a_finding_is_shown_with_its_remedy_below() -> None:
     text = shown(view.diagnosis([Finding(Severity.ERROR, "CRD x", "It is not installed.", "Install it")]))
-    assert text.splitlines() == ["✗ CRD x It is not installed.", "    Install it"]
+    assert text.splitlines() == ["✗ CRD x: It is not installed.", "    Install it"]
 
 
 @pytest.mark.parametrize(("context", "namespace"), [(None, "team-a"), ("bare", "default"), ("here", "team-a")])

@@ -127,7 +127,7 @@ def _kinds(facts: ClusterFacts) -> Iterator[Finding]:
         if facts.kinds.get(kind) is False and not (kind == "HTTPRoute" and routed):
             yield Finding(Severity.NOTE, f"kind {kind}", f"This cluster does not know it: {without}.")
     if facts.kinds.get("NetworkPolicy"):
-        cause = "is known. Whether this cluster's network enforces it cannot be read from the API."
+        cause = "It is known. Whether this cluster's network enforces it cannot be read from the API."
         yield Finding(Severity.NOTE, "kind NetworkPolicy", cause)
 
 

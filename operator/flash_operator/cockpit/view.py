@@ -136,7 +136,8 @@ def diagnosis(findings: Sequence[Finding]) -> RenderableType:
     lines: list[RenderableType] = []
     for finding in findings:
         mark, style = _MARKS[finding.severity]
-        lines.append(Text.assemble((f"{mark} ", style), (finding.subject, "bold"), f" {finding.cause}"))
+        joint = " " if finding.severity is Severity.OK else ": "
+        lines.append(Text.assemble((f"{mark} ", style), (finding.subject, "bold"), joint, finding.cause))
         if finding.remedy:
             lines.append(Text(f"    {finding.remedy}", style="green"))
     return Group(*lines)
