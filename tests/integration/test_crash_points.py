@@ -73,8 +73,12 @@ class Run:
         await self.lives.until(lambda outcome: observed(outcome, self.generation) and not outcome.writes, "waiting")
 
     async def delete(self) -> None:
+        """Until the operator knows that it is gone, and the garbage collector has followed."""
         await self.remove()
-        await self.world.feed.until(self.name, lambda: not self.world.feed.of(self.name), "nothing is left")
+        self.lives.forget()
+        await self.lives.until(lambda outcome: outcome.gone, "the operator has noticed")
+        while await self.world.snapshot(self.name):
+            await self.world.feed.until(self.name, lambda: not self.world.feed.of(self.name), "nothing is left")
 
     async def remove(self) -> None:
         (await self.world.live.request("DELETE", await self.world.path(self.name))).require()
@@ -135,7 +139,7 @@ async def roll_back_in_mid_roll(run: Run) -> None:
 
 async def refuse_and_mend(run: Run) -> None:
     await run.apply()
-    await run.apply(endpoint={"visibility": "Public"}, gateway={"auth": KEYS})
+    await run.apply(endpoint={"visibility": "Public", "tls": {"secretName": "cert"}}, gateway={"auth": KEYS})
     await run.apply(endpoint={"visibility": "Cluster"}, gateway={"auth": KEYS})
 
 
