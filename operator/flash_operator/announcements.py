@@ -1,7 +1,7 @@
 """Which Events a change of status is worth, so that `kubectl describe` tells the story. Pure.
 
-Derived from two statuses, so a change is announced once however often a pass is repeated: the name of an Event comes
-from what was before, and the cluster refuses a second one of that name.
+Derived from two statuses: the name of an Event comes from what was before, so whoever finds the same change names it
+alike, and the cluster refuses a second Event of that name.
 """
 
 from __future__ import annotations

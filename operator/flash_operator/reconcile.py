@@ -95,10 +95,10 @@ async def reconcile(
     previous = live.get("status") or {}
     status = statuses.status(seen, previous, now())
     if status != previous:
-        # Told first: cut off in between, the next pass finds the same change and tells it under the same name.
+        await cluster.write_status(key, status)
+        # Told afterwards: cut off in between, news is lost, which may be; the status, which counts, never waits for it.
         for news in announcements(previous, status, uid=str(live["metadata"].get("uid", ""))):
             await cluster.announce(live, news, now())
-        await cluster.write_status(key, status)
 
     ready = statuses.condition(status, ConditionType.READY) or {}
     requeue = settings.ready_seconds if ready.get("status") == "True" else settings.waiting_seconds
