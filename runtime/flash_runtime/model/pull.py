@@ -11,6 +11,7 @@ import contextlib
 import errno
 import fcntl
 import hashlib
+import json
 import os
 import signal
 import sys
@@ -20,7 +21,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Final, NoReturn
 
-from flash_api.names import PACKED_MODEL
+from flash_api.names import FILE_TERMINATION, PACKED_MODEL
 from flash_runtime.model.cache import Cache, default_root, place
 from flash_runtime.model.download import pip_download
 from flash_runtime.model.errors import CheckpointError, ModelError, RequestError, StorageError
@@ -219,11 +220,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _INTERRUPTED
     about = header.get("about", {})
     progress.ready({field: str(about[field]) for field in ("name", "license", "attribution") if about.get(field)})
+    if not options.text_only:
+        leave_last_words(Path(FILE_TERMINATION), header, options.to / PACKED_MODEL)
     progress.say(
         f"{options.to / PACKED_MODEL}: {about.get('name')} ({options.variant}), licence {about.get('license')}, "
         f"{about.get('attribution')}"
     )
     return 0
+
+
+def leave_last_words(file: Path, header: dict[str, Any], packed: Path) -> None:
+    """In a container: what was pulled, where the operator reads it. Elsewhere nobody has made the file."""
+    about = header.get("about", {})
+    if not file.is_file():
+        return
+    words = {"name": str(about.get("name", "")), "sizeBytes": packed.stat().st_size}
+    if digest := about.get("sha256"):
+        words["digest"] = f"sha256:{digest}"
+    with contextlib.suppress(OSError):  # it is for information: the model is in its place
+        file.write_text(json.dumps(words))
 
 
 def _terminated(signal_number: int, frame: FrameType | None) -> NoReturn:
