@@ -179,6 +179,17 @@ FLASH_INLINE Vec from_bf16(const uint16_t* from) {
     return out;
 }
 
+FLASH_INLINE Vec from_int8(const int8_t* from) {
+    ByteVec bytes;
+    std::memcpy(&bytes, from, sizeof bytes);
+#if defined(__AVX512F__)
+    const IntVec whole = reinterpret_cast<IntVec>(_mm512_maskz_cvtepi8_epi32(0xffff, reinterpret_cast<__m128i>(bytes)));
+#else
+    const IntVec whole = __builtin_convertvector(bytes, IntVec);
+#endif
+    return __builtin_convertvector(whole, Vec);
+}
+
 // Round to nearest even; a NaN keeps its sign and stays NaN or becomes infinity, which the next sum shows either way.
 FLASH_INLINE HalfVec as_bf16(Vec value) {
     BitVec bits;
