@@ -11,7 +11,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from flash_runtime.engine.batch import Batch, FloatArray, IntArray
+from flash_runtime.engine.batch import Answers, Batch, IntArray
 from flash_runtime.kernels import _native
 from flash_runtime.kernels.info import CpuInfo, cpu_info
 from flash_runtime.kernels.layout import LANES
@@ -62,6 +62,7 @@ class CpuProvider:
         self.info: CpuInfo = cpu_info(isa=isa, threads=threads)
         self.vocab_size = plan.vocab_size
         self.max_context_tokens = plan.max_context_tokens
+        self.window = plan.window
         self.block_size = block_size
         self.num_blocks = _num_blocks(plan, kv_cache_bytes, block_size, kv_dtype)
         weights = Weights(packed, plan)
@@ -91,19 +92,23 @@ class CpuProvider:
             int8_cache=kv_dtype is KvDtype.INT8,
         )
 
-    def step(self, batch: Batch) -> FloatArray:
+    def step(self, batch: Batch) -> Answers:
         """Run the batch; raises ValueError, before computing anything, if an index is out of its range."""
-        logits = np.empty((len(batch.logit_rows), self.vocab_size), dtype=np.float32)  # [R, V]
+        count = len(batch.logit_rows)
+        logits = np.empty((count + len(batch.best_rows), self.vocab_size), dtype=np.float32)  # [R + C, V]
+        best = np.empty(len(batch.best_rows), dtype=np.int32)  # [C]
         self._engine.step(
             _ints(batch.token_ids),
             _ints(batch.positions),
             _ints(batch.query_starts),
             _ints(batch.block_tables),
             _ints(batch.logit_rows),
+            _ints(batch.best_rows),
             logits,
+            best,
             self.vocab_size,
         )
-        return logits
+        return Answers(logits[:count], best)
 
     def expert_load(self) -> NDArray[np.int64] | None:
         """Tokens that chose each expert since the start [layers, experts]; None for a dense model.

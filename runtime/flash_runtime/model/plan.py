@@ -128,6 +128,12 @@ class ModelPlan:
     logits_factor: Factor = 1.0
 
     @property
+    def window(self) -> int | None:
+        """Positions a token sees in the layer that sees most, its own among them; None = all before it."""
+        windows = [layer.window for layer in self.layers]
+        return None if None in windows else max((window for window in windows if window is not None), default=None)
+
+    @property
     def score_factor(self) -> float:
         """What multiplies the attention scores."""
         return self.head_dim**-0.5 if self.attention_factor is None else self.attention_factor

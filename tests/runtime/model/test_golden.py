@@ -73,7 +73,7 @@ def logits_of(provider: Provider, token_ids: np.ndarray, *, chunks: list[int], f
             block_tables=blocks,
             logit_rows=np.arange(length, dtype=np.int32),
         )
-        rows.append(provider.step(batch))
+        rows.append(provider.step(batch).logits)
         start += length
     assert start == len(token_ids)
     return np.concatenate(rows)
@@ -124,14 +124,18 @@ def test_the_kernels_follow_the_reference_on_the_same_packed_file(
 def test_two_sequences_in_one_step_get_what_each_gets_alone(tmp_path: Path) -> None:
     checkpoint = open_checkpoint(write_checkpoint(tmp_path, "qwen3_moe"))
     first, second = np.array([5, 9, 200, 31, 7], dtype=np.int32), np.array([250, 3, 44], dtype=np.int32)
-    together = float_provider(checkpoint).step(
-        Batch(
-            token_ids=np.concatenate([first, second]),
-            positions=np.array([0, 1, 2, 3, 4, 0, 1, 2], dtype=np.int32),
-            query_starts=np.array([0, 5, 8], dtype=np.int32),
-            block_tables=np.array([[3, 1], [7, -1]], dtype=np.int32),
-            logit_rows=np.array([4, 7], dtype=np.int32),
+    together = (
+        float_provider(checkpoint)
+        .step(
+            Batch(
+                token_ids=np.concatenate([first, second]),
+                positions=np.array([0, 1, 2, 3, 4, 0, 1, 2], dtype=np.int32),
+                query_starts=np.array([0, 5, 8], dtype=np.int32),
+                block_tables=np.array([[3, 1], [7, -1]], dtype=np.int32),
+                logit_rows=np.array([4, 7], dtype=np.int32),
+            )
         )
+        .logits
     )
     alone = [logits_of(float_provider(checkpoint), ids, chunks=[len(ids)])[-1] for ids in (first, second)]
     np.testing.assert_allclose(together, np.stack(alone), atol=1e-5)

@@ -162,12 +162,14 @@ template <class Element> void attend_split_of(const AttentionJob& job, KeyRange 
     const int end = seen.end - split_begin < kKeySplit ? seen.end : split_begin + kKeySplit;
     // whole chunks that no row sees are left out; others count from position 0 all the same
     const int first = seen.begin > split_begin ? seen.begin : split_begin;
+    const int held = first / kLanes * kLanes; // the cache need not hold what comes before
     for (int begin = first / kKeyChunk * kKeyChunk; begin < end; begin += kKeyChunk) {
         const int num_keys = end - begin < kKeyChunk ? end - begin : kKeyChunk;
         ChunkPlace<Element> place;
         for (int v = 0; v < kChunkVecs; ++v) {
-            // past the end the first vector is read again; its scores are masked
-            const int position = begin + (v * kLanes < num_keys ? v * kLanes : 0);
+            // past the end and before all rows' windows another vector is read in its place; the scores are masked
+            const int wanted = begin + (v * kLanes < num_keys ? v * kLanes : 0);
+            const int position = wanted < held ? held : wanted;
             const ptrdiff_t block = job.blocks[position / job.block_size];
             const ptrdiff_t inside = position % job.block_size;
             place.keys[v] = keys + block * job.key_block_stride + inside;

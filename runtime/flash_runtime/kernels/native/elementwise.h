@@ -107,6 +107,21 @@ void softmax(float* x, int count) {
     for (int i = 0; i < count; ++i) x[i] = x[i] / total;
 }
 
+float highest(const float* x, int count) {
+    Vec top = splat(x[0]);
+    IntVec magnitude{};
+    for (int i = 0; i < count; i += kLanes) {
+        const int left = count - i;
+        // the padding lanes repeat x[0], as in softmax
+        Vec value = splat(x[0]);
+        std::memcpy(&value, x + i, sizeof(float) * static_cast<size_t>(left < kLanes ? left : kLanes));
+        top = larger(value, top);
+        magnitude = larger_magnitude(value, magnitude);
+    }
+    const float size = largest_magnitude(magnitude);
+    return size != size ? size : largest(top);
+}
+
 template <int Tokens, int Experts>
 FLASH_INLINE void router_tile(const float* x, const float* weight, int width, float* out, int stride) {
     Vec total[Tokens][Experts] = {};

@@ -105,6 +105,8 @@ struct Kernels {
     // out = silu(gate) * up
     void (*swiglu)(const float* gate, const float* up, int count, float* out);
     void (*softmax)(float* x, int count);
+    // The highest value, count > 0; NaN if any is.
+    float (*highest)(const float* x, int count);
     // out[t * experts + e] = x[t * width ...] . weight[e * width ...]
     void (*router)(const float* x, int tokens, const float* weight, int experts, int width, float* out);
     // out += factor * x

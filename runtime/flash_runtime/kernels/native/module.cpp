@@ -24,6 +24,7 @@ using Halves = nb::ndarray<const uint16_t, nb::c_contig, nb::device::cpu>; // bi
 using Ints = nb::ndarray<const int32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using IntTable = nb::ndarray<const int32_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using Counts = nb::ndarray<int64_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using Tokens = nb::ndarray<int32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Logits = nb::ndarray<float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 
 void expect(const char* what, size_t found, size_t expected) {
@@ -82,11 +83,12 @@ struct PyEngine {
           owner(std::move(arrays)), name(isa) {}
 
     void step(const Ints& token_ids, const Ints& positions, const Ints& query_starts, const IntTable& block_tables,
-              const Ints& logit_rows, const Logits& out, int vocab) {
+              const Ints& logit_rows, const Ints& best_rows, const Logits& out, const Tokens& best, int vocab) {
         if (query_starts.size() == 0) throw std::invalid_argument("query_starts must not be empty");
         expect("positions", positions.size(), token_ids.size());
         expect("block_tables", block_tables.shape(0), query_starts.size() - 1);
-        expect("logits", out.size(), logit_rows.size() * static_cast<size_t>(vocab));
+        expect("logits", out.size(), (logit_rows.size() + best_rows.size()) * static_cast<size_t>(vocab));
+        expect("best", best.size(), best_rows.size());
         const flash::Batch batch{token_ids.data(),
                                  positions.data(),
                                  static_cast<int>(token_ids.size()),
@@ -95,9 +97,11 @@ struct PyEngine {
                                  block_tables.data(),
                                  static_cast<int>(block_tables.shape(1)),
                                  logit_rows.data(),
-                                 static_cast<int>(logit_rows.size())};
+                                 static_cast<int>(logit_rows.size()),
+                                 best_rows.data(),
+                                 static_cast<int>(best_rows.size())};
         const nb::gil_scoped_release released;
-        engine.step(batch, out.data());
+        engine.step(batch, out.data(), best.data());
     }
 
     void expert_load(const Counts& out) const {
@@ -198,7 +202,7 @@ NB_MODULE(_native, m) {
             "int8_cache"_a)
         .def("step", &PyEngine::step, "token_ids"_a.noconvert(), "positions"_a.noconvert(),
              "query_starts"_a.noconvert(), "block_tables"_a.noconvert(), "logit_rows"_a.noconvert(),
-             "logits"_a.noconvert(), "vocab"_a)
+             "best_rows"_a.noconvert(), "logits"_a.noconvert(), "best"_a.noconvert(), "vocab"_a)
         .def("expert_load", &PyEngine::expert_load, "out"_a.noconvert())
         .def_prop_ro("num_layers", [](const PyEngine& self) { return self.engine.num_layers(); })
         .def_prop_ro("most_experts", [](const PyEngine& self) { return self.engine.most_experts(); })

@@ -19,6 +19,7 @@ constexpr Kernels kernel_table(const char* name) {
             .rope = rope,
             .swiglu = swiglu,
             .softmax = softmax,
+            .highest = highest,
             .router = router,
             .add_scaled = add_scaled,
             .to_bf16 = to_bf16,
