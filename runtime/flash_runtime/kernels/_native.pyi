@@ -78,6 +78,7 @@ class Engine:
         threads: int,
         num_blocks: int,
         block_size: int,
+        int8_cache: bool,
     ) -> None: ...
     def step(
         self,

@@ -57,19 +57,25 @@ QuantRows QuantBuffer::group(ptrdiff_t row, int group) {
     return {values.data() + at * kGroup, scale.data() + at * scales, offset.data() + at, nullptr};
 }
 
-void Engine::Unmap::operator()(uint16_t* memory) const { munmap(memory, bytes); }
+void Engine::Unmap::operator()(uint8_t* memory) const { munmap(memory, bytes); }
 
-Engine::Engine(Model model, const Kernels& kernels, int threads, int num_blocks, int block_size)
+Engine::Engine(Model model, const Kernels& kernels, int threads, int num_blocks, int block_size,
+               CacheFormat cache_format)
     : model_(std::move(model)), kernels_(kernels), pool_(threads), num_blocks_(num_blocks), block_size_(block_size),
       value_dim_(divide_up(model_.head_dim, kLanes) * kLanes),
       key_head_(static_cast<ptrdiff_t>(model_.head_dim) * block_size),
       value_head_(static_cast<ptrdiff_t>(value_dim_) * block_size),
-      key_layer_(key_head_ * model_.kv_heads * num_blocks), value_layer_(value_head_ * model_.kv_heads * num_blocks) {
-    const size_t bytes = model_.layers.size() * static_cast<size_t>(key_layer_ + value_layer_) * sizeof(uint16_t);
+      key_layer_(key_head_ * model_.kv_heads * num_blocks), value_layer_(value_head_ * model_.kv_heads * num_blocks),
+      cache_format_(cache_format) {
+    const size_t elements = model_.layers.size() * static_cast<size_t>(key_layer_ + value_layer_);
+    const size_t heads = model_.layers.size() * static_cast<size_t>(model_.kv_heads) * num_blocks;
+    const size_t bytes = cache_format_ == CacheFormat::int8
+                             ? elements + heads * static_cast<size_t>(block_size) * 2 * sizeof(float)
+                             : elements * sizeof(uint16_t);
     // Mapped, not allocated: pages cost memory only once a block is written, and start as zeros.
     void* memory = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (memory == MAP_FAILED) throw std::bad_alloc();
-    cache_ = {static_cast<uint16_t*>(memory), Unmap{bytes}};
+    cache_ = {static_cast<uint8_t*>(memory), Unmap{bytes}};
     const auto sees_all = [](const Layer& layer) { return layer.window == 0; };
     if (std::none_of(model_.layers.begin(), model_.layers.end(), sees_all)) {
         for (const Layer& layer : model_.layers) window_ = std::max(window_, layer.window);

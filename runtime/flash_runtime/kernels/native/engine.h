@@ -99,7 +99,8 @@ struct QuantBuffer {
 
 class Engine {
 public:
-    Engine(Model model, const Kernels& kernels, int threads, int num_blocks, int block_size);
+    Engine(Model model, const Kernels& kernels, int threads, int num_blocks, int block_size,
+           CacheFormat cache_format = CacheFormat::bf16);
 
     // logits: [R + C, V]. best: [C] the token of the highest logit, the lowest id among equals, or kNoToken. Throws
     // std::invalid_argument if an index is out of range; steps of several threads queue up.
@@ -123,6 +124,13 @@ private:
         int expert;
         int begin;
         int end;
+    };
+
+    struct CacheLayer { // block 0, head 0 of one layer's keys and values
+        uint8_t* keys;
+        uint8_t* values;
+        float* key_scale; // of int8, else null
+        float* value_scale;
     };
 
     void check(const Batch& batch) const;
@@ -152,6 +160,8 @@ private:
     void attention(const Batch& batch, const Layer& layer, size_t layer_index);
     AttentionJob attention_job(const Batch& batch, const Layer& layer, size_t layer_index, const Tile& tile,
                                int kv_head);
+    CacheLayer cache_layer(size_t layer_index) const;
+    void write_token(const CacheLayer& cache, ptrdiff_t block, int inside, const float* key, const float* value);
     void attend_in_parts(const Batch& batch, const Layer& layer, size_t layer_index);
     void write_cache(const Batch& batch, const Layer& layer, size_t layer_index);
     void route(const Layer& layer, size_t layer_index, int tokens);
@@ -178,11 +188,13 @@ private:
     int value_dim_;                    // head_dim rounded up to kLanes
     ptrdiff_t key_head_, value_head_;  // elements of one (block, head)
     ptrdiff_t key_layer_, value_layer_; // elements of one layer
+    CacheFormat cache_format_;
     struct Unmap {
         size_t bytes;
-        void operator()(uint16_t* memory) const;
+        void operator()(uint8_t* memory) const;
     };
-    std::unique_ptr<uint16_t, Unmap> cache_; // bf16: keys of all layers, then values of all layers
+    // Keys of all layers, then values of all layers; of int8, then the scales of keys and those of values.
+    std::unique_ptr<uint8_t, Unmap> cache_;
 
     // scratch of a step
     std::vector<float> hidden_;       // [T, H] the residual stream

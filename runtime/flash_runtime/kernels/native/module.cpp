@@ -77,8 +77,9 @@ flash::Linear bf16_linear(const Halves& weight, const std::optional<Floats>& bia
 
 // Keeps the arrays alive that the model points into.
 struct PyEngine {
-    PyEngine(flash::Model model, nb::object arrays, const std::string& isa, int threads, int num_blocks, int block_size)
-        : engine(std::move(model), flash::kernels_named(isa), threads, num_blocks, block_size),
+    PyEngine(flash::Model model, nb::object arrays, const std::string& isa, int threads, int num_blocks, int block_size,
+             flash::CacheFormat cache_format)
+        : engine(std::move(model), flash::kernels_named(isa), threads, num_blocks, block_size, cache_format),
           owner(std::move(arrays)), name(isa) {}
 
     void step(const Ints& token_ids, const Ints& positions, const Ints& query_starts, const IntTable& block_tables,
@@ -171,7 +172,7 @@ NB_MODULE(_native, m) {
                int max_positions, const Floats& rope_inv_freq, float rope_scale, float embedding_factor,
                float score_factor, float residual_factor, float logits_factor, const flash::Linear& embedding,
                const Floats& final_norm, const flash::Linear& head, std::vector<flash::Layer> layers, nb::object arrays,
-               const std::string& isa, int threads, int num_blocks, int block_size) {
+               const std::string& isa, int threads, int num_blocks, int block_size, bool int8_cache) {
                 if (head_dim > flash::kMaxHeadDim) throw std::invalid_argument("head_dim is too large");
                 flash::Model model;
                 model.hidden = hidden;
@@ -191,12 +192,14 @@ NB_MODULE(_native, m) {
                 model.final_norm = floats("final_norm", final_norm, static_cast<size_t>(hidden));
                 model.head = head;
                 model.layers = std::move(layers);
-                new (self) PyEngine(std::move(model), std::move(arrays), isa, threads, num_blocks, block_size);
+                const auto cache = int8_cache ? flash::CacheFormat::int8 : flash::CacheFormat::bf16;
+                new (self) PyEngine(std::move(model), std::move(arrays), isa, threads, num_blocks, block_size, cache);
             },
             nb::kw_only(), "hidden"_a, "heads"_a, "kv_heads"_a, "head_dim"_a, "vocab"_a, "norm_epsilon"_a,
             "max_positions"_a, "rope_inv_freq"_a, "rope_scale"_a, "embedding_factor"_a, "score_factor"_a,
             "residual_factor"_a, "logits_factor"_a, "embedding"_a, "final_norm"_a, "head"_a, "layers"_a,
-            "arrays"_a, "isa"_a, "threads"_a, "num_blocks"_a, "block_size"_a)
+            "arrays"_a, "isa"_a, "threads"_a, "num_blocks"_a, "block_size"_a,
+            "int8_cache"_a)
         .def("step", &PyEngine::step, "token_ids"_a.noconvert(), "positions"_a.noconvert(),
              "query_starts"_a.noconvert(), "block_tables"_a.noconvert(), "logit_rows"_a.noconvert(),
              "best_rows"_a.noconvert(), "logits"_a.noconvert(), "best"_a.noconvert(), "vocab"_a)

@@ -23,6 +23,7 @@ constexpr Kernels kernel_table(const char* name) {
             .router = router,
             .add_scaled = add_scaled,
             .to_bf16 = to_bf16,
+            .quantise_head = quantise_head,
             .quantise_halves = quantise_halves,
             .round_bf16 = round_bf16};
 }

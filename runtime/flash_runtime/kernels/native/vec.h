@@ -180,6 +180,17 @@ FLASH_INLINE Vec from_bf16(const uint16_t* from) {
     return out;
 }
 
+FLASH_INLINE Vec from_int8(const int8_t* from) {
+    ByteVec bytes;
+    std::memcpy(&bytes, from, sizeof bytes);
+#if defined(__AVX512F__)
+    const IntVec whole = reinterpret_cast<IntVec>(_mm512_maskz_cvtepi8_epi32(0xffff, reinterpret_cast<__m128i>(bytes)));
+#else
+    const IntVec whole = __builtin_convertvector(bytes, IntVec);
+#endif
+    return __builtin_convertvector(whole, Vec);
+}
+
 // Rounded to nearest even, in the upper half of each lane's bits. A NaN is quieted instead: rounding could carry it over
 // into zero.
 FLASH_INLINE BitVec bf16_bits(Vec value) {
