@@ -56,15 +56,16 @@ def pack(
 ) -> None:
     """Write the packed model. `about` adds to what the checkpoint says of itself (source, sha256, …), `key` names it.
 
-    `head` replaces the variant's format of embedding and head, `rotate` its choice of basis; None leaves int4 blocks that
-    the checkpoint holds as they are, because rounding them anew costs more than rotating gains. With `text_only`, the weights are left out: enough for a
-    gateway. Raises CheckpointError for damaged weights and
-    UnsupportedModel for what this release cannot run.
+    `head` replaces the variant's format of embedding and head, `rotate` its choice of rotation; where that is None, a
+    checkpoint's int4 blocks stay as they are: rounding them anew costs more than rotating gains. With `text_only`, the
+    weights are left out: enough for a gateway. Raises CheckpointError for damaged weights and UnsupportedModel for what
+    this release cannot run.
     """
     chosen = formats(variant, head=head)
     found = recipe(checkpoint)
-    turned = chosen.rotated and not (chosen.weight == LinearFormat.INT4 and _holds_int4(checkpoint, found))
-    if turn := turned if rotate is None else rotate:
+    if rotate is None:
+        rotate = chosen.rotated and not (chosen.weight == LinearFormat.INT4 and _holds_int4(checkpoint, found))
+    if rotate:
         found = rotated(found)
     plan = replace(found.plan, weight_format=LinearFormat(chosen.weight), head_format=LinearFormat(chosen.head))
     text = checkpoint.text()
@@ -75,7 +76,7 @@ def pack(
                 "key": key,
                 "pack_version": PACK_VERSION,
                 "variant": variant_named(variant),
-                "rotated": turn,
+                "rotated": rotate,
                 "contents": "text" if text_only else "model",
                 "about": {**vars(checkpoint.about), **(about or {})},
                 "text": _text_header(text),

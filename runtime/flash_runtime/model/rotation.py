@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 FloatArray = NDArray[np.float32]
 
-_AT_ONCE: Final = 2**18
+_AT_ONCE: Final = 2**16
 """Values rotated together: they and their copy stay in the cache of one core."""
 
 

@@ -129,9 +129,7 @@ def read_bias(checkpoint: Checkpoint, linear: Linear) -> FloatArray:
 def _with_inputs(checkpoint: Checkpoint, weight: FloatArray, inputs: Inputs) -> FloatArray:
     columns = weight.shape[-1]
     norm = None if inputs.norm is None else _read(checkpoint, inputs.norm, (columns,))
-    changed = np.require(
-        weight, requirements=["C", "W"]
-    )  # a view of the file is copied, anything else is ours to change
+    changed = np.require(weight, requirements=["C", "W"])  # copies a view of the file; anything else is ours
     inputs.rotation.of_inputs(changed.reshape(-1, columns), factors=norm)
     return changed
 
