@@ -120,9 +120,9 @@ def _check_sha256(request: PullRequest, cache: Cache) -> None:
 
 
 def _key(request: PullRequest, cache: Cache) -> str:
-    """Names one packed result: the source, its content, the number format and our version of it."""
+    """Names one packed result: the source, its content, the number format, its rotation and our version of it."""
     chosen = formats(request.variant, head=request.head)
-    rotation = f"rotated {chosen.rotated if request.rotate is None else request.rotate} {request.rotate is None}"
+    rotation = f"rotated {chosen.rotated}, asked for {request.rotate}"
     numbers = [variant_named(request.variant), chosen.weight, chosen.head, str(PACK_VERSION), rotation]
     facts = [request.source.uri, request.source.digest(cache), *numbers]
     return hashlib.sha256("\n".join(facts).encode()).hexdigest()[:32]
