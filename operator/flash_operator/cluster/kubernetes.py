@@ -19,6 +19,7 @@ from yaml import YAMLError
 
 from flash_api import names
 from flash_operator.cluster.protocol import ClusterError, Conflict, Forbidden, Key, Manifest
+from flash_operator.cluster.shared_lists import SharedLists
 from flash_operator.lease import LeaseRecord
 
 REQUEST_TIMEOUT_SECONDS: Final = 30.0
@@ -117,6 +118,7 @@ class KubernetesCluster:
 
     def __init__(self, api: KubernetesApi) -> None:
         self._api = api
+        self._lists = SharedLists(self._select)
 
     async def deployment(self, key: Key) -> Manifest | None:
         return await self._get(_path(names.API_VERSION, names.KIND, key.namespace, key.name))
@@ -193,8 +195,10 @@ class KubernetesCluster:
         return found
 
     async def _list(self, api_version: str, kind: str, key: Key) -> tuple[Manifest, ...]:
-        selector = f"{names.LABEL_DEPLOYMENT}={key.name}"
-        answer = await self._api.request("get", _path(api_version, kind, key.namespace), label_selector=selector)
+        return await self._lists.of(api_version, kind, key)
+
+    async def _select(self, api_version: str, kind: str, namespace: str, selector: str) -> tuple[Manifest, ...]:
+        answer = await self._api.request("get", _path(api_version, kind, namespace), label_selector=selector)
         # A list's items come without the kind that they have in common.
         return tuple({"apiVersion": api_version, "kind": kind, **item} for item in answer["items"] or ())
 
