@@ -10,12 +10,13 @@ import dataclasses
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
 HERE: Final = Path(__file__).resolve().parent
-for folder in (HERE.parent, HERE.parents[1] / "kind/hermetic", HERE.parents[1] / "tests/integration"):
+ROOT: Final = HERE.parents[1]
+for folder in (HERE.parent, ROOT / "kind/hermetic", ROOT / "tests/integration"):
     sys.path.insert(0, str(folder))
 
 import report  # noqa: E402
@@ -33,7 +34,9 @@ THREADS: Final = len(os.sched_getaffinity(0))
 
 def plan_of(objects: int) -> Plan:
     """What is measured with so many objects."""
-    return Plan(objects, idle_seconds=20.0 if QUICK else 60.0, changes=min(objects, 40 if QUICK else 100), factor=FACTOR)
+    return Plan(
+        objects, idle_seconds=20.0 if QUICK else 60.0, changes=min(objects, 40 if QUICK else 100), factor=FACTOR
+    )
 
 
 def sizes() -> list[int]:
@@ -62,14 +65,16 @@ def rows(ours: Figures, theirs: Figures | None) -> Iterator[report.Row]:
             made, target=f"≤ {bound:g} {unit}", verdict="reached" if made.ours <= bound else "not reached"
         )
 
-    peer_of = theirs.__getattribute__ if theirs else lambda _: None
-    yield row("create them", "s", ours.create_seconds, peer_of("create_seconds"))
-    yield row("all reconciled", "s", ours.reconciled_seconds, peer_of("reconciled_seconds"))
-    yield row("CPU until then", "s", ours.reconcile_cpu_seconds, peer_of("reconcile_cpu_seconds"))
-    yield row("API writes per object", "writes", ours.writes_per_object, peer_of("writes_per_object"))
-    yield row("memory, peak", "MB", ours.rss_peak_bytes / 1e6, theirs.rss_peak_bytes / 1e6 if theirs else None)
-    yield row("writes while idle", "writes", ours.idle_writes, peer_of("idle_writes"))
-    yield row("CPU while idle", "% of a core", ours.idle_cpu_share * 100, theirs.idle_cpu_share * 100 if theirs else None)
+    def beside(case: str, unit: str, figure: Callable[[Figures], float]) -> report.Row:
+        return row(case, unit, figure(ours), figure(theirs) if theirs is not None else None)
+
+    yield beside("create them", "s", lambda of: of.create_seconds)
+    yield beside("all reconciled", "s", lambda of: of.reconciled_seconds)
+    yield beside("CPU until then", "s", lambda of: of.reconcile_cpu_seconds)
+    yield beside("API writes per object", "writes", lambda of: of.writes_per_object)
+    yield beside("memory, peak", "MB", lambda of: of.rss_peak_bytes / 1e6)
+    yield beside("writes while idle", "writes", lambda of: of.idle_writes)
+    yield beside("CPU while idle", "% of a core", lambda of: of.idle_cpu_share * 100)
     yield row("passes while idle", "1/s", ours.idle_passes / ours.idle_seconds)
     yield row("lists while idle", "1/s", ours.idle_lists / ours.idle_seconds)
     yield row("change to child, median", "ms", ours.change_quantile(0.5) * 1e3)
@@ -90,12 +95,10 @@ def main() -> int:
     for objects in sizes():
         console.print(f"ours with {objects:,} objects")
         ours = asyncio.run(measure(OURS, plan_of(objects)))
-        console.print(ours)
         theirs = None
         if with_peer and objects <= PEER_OBJECTS_MAX:
             console.print(f"the peer with {objects:,} objects")
             theirs = asyncio.run(measure(peer(), plan_of(objects)))
-            console.print(theirs)
         found = report.merged(found, list(rows(ours, theirs)))
         report.save(name, found)  # an interrupted run keeps what it has
     report.publish(name, found)

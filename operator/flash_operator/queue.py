@@ -134,6 +134,7 @@ class Loops:
                 elif outcome is not None:
                     wanted = outcome.requeue_after_seconds or self._settings.resync_seconds
                     pause = look_pause_seconds(wanted, len(self._tasks), self._clock(), self._settings)
+                    outcome = None  # it holds a whole status, and there are thousands of loops that wait
                     await _wait(signals.event, pause)
         finally:
             del self._tasks[key], self._signals[key]

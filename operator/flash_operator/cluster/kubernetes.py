@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from typing import Any, Final
 
 import aiohttp
@@ -23,6 +23,8 @@ from flash_operator.cluster.shared_lists import SharedLists
 from flash_operator.lease import LeaseRecord
 
 REQUEST_TIMEOUT_SECONDS: Final = 30.0
+PAGE_ITEMS: Final = 500
+"""Of one answer to a list of everything."""
 OWNED_KINDS: Final = (("apps/v1", "Deployment"), ("v1", "Service"), ("v1", "ConfigMap"))
 """Every kind that a plan holds."""
 
@@ -217,16 +219,27 @@ class KubernetesInventory:
         """Resource versions by key. Raises ClusterError, not retryable, when the CRD is not installed."""
         found: dict[Key, str] = {}
         for path in self._paths:
-            accept = {"Accept": "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"}
+            async for item in self._items(path):
+                meta = item["metadata"]
+                found[Key(meta["namespace"], meta["name"])] = meta["resourceVersion"]
+        return found
+
+    async def _items(self, path: str) -> AsyncIterator[Manifest]:
+        """By pages: of thousands of objects, even the metadata is many megabytes."""
+        accept = {"Accept": "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"}
+        more: dict[str, str] = {}
+        while True:
             try:
-                answer = await self._api.request("get", path, header_params=accept)
+                answer = await self._api.request("get", path, header_params=accept, limit=PAGE_ITEMS, **more)
             except Missing as error:
                 hint = "install the CRD: flash crds -f - | kubectl apply --server-side -f -"
                 raise ClusterError(f"the API server knows no {names.KIND}; {hint}", retryable=False) from error
             for item in answer["items"] or ():
-                meta = item["metadata"]
-                found[Key(meta["namespace"], meta["name"])] = meta["resourceVersion"]
-        return found
+                yield item
+            token = (answer.get("metadata") or {}).get("continue")
+            if not token:
+                return
+            more = {"_continue": token}
 
 
 class KubernetesLeases:
