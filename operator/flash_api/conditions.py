@@ -47,8 +47,8 @@ EXPLANATIONS: dict[Reason, Explanation] = {
         "Use builtin://NAME, or file:///PATH with weights that are inside the engine container.",
     ),
     Reason.VISIBILITY_NOT_SERVED: Explanation(
-        "A public endpoint needs TLS, which this release does not set up.",
-        "Use Cluster or Private, and publish the gateway Service through your own ingress with TLS.",
+        "A load balancer would lead straight to gateway pods, which do not end TLS.",
+        "Name a Gateway (gatewayRef) or an Ingress class (ingressClassName), which do, or use Cluster or Private.",
     ),
     Reason.FIELD_NOT_SERVED: Explanation(
         "The field is part of the API, but this release does nothing with it, and says so rather than ignore it.",
@@ -238,6 +238,7 @@ REASONS: dict[ConditionType, tuple[Reason, ...]] = {
         Reason.WAITING_FOR_ENGINES,
         Reason.ROUTE_NOT_ACCEPTED,
         Reason.KIND_NOT_SERVED,
+        Reason.SUSPENDED,
         Reason.NOT_APPLIED,
     ),
     ConditionType.RESIDENCY_COMPLIANT: (

@@ -55,6 +55,16 @@ def operator(
     ] = 15.0,
     engine_image: Annotated[str | None, typer.Option(help="Image of engine pods.")] = None,
     gateway_image: Annotated[str | None, typer.Option(help="Image of gateway pods.")] = None,
+    metrics_namespace: Annotated[
+        str | None, typer.Option(help="Where Prometheus runs, which may scrape pods then. Default: nobody may.")
+    ] = None,
+    dns_namespace: Annotated[str | None, typer.Option(help="Where DNS pods run. Default: kube-system.")] = None,
+    network_policies: Annotated[
+        bool | None,
+        typer.Option(
+            help="Whether the cluster's network enforces NetworkPolicy, where you know it.", show_default=False
+        ),
+    ] = None,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log every pass.")] = False,
 ) -> None:
     """Make what FlashDeployments ask for exist, and keep it so.
@@ -70,7 +80,12 @@ def operator(
 
     default = PlanSettings()
     plan = PlanSettings(
-        engine_image=engine_image or default.engine_image, gateway_image=gateway_image or default.gateway_image
+        engine_image=engine_image or default.engine_image,
+        gateway_image=gateway_image or default.gateway_image,
+        operator_namespace=_pod_namespace() or lease_namespace or default.operator_namespace,
+        metrics_namespace=metrics_namespace,
+        dns_namespace=dns_namespace or default.dns_namespace,
+        policy_enforced=network_policies,
     )
     settings = OperatorSettings(
         identity=f"{socket.gethostname()}-{secrets.token_hex(4)}",

@@ -14,7 +14,7 @@ from aiohttp import web
 from flash_api import names
 from flash_operator.cluster.protocol import Cluster, ClusterError, Key
 from flash_operator.difference import Identity
-from flash_operator.handlers import deliver_events
+from flash_operator.handlers import WATCHED_KINDS, deliver_events
 from flash_operator.lease import Elector
 from flash_operator.metrics import Metrics, application
 from flash_operator.probe import Probe
@@ -179,7 +179,8 @@ class Controller:
         except Exception:
             self._metrics.failed(self._clock() - started)
             raise
-        self._child_watchdog.seen(key, outcome.children, self._clock())
+        watched = {child: version for child, version in outcome.children.items() if child[0] in WATCHED_KINDS}
+        self._child_watchdog.seen(key, watched, self._clock())
         self._metrics.finished(outcome, self._clock() - started)
         changed = [*(f"applied {name}" for name in outcome.applied), *(f"deleted {name}" for name in outcome.deleted)]
         log.log(logging.INFO if changed else logging.DEBUG, "%s: %s", key, ", ".join(changed) or "nothing to do")
