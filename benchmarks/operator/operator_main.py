@@ -24,6 +24,8 @@ async def answers(url: str) -> ProbeResult:
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    for chatty in ("kopf", "kubernetes", "aiohttp", "asyncio"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
     given = json.loads(Path(sys.argv[1]).read_text())
     settings = OperatorSettings(
         identity=given["identity"],

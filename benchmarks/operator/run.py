@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -84,6 +85,8 @@ def rows(ours: Figures, theirs: Figures | None) -> Iterator[report.Row]:
 
 
 def main() -> int:
+    # However a run is ended, no control plane stays behind.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     console = Console()
     with_peer = os.environ.get("PEER") != "none"
     if with_peer:

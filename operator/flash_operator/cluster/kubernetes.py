@@ -279,7 +279,7 @@ class KubernetesInventory:
 
     async def _items(self, path: str) -> AsyncIterator[Manifest]:
         """By pages: of thousands of objects, even the metadata is many megabytes."""
-        more: dict[str, str] = {}
+        more: dict[str, Any] = {}
         while True:
             try:
                 answer = await self._api.request("get", path, header_params=METADATA_ONLY, limit=PAGE_ITEMS, **more)
