@@ -26,6 +26,7 @@ from flash_operator import logs
 from flash_operator.logs import LogFormat
 
 if TYPE_CHECKING:
+    from flash_operator.probe import Probe
     from flash_operator.settings import OperatorSettings
 
 SERVICE_ACCOUNT_NAMESPACE: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
@@ -107,8 +108,11 @@ def operator(
     raise typer.Exit(asyncio.run(run(settings)))
 
 
-async def run(settings: OperatorSettings) -> int:
-    """Serve until a signal, a lost Lease or a dead event source. Returns the exit code."""
+async def run(settings: OperatorSettings, *, probe: Probe | None = None) -> int:
+    """Serve until a signal, a lost Lease or a dead event source. Returns the exit code.
+
+    Endpoints are asked over HTTP unless another `probe` is given.
+    """
     from flash_operator.cluster.kubernetes import (
         KubernetesApi,
         KubernetesCluster,
@@ -135,8 +139,8 @@ async def run(settings: OperatorSettings) -> int:
             log.error("%s", error)
             return 1
         stack.push_async_callback(api.aclose)
-        probe = HttpProbe()
-        stack.push_async_callback(probe.aclose)
+        http_probe = HttpProbe()
+        stack.push_async_callback(http_probe.aclose)
         scrape = HttpScrape()
         stack.push_async_callback(scrape.aclose)
         elector = Elector(
@@ -149,7 +153,7 @@ async def run(settings: OperatorSettings) -> int:
         controller = Controller(
             KubernetesCluster(api),
             KubernetesInventory(api, settings.namespaces),
-            probe=probe,
+            probe=probe or http_probe,
             scrape=scrape,
             now=_utc_now,
             clock=time.monotonic,

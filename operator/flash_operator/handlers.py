@@ -97,6 +97,8 @@ def kopf_settings(watch: WatchSettings) -> kopf.OperatorSettings:
     settings.watching.connect_timeout = watch.connect_timeout_seconds
     settings.watching.inactivity_timeout = watch.inactivity_seconds
     settings.watching.chunk_size = 500
+    # An event is handed over at once: what waits for the next one of the same object only costs memory.
+    settings.queueing.idle_timeout = 0.1
     settings.networking.request_timeout = watch.request_timeout_seconds
     settings.networking.connect_timeout = watch.connect_timeout_seconds
     # The defaults add up to six minutes in which nobody watches.

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final
@@ -23,8 +24,12 @@ log = logging.getLogger(__name__)
 class QueueSettings:
     """When a key runs."""
 
-    concurrency: int = 16
+    concurrency: int = 32
     """Passes of different objects at the same time."""
+    looks_per_second: float = 50.0
+    """Passes that no event asked for, of all objects together: the more there are, the less often each is looked at."""
+    round_seconds: float = 1.0
+    """Looks begin together, at most so much later than they are due: passes at the same time share their lists."""
     settle_seconds: float = 0.05
     """One apply makes a burst of events: they are answered by one pass."""
     backoff_seconds: float = 0.5
@@ -40,6 +45,15 @@ def backoff_seconds(failures: int, settings: QueueSettings) -> float:
     """The pause after so many failures in a row."""
     # The exponent is bounded before it is used: a float has an end, an outage may not.
     return min(settings.backoff_max_seconds, settings.backoff_seconds * 2.0 ** min(failures - 1, 30))
+
+
+def look_pause_seconds(wanted: float, objects: int, now: float, settings: QueueSettings) -> float:
+    """The pause until the next look at one of so many objects, up to the beginning of a round."""
+    pause = min(max(wanted, objects / settings.looks_per_second), settings.resync_seconds)
+    round_seconds = min(settings.round_seconds, pause / 10)  # a short pause stays short
+    if round_seconds <= 0:
+        return pause
+    return math.ceil((now + pause) / round_seconds) * round_seconds - now
 
 
 class _Signals:
@@ -141,13 +155,10 @@ class Loops:
                     # Only a new spec shortens this one: our own half-done writes make events too.
                     await _wait(signals.new_spec, backoff_seconds(failures, self._settings))
                 elif outcome is not None:
-                    await _wait(
-                        signals.event,
-                        min(
-                            outcome.requeue_after_seconds or self._settings.resync_seconds,
-                            self._settings.resync_seconds,
-                        ),
-                    )
+                    wanted = outcome.requeue_after_seconds or self._settings.resync_seconds
+                    pause = look_pause_seconds(wanted, len(self._tasks), self._clock(), self._settings)
+                    outcome = None  # it holds a whole status, and there are thousands of loops that wait
+                    await _wait(signals.event, pause)
         finally:
             del self._tasks[key], self._signals[key]
             self._failing.discard(key)

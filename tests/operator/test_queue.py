@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from flash_operator.cluster.protocol import ClusterError, Key
-from flash_operator.queue import Loops, QueueSettings, backoff_seconds
+from flash_operator.queue import Loops, QueueSettings, backoff_seconds, look_pause_seconds
 from flash_operator.reconcile import Outcome
 
 A, B = Key("default", "a"), Key("default", "b")
@@ -17,6 +17,19 @@ SETTINGS = QueueSettings(settle_seconds=0.0, backoff_seconds=0.01, backoff_max_s
 @pytest.mark.parametrize(("failures", "pause"), [(1, 0.5), (2, 1.0), (4, 4.0), (8, 60.0), (10_000, 60.0)])
 def test_the_pause_doubles_up_to_a_bound(failures: int, pause: float) -> None:
     assert backoff_seconds(failures, QueueSettings()) == pause
+
+
+@pytest.mark.parametrize(
+    ("wanted", "objects", "pause"),
+    [(15.0, 1, 15.0), (15.0, 750, 15.0), (15.0, 5000, 100.0), (2.0, 5000, 100.0), (15.0, 100_000, 300.0)],
+)
+def test_the_looks_of_all_objects_together_have_a_bounded_rate(wanted: float, objects: int, pause: float) -> None:
+    assert look_pause_seconds(wanted, objects, 1000.0, QueueSettings()) == pause
+
+
+def test_looks_that_are_due_at_about_the_same_time_begin_together() -> None:
+    starts = [now + look_pause_seconds(15.0, 10, now, QueueSettings()) for now in (1000.1, 1000.5, 1000.9)]
+    assert starts == pytest.approx([1016.0] * 3)
 
 
 class Steps:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from datetime import datetime
 from typing import Any, Final
 
@@ -25,9 +25,12 @@ from flash_operator.announcements import Announcement
 from flash_operator.cluster.endpoint_slices import SERVICE_LABEL, base_urls
 from flash_operator.cluster.events import EVENTS_API, event
 from flash_operator.cluster.protocol import ClusterError, Conflict, Forbidden, Key, Manifest
+from flash_operator.cluster.shared_lists import SharedLists
 from flash_operator.lease import LeaseRecord
 
 REQUEST_TIMEOUT_SECONDS: Final = 30.0
+PAGE_ITEMS: Final = 500
+"""Of one answer to a list of everything."""
 OWNED_KINDS: Final = (
     ("apps/v1", "Deployment"),
     ("v1", "Service"),
@@ -212,6 +215,7 @@ class KubernetesCluster:
 
     def __init__(self, api: KubernetesApi, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._api = api
+        self._lists = SharedLists(self._select)
         self._clock = clock
         self._served: dict[str, tuple[float, frozenset[str]]] = {}  # by group and version
 
@@ -331,8 +335,10 @@ class KubernetesCluster:
         return found
 
     async def _list(self, api_version: str, kind: str, key: Key) -> tuple[Manifest, ...]:
-        selector = f"{names.LABEL_DEPLOYMENT}={key.name}"
-        answer = await self._api.request("get", _path(api_version, kind, key.namespace), label_selector=selector)
+        return await self._lists.of(api_version, kind, key)
+
+    async def _select(self, api_version: str, kind: str, namespace: str, selector: str) -> tuple[Manifest, ...]:
+        answer = await self._api.request("get", _path(api_version, kind, namespace), label_selector=selector)
         # A list's items come without the kind that they have in common.
         return tuple({"apiVersion": api_version, "kind": kind, **item} for item in answer["items"] or ())
 
@@ -351,15 +357,26 @@ class KubernetesInventory:
         """Resource versions by key. Raises ClusterError, not retryable, when the CRD is not installed."""
         found: dict[Key, str] = {}
         for path in self._paths:
+            async for item in self._items(path):
+                meta = item["metadata"]
+                found[Key(meta["namespace"], meta["name"])] = meta["resourceVersion"]
+        return found
+
+    async def _items(self, path: str) -> AsyncIterator[Manifest]:
+        """By pages: of thousands of objects, even the metadata is many megabytes."""
+        more: dict[str, Any] = {}
+        while True:
             try:
-                answer = await self._api.request("get", path, header_params=METADATA_ONLY)
+                answer = await self._api.request("get", path, header_params=METADATA_ONLY, limit=PAGE_ITEMS, **more)
             except Missing as error:
                 hint = "install the CRD: flash crds -f - | kubectl apply --server-side -f -"
                 raise ClusterError(f"the API server knows no {names.KIND}; {hint}", retryable=False) from error
             for item in answer["items"] or ():
-                meta = item["metadata"]
-                found[Key(meta["namespace"], meta["name"])] = meta["resourceVersion"]
-        return found
+                yield item
+            token = (answer.get("metadata") or {}).get("continue")
+            if not token:
+                return
+            more = {"_continue": token}
 
 
 class KubernetesLeases:
