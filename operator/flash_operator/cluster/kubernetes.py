@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import aiohttp
@@ -18,20 +19,46 @@ from kubernetes.aio.dynamic.exceptions import DynamicApiError
 from yaml import YAMLError
 
 from flash_api import names
+from flash_api.v1alpha1.flashdeployment import REGION_LABEL
+from flash_operator.cluster.endpoint_slices import SERVICE_LABEL, base_urls
 from flash_operator.cluster.protocol import ClusterError, Conflict, Forbidden, Key, Manifest
 from flash_operator.lease import LeaseRecord
 
 REQUEST_TIMEOUT_SECONDS: Final = 30.0
-OWNED_KINDS: Final = (("apps/v1", "Deployment"), ("v1", "Service"), ("v1", "ConfigMap"))
-"""Every kind that a plan holds."""
+OWNED_KINDS: Final = (
+    ("apps/v1", "Deployment"),
+    ("v1", "Service"),
+    ("v1", "ConfigMap"),
+    ("v1", "ServiceAccount"),
+    ("networking.k8s.io/v1", "NetworkPolicy"),
+    ("networking.k8s.io/v1", "Ingress"),
+    ("policy/v1", "PodDisruptionBudget"),
+)
+"""Every kind that a plan holds and that every cluster knows. We watch them."""
+OPTIONAL_KINDS: Final = (
+    ("gateway.networking.k8s.io/v1", "HTTPRoute"),
+    ("monitoring.coreos.com/v1", "PodMonitor"),
+)
+"""Kinds that a plan may hold where the cluster knows them. A watch of an unknown kind would fail for ever, so what
+happens to them is seen by the next pass."""
+DISCOVERY_SECONDS: Final = 60.0
+"""How long the kinds of an API group are taken for what they were."""
 
 PLURALS: Final = {
     "Deployment": "deployments",
     "Service": "services",
     "ConfigMap": "configmaps",
+    "ServiceAccount": "serviceaccounts",
+    "NetworkPolicy": "networkpolicies",
+    "Ingress": "ingresses",
+    "PodDisruptionBudget": "poddisruptionbudgets",
+    "HTTPRoute": "httproutes",
+    "PodMonitor": "podmonitors",
+    "Pod": "pods",
     "Lease": "leases",
     names.KIND: names.PLURAL,
 }
+METADATA_ONLY: Final = {"Accept": "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"}
 _TERMINAL: Final = (400, 405, 422)
 """The request itself is wrong: sending it again cannot help."""
 
@@ -115,15 +142,40 @@ class _Unauthorized(ClusterError):
 class KubernetesCluster:
     """Implements `Cluster` on the Kubernetes API."""
 
-    def __init__(self, api: KubernetesApi) -> None:
+    def __init__(self, api: KubernetesApi, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._api = api
+        self._clock = clock
+        self._served: dict[str, tuple[float, frozenset[str]]] = {}  # by group and version
 
     async def deployment(self, key: Key) -> Manifest | None:
         return await self._get(_path(names.API_VERSION, names.KIND, key.namespace, key.name))
 
     async def owned(self, key: Key) -> tuple[Manifest, ...]:
-        lists = await asyncio.gather(*(self._list(version, kind, key) for version, kind in OWNED_KINDS))
+        optional = [found for found in OPTIONAL_KINDS if await self.serves(*found)]
+        lists = await asyncio.gather(*(self._list(version, kind, key) for version, kind in (*OWNED_KINDS, *optional)))
         return tuple(manifest for found in lists for manifest in found)
+
+    async def pods(self, key: Key) -> tuple[Manifest, ...]:
+        return await self._list("v1", "Pod", key)
+
+    async def node_regions(self) -> Mapping[str, str] | None:
+        # Only metadata: a node's status holds the names of all its images.
+        answer = await self._api.request("get", "/api/v1/nodes", header_params=METADATA_ONLY)
+        nodes = [item["metadata"] for item in answer["items"] or ()]
+        return {meta["name"]: (meta.get("labels") or {}).get(REGION_LABEL, "") for meta in nodes}
+
+    async def serves(self, api_version: str, kind: str) -> bool:
+        asked, kinds = self._served.get(api_version, (-DISCOVERY_SECONDS, frozenset()))
+        now = self._clock()
+        if now - asked >= DISCOVERY_SECONDS:
+            root = f"/api/{api_version}" if "/" not in api_version else f"/apis/{api_version}"
+            try:
+                answer = await self._api.request("get", root)
+                kinds = frozenset(str(resource["kind"]) for resource in answer["resources"] or ())
+            except Missing:
+                kinds = frozenset()
+            self._served[api_version] = (now, kinds)
+        return kind in kinds
 
     async def apply(self, manifest: Manifest) -> None:
         path = _path_of(manifest)
@@ -177,12 +229,20 @@ class KubernetesCluster:
         except Missing:
             return
 
+    async def gateway_urls(self, key: Key, port: int) -> tuple[str, ...]:
+        del port  # the pods have one of their own
+        path = f"/apis/discovery.k8s.io/v1/namespaces/{key.namespace}/endpointslices"
+        answer = await self._api.request("get", path, label_selector=f"{SERVICE_LABEL}={names.gateway_name(key.name)}")
+        return base_urls(answer["items"] or ())
+
     def endpoint_url(self, key: Key, port: int) -> str:
         return f"http://{names.service_host(names.gateway_name(key.name), key.namespace)}:{port}"
 
+    def public_url(self, hostname: str) -> str | None:
+        return f"https://{hostname}"
+
     def ignored_fields(self, spec: Manifest) -> tuple[str, ...]:
-        if (spec.get("endpoint") or {}).get("visibility", "Private") == "Private":
-            return ("endpoint.visibility: Private is not enforced yet: pods of other namespaces reach the Service too",)
+        del spec
         return ()
 
     async def _get(self, path: str) -> Manifest | None:
@@ -213,9 +273,8 @@ class KubernetesInventory:
         """Resource versions by key. Raises ClusterError, not retryable, when the CRD is not installed."""
         found: dict[Key, str] = {}
         for path in self._paths:
-            accept = {"Accept": "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"}
             try:
-                answer = await self._api.request("get", path, header_params=accept)
+                answer = await self._api.request("get", path, header_params=METADATA_ONLY)
             except Missing as error:
                 hint = "install the CRD: flash crds -f - | kubectl apply --server-side -f -"
                 raise ClusterError(f"the API server knows no {names.KIND}; {hint}", retryable=False) from error

@@ -22,6 +22,12 @@ class MemoryCluster:
 
     def __init__(self) -> None:
         self.writes: list[str] = []
+        self.regions: dict[str, str] | None = {}
+        """By node."""
+        self.kinds: set[tuple[str, str]] = set()
+        """Version and kind of what is served beyond the built-in kinds."""
+        self.gateways: list[str] = []
+        """URLs of gateway pods, set by whoever plays them."""
         self._objects: dict[Identity, dict[str, Any]] = {}
         self._applied: dict[str, Manifest] = {}  # by uid: what our field manager last applied
         self._version = 0
@@ -38,7 +44,22 @@ class MemoryCluster:
             for (_, namespace, _), manifest in sorted(self._objects.items())
             if namespace == key.namespace
             and manifest["metadata"].get("labels", {}).get(names.LABEL_DEPLOYMENT) == key.name
+            and manifest["kind"] != "Pod"
         )
+
+    async def pods(self, key: Key) -> tuple[Manifest, ...]:
+        return tuple(
+            copy.deepcopy(manifest)
+            for (kind, namespace, _), manifest in sorted(self._objects.items())
+            if (kind, namespace) == ("Pod", key.namespace)
+            and manifest["metadata"].get("labels", {}).get(names.LABEL_DEPLOYMENT) == key.name
+        )
+
+    async def node_regions(self) -> Mapping[str, str] | None:
+        return self.regions
+
+    async def serves(self, api_version: str, kind: str) -> bool:
+        return (api_version, kind) in self.kinds
 
     async def apply(self, manifest: Manifest) -> None:
         identity = _identity(manifest)
@@ -69,8 +90,15 @@ class MemoryCluster:
             self._store(identity, {**self._objects[identity], "status": copy.deepcopy(status)})
             self.writes.append(f"status {key.name}")
 
+    async def gateway_urls(self, key: Key, port: int) -> tuple[str, ...]:
+        del key, port
+        return tuple(self.gateways)
+
     def endpoint_url(self, key: Key, port: int) -> str:
         return f"http://{names.service_host(names.gateway_name(key.name), key.namespace)}:{port}"
+
+    def public_url(self, hostname: str) -> str | None:
+        return f"https://{hostname}"
 
     def ignored_fields(self, spec: Manifest) -> tuple[str, ...]:
         del spec

@@ -204,7 +204,7 @@ def test_without_an_engine_the_gateway_starts_and_says_what_is_missing(
 @pytest.mark.parametrize(
     ("fields", "says"),
     [
-        ({"model_dir": "/nowhere"}, "/nowhere/model.flash: No such file or directory; pull the model again"),
+        ({"model_dir": "/nowhere"}, "/nowhere/model.flash: No such file or directory; pull or pack the model again"),
         ({"engine": "nohost"}, "engine (nohost) must be host:port"),
         ({"api_keys_file": "/nowhere/keys"}, "api_keys_file (/nowhere/keys) cannot be read: No such file"),
     ],
