@@ -545,7 +545,7 @@ EVERY_FIELD = a_manifest(
         },
         "resources": {"cpu": "8", "memory": "16Gi"},
         "maxConcurrentRequests": 32,
-        "kvCache": {"memory": "4Gi"},
+        "kvCache": {"memory": "4Gi", "dtype": "int8"},
     },
     gateway={
         "replicas": 2,
