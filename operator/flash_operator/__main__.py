@@ -22,6 +22,9 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
+from flash_operator import logs
+from flash_operator.logs import LogFormat
+
 if TYPE_CHECKING:
     from flash_operator.settings import OperatorSettings
 
@@ -64,6 +67,9 @@ def operator(
             help="Whether the cluster's network enforces NetworkPolicy, where you know it.", show_default=False
         ),
     ] = None,
+    log_format: Annotated[
+        LogFormat | None, typer.Option(help="Default: json inside a pod, else text.", show_default=False)
+    ] = None,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log every pass.")] = False,
 ) -> None:
     """Make what FlashDeployments ask for exist, and keep it so.
@@ -96,13 +102,8 @@ def operator(
         metrics_port=metrics_port,
         reconcile=ReconcileSettings(plan=plan),
     )
-    logging.basicConfig(
-        level=logging.DEBUG if verbose else logging.INFO,
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-        stream=sys.stderr,
-    )
-    for chatty in ("kopf", "kubernetes", "aiohttp", "asyncio"):
-        logging.getLogger(chatty).setLevel(logging.WARNING)
+    in_a_pod = kubeconfig is None
+    logs.configure(log_format or (LogFormat.JSON if in_a_pod else LogFormat.TEXT), verbose=verbose, stream=sys.stderr)
     raise typer.Exit(asyncio.run(run(settings)))
 
 
@@ -117,14 +118,18 @@ async def run(settings: OperatorSettings) -> int:
     from flash_operator.cluster.protocol import ClusterError
     from flash_operator.controller import Controller
     from flash_operator.lease import Elector
+    from flash_operator.metrics import Metrics
     from flash_operator.probe import HttpProbe
     from flash_operator.scrape import HttpScrape
 
     stop = asyncio.Event()
+    metrics = Metrics()
     async with contextlib.AsyncExitStack() as stack:
         try:
             api = await KubernetesApi.connect(
-                settings.kubeconfig, timeout_seconds=settings.watch.request_timeout_seconds
+                settings.kubeconfig,
+                timeout_seconds=settings.watch.request_timeout_seconds,
+                called=metrics.called,
             )
         except ClusterError as error:
             log.error("%s", error)
@@ -149,6 +154,7 @@ async def run(settings: OperatorSettings) -> int:
             now=_utc_now,
             clock=time.monotonic,
             settings=settings,
+            metrics=metrics,
         )
         _stop_on_signals(stop)
         try:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from flash_api import names
+from flash_operator.plan.metadata import content_hash
 
 Manifest = Mapping[str, Any]
 Identity = tuple[str, str]
@@ -32,6 +33,11 @@ def is_as_planned(live: Manifest, desired: Manifest) -> bool:
         return _covers(live, desired)
     beside = {key: value for key, value in desired.items() if key != "spec"}
     return _filled(live.get("spec") or {}) == _filled(desired["spec"]) and _covers(live, beside)
+
+
+def revision(planned: Sequence[Manifest]) -> str:
+    """A name for the whole plan: the same for equal plans."""
+    return content_hash([manifest["metadata"]["annotations"][names.ANNOTATION_PLAN_HASH] for manifest in planned])
 
 
 def owned_by(live: Manifest, uid: str) -> bool:

@@ -20,9 +20,10 @@ from flash_api.manifest import describe, stored_deployment
 from flash_api.v1alpha1.flashdeployment import FlashDeployment, Visibility
 from flash_api.v1alpha1.status import ScalingStatus
 from flash_operator import status as statuses
+from flash_operator.announcements import announcements
 from flash_operator.checks import refusal
 from flash_operator.cluster.protocol import Cluster, ClusterError, Forbidden, Key, Manifest
-from flash_operator.difference import Identity, identity, is_as_planned, owned_by, superfluous
+from flash_operator.difference import Identity, identity, is_as_planned, owned_by, revision, superfluous
 from flash_operator.plan import PlanSettings, optional_kinds, plan
 from flash_operator.plan.autoscale_record import recorded
 from flash_operator.plan.routes import Kind, asked_kinds
@@ -123,10 +124,19 @@ async def reconcile(
         served=served,
         policy_enforced=settings.plan.policy_enforced,
     )
-    seen = replace(seen, scaling=scaling, enough_engines=_enough(deployment))
+    seen = replace(
+        seen,
+        scaling=scaling,
+        enough_engines=_enough(deployment),
+        pods=await _pods(cluster, key),
+        applied_revision=changes.revision,
+    )
     status = statuses.status(seen, previous, now())
     if status != previous:
         await cluster.write_status(key, status)
+        # Told afterwards: cut off in between, news is lost, which may be; the status, which counts, never waits for it.
+        for news in announcements(previous, status, uid=str(live["metadata"].get("uid", ""))):
+            await cluster.announce(live, news, now())
 
     ready = statuses.condition(status, ConditionType.READY) or {}
     requeue = settings.ready_seconds if ready.get("status") == "True" else settings.waiting_seconds
@@ -169,6 +179,8 @@ class _Changes:
 
     applied: list[str] = field(default_factory=list)
     deleted: list[str] = field(default_factory=list)
+    revision: str = ""
+    """Of the plan, once all of it is applied."""
 
 
 def _accept(live: Manifest) -> tuple[FlashDeployment | None, Refusal | None]:
@@ -211,6 +223,7 @@ async def _converge(
         if present is None or not is_as_planned(present, desired):
             await cluster.apply(desired)
             changes.applied.append("/".join(identity(desired)))
+    changes.revision = revision(planned)
 
     left_over = superfluous(children, planned, deployment.metadata.uid)
     # A pod of the former revision that is moved to another node mounts the former configuration once more.
@@ -250,6 +263,14 @@ async def _stop_outside(cluster: Cluster, residency: Finding | None, changes: _C
 def _rolled_out(live: tuple[Manifest, ...], name: str) -> bool:
     roles = (statuses.role(live, names.engine_name(name)), statuses.role(live, names.gateway_name(name)))
     return all(role.rolled_out for role in roles)
+
+
+async def _pods(cluster: Cluster, key: Key) -> tuple[Manifest, ...]:
+    """Pods explain, they decide nothing: where they may not be read, the counts still hold."""
+    try:
+        return await cluster.pods(key)
+    except Forbidden:
+        return ()
 
 
 async def _observe(

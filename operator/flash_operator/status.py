@@ -11,13 +11,14 @@ cannot be made or keep failing, its message says why) and `Progressing` (False =
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Final, Literal
 
 from flash_api import names
 from flash_api.conditions import EXPLANATIONS, ConditionType, Reason, Refusal
-from flash_api.v1alpha1.status import Condition, FlashDeploymentStatus, ReplicaStatus, ScalingStatus
+from flash_api.v1alpha1.status import ColdStart, Condition, FlashDeploymentStatus, ReplicaStatus, ScalingStatus
+from flash_operator import pod_reports
 from flash_operator.residency import Finding
 
 Manifest = Mapping[str, Any]
@@ -64,6 +65,10 @@ class Observation:
     """What autoscaling decided; None = it is off."""
     enough_engines: int | None = None
     """Engine pods that suffice while more are wanted, as where autoscaling adds them; None = all that are wanted."""
+    pods: Sequence[Manifest] = ()
+    """Live pods of all roles; empty where there are none to look at, as on one machine."""
+    applied_revision: str = ""
+    """Of the plan that this pass applied as a whole; empty = it did not."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +99,8 @@ class Role:
     """Why pods cannot be made or keep failing."""
     stuck: str | None = None
     """Why the rollout made no progress within its deadline."""
+    waits: str | None = None
+    """Why a pod has no node yet."""
 
     @property
     def rolled_out(self) -> bool:
@@ -130,8 +137,8 @@ def status(seen: Observation, previous: Manifest, now: datetime) -> dict[str, An
     """The whole status, in wire form. `previous` only lends the times of facts that did not change."""
     if seen.unread is not None:
         return _unread_status(seen, seen.unread, previous, now)
-    engines = role(seen.children, names.engine_name(seen.name))
-    gateways = role(seen.children, names.gateway_name(seen.name))
+    engines = _with_pods(role(seen.children, names.engine_name(seen.name)), seen.pods, names.COMPONENT_ENGINE)
+    gateways = _with_pods(role(seen.children, names.gateway_name(seen.name)), seen.pods, names.COMPONENT_GATEWAY)
     facts = _facts(seen, engines, gateways)
     value = FlashDeploymentStatus(
         observed_generation=seen.generation,
@@ -144,6 +151,10 @@ def status(seen: Observation, previous: Manifest, now: datetime) -> dict[str, An
         ignored_fields=list(seen.ignored_fields),
         region=", ".join(seen.residency.regions)[:256] if seen.residency is not None else "",
         residency=seen.residency.status if seen.residency is not None else None,
+        applied_revision=seen.applied_revision or str(previous.get("appliedRevision") or ""),
+        model=pod_reports.model_facts(seen.pods),
+        last_failure=pod_reports.last_failure(seen.pods),
+        cold_start=pod_reports.cold_start(seen.pods, _former_start(previous)),
     )
     return value.model_dump(mode="json", by_alias=True, exclude_none=True)
 
@@ -178,6 +189,24 @@ def condition(status_manifest: Manifest, kind: ConditionType) -> Manifest | None
     return next((c for c in status_manifest.get("conditions") or () if c.get("type") == kind), None)
 
 
+def _with_pods(found: Role, pods: Sequence[Manifest], component: str) -> Role:
+    """What only pods know, where the Deployment says that some are missing: as long as enough serve, a new one that
+    fails is no outage."""
+    if not found.exists or found.ready >= found.desired:
+        return found
+    failure = found.failure or pod_reports.failing(pods, component)
+    return replace(found, failure=failure, waits=pod_reports.waiting(pods, component))
+
+
+def _former_start(previous: Manifest) -> ColdStart | None:
+    found = previous.get("coldStart")
+    return ColdStart.model_validate(found, extra="ignore") if found else None
+
+
+def _waits(pods: Role) -> str:
+    return f": {pods.waits}" if pods.waits is not None else "."
+
+
 def _replicas(deployment: str, component: str, pods: Role) -> ReplicaStatus:
     labels = names.pod_selector(deployment, component)
     return ReplicaStatus(
@@ -185,6 +214,7 @@ def _replicas(deployment: str, component: str, pods: Role) -> ReplicaStatus:
         replicas=pods.existing,
         ready=pods.ready,
         updated=pods.updated,
+        starting=max(0, pods.existing - pods.ready),
         selector=",".join(f"{key}={value}" for key, value in labels.items()),
     )
 
@@ -302,7 +332,7 @@ def _engines_ready(engines: Role, seen: Observation) -> Fact:
         return Fact(kind, all_ready, Reason.ROLLOUT_PAUSED, paused)
     if engines.ready < engines.desired:
         suffices = seen.enough_engines is not None and engines.ready >= seen.enough_engines
-        return Fact(kind, "True" if suffices else "False", Reason.ENGINES_STARTING, f"{count}.")
+        return Fact(kind, "True" if suffices else "False", Reason.ENGINES_STARTING, f"{count}{_waits(engines)}")
     if not engines.rolled_out:
         # Enough pods answer, so this is no outage: the old ones serve until the new ones are up.
         return Fact(kind, "True", Reason.ENGINES_UPDATING, f"{engines.updated} of {engines.desired} are up to date.")
@@ -347,7 +377,7 @@ def _endpoint_ready(gateways: Role, engines: Role, seen: Observation) -> Fact:
     if gateways.stuck is not None:
         return Fact(kind, "False", Reason.GATEWAY_STUCK, f"{count}: {gateways.stuck}")
     if gateways.ready == 0:
-        return Fact(kind, "False", Reason.GATEWAY_STARTING, f"{count}.")
+        return Fact(kind, "False", Reason.GATEWAY_STARTING, f"{count}{_waits(gateways)}")
     return Fact(kind, "False", Reason.ENDPOINT_SILENT, seen.probe.message if seen.probe else "Not asked yet.")
 
 

@@ -271,7 +271,9 @@ def settled_status(found: dict[str, Any]) -> dict[str, Any]:
         counts = ("replicas", "readyReplicas", "updatedReplicas") if found["kind"] == "Deployment" else ()
         return {key: status.get(key, 0) for key in counts}
     conditions = [{k: v for k, v in c.items() if k != "lastTransitionTime"} for c in status["conditions"]]
-    return {**status, "conditions": conditions}
+    # Which pod was the last to start or to fail is an accident of the run.
+    settled = {key: value for key, value in status.items() if key not in ("coldStart", "lastFailure")}
+    return {**settled, "conditions": conditions}
 
 
 def masked(text: str, name: str, namespace: str) -> str:

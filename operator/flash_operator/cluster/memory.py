@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
+from datetime import datetime
 from typing import Any
 
 from flash_api import names
+from flash_operator.announcements import Announcement
 from flash_operator.cluster.protocol import ClusterError, Conflict, Key, Manifest
 
 Identity = tuple[str, str, str]
@@ -28,6 +30,7 @@ class MemoryCluster:
         """Version and kind of what is served beyond the built-in kinds."""
         self.gateways: list[str] = []
         """URLs of gateway pods, set by whoever plays them."""
+        self.news: list[Announcement] = []
         self._objects: dict[Identity, dict[str, Any]] = {}
         self._applied: dict[str, Manifest] = {}  # by uid: what our field manager last applied
         self._version = 0
@@ -93,6 +96,11 @@ class MemoryCluster:
     async def gateway_urls(self, key: Key, port: int) -> tuple[str, ...]:
         del key, port
         return tuple(self.gateways)
+
+    async def announce(self, live: Manifest, news: Announcement, at: datetime) -> None:
+        del live, at
+        if news.identity not in {told.identity for told in self.news}:
+            self.news.append(news)
 
     def endpoint_url(self, key: Key, port: int) -> str:
         return f"http://{names.service_host(names.gateway_name(key.name), key.namespace)}:{port}"

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Protocol
+
+from flash_operator.announcements import Announcement
 
 Manifest = Mapping[str, Any]
 
@@ -73,6 +76,9 @@ class Cluster(Protocol):
     async def gateway_urls(self, key: Key, port: int) -> tuple[str, ...]:
         """Base URL of each gateway pod that takes requests, behind the endpoint at `port`; none where they cannot be
         told apart."""
+
+    async def announce(self, live: Manifest, news: Announcement, at: datetime) -> None:
+        """Tell whoever looks at the object what has changed. Never raises: news that is lost changes nothing."""
 
     def endpoint_url(self, key: Key, port: int) -> str:
         """Base URL, without `/v1`, at which the operator and clients in this place reach the gateway."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any, Final
 
 from flash_api.names import KIND, gateway_name
+from flash_operator.announcements import Announcement
 from flash_operator.cluster.protocol import Conflict, Key, Manifest
 from flash_operator.local.store import Ref, Store, ref_of
 
@@ -77,6 +79,9 @@ class LocalCluster:
         # They share the port, so nobody can choose which of them answers.
         alone = gateway is not None and gateway["spec"].get("replicas") == 1
         return (self.endpoint_url(key, port),) if alone else ()
+
+    async def announce(self, live: Manifest, news: Announcement, at: datetime) -> None:
+        del live, news, at  # `flash status` shows processes as they are; nobody keeps a history here
 
     def endpoint_url(self, key: Key, port: int) -> str:
         return f"http://{LOOPBACK}:{port}"

@@ -56,6 +56,7 @@ def engine_deployment(
             pods.mount("tmp", "/tmp"),
             pods.mount("shm", "/dev/shm"),
         ],
+        "terminationMessagePolicy": pods.LAST_WORDS,
         "securityContext": pods.container_security(),
         **pods.unroute_first(settings),
         **pods.resources(engine.resources),

@@ -47,6 +47,7 @@ def gateway_deployment(
             pods.mount("tmp", "/tmp"),
             *secret_mounts,
         ],
+        "terminationMessagePolicy": pods.LAST_WORDS,
         "securityContext": pods.container_security(),
         **pods.unroute_first(settings),
         **pods.resources(gateway.resources),

@@ -13,6 +13,8 @@ from flash_operator.plan.metadata import Manifest, labels, owned_object, selecto
 from flash_operator.plan.placement import scheduling
 from flash_operator.plan.settings import PlanSettings
 
+LAST_WORDS: Final = "FallbackToLogsOnError"
+"""Of a container that fails, the end of its log becomes its termination message, so that the status can quote it."""
 USER_ID: Final = 65532
 """The `nonroot` user of distroless images: no account with this number owns anything on a node."""
 
@@ -79,7 +81,7 @@ def pull_container(
     if text_only:
         args.append("--text-only")
     return {
-        "name": "pull",
+        "name": names.CONTAINER_PULL,
         "image": image,
         "imagePullPolicy": settings.image_pull_policy,
         "command": ["flash-pull"],
@@ -87,6 +89,7 @@ def pull_container(
         # Beside the result, so that it is linked rather than copied; the root file system is read-only.
         "env": [{"name": names.ENV_CACHE, "value": f"{names.DIR_MODELS}/.cache"}],
         "volumeMounts": [mount("models", names.DIR_MODELS), mount("tmp", "/tmp")],
+        "terminationMessagePolicy": LAST_WORDS,
         "securityContext": container_security(),
         **resources(wanted),
     }

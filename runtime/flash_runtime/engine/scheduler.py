@@ -209,7 +209,8 @@ class Scheduler:
     def _release_unseen(self, sequence: Sequence) -> None:
         known, unseen = sequence.num_unseen_blocks, self._num_unseen(sequence.num_computed_tokens)
         if unseen > known:
-            self.pool.release(sequence.blocks[known:unseen])
+            # The last is let go last, so evicted last: a later prefix hit needs it, and not those before its window.
+            self.pool.release(sequence.blocks[known:unseen][::-1])
             sequence.blocks[known:unseen] = array("i", [NO_BLOCK]) * (unseen - known)
             sequence.num_unseen_blocks = unseen
 

@@ -126,6 +126,8 @@ class ModelPlan:
     residual_factor: Factor = 1.0
     """Multiplies what attention and MLP add to the residual."""
     logits_factor: Factor = 1.0
+    head_from_embedding: bool = False
+    """Whether a head of its own holds the embedding's weights in another basis: as parameters they count once."""
 
     @property
     def window(self) -> int | None:
