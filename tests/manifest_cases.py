@@ -95,6 +95,12 @@ BY_SCHEMA = [
     spec("port zero", "endpoint.port", "greater than or equal to 1", endpoint={"port": 0}),
     spec("port too high", "endpoint.port", "less than or equal to 65535", endpoint={"port": 65536}),
     spec("unknown visibility", "endpoint.visibility", "must be one of Private", endpoint={"visibility": "Secret"}),
+    spec(
+        "unknown cache dtype",
+        "engine.kvCache.dtype",
+        "must be one of bfloat16, int8",
+        engine={"kvCache": {"dtype": "fp8"}},
+    ),
     spec("cpu as a number", "engine.resources.cpu", "must be a string", engine={"resources": {"cpu": 2}}),
     spec("memory in GB", "engine.resources.memory", "Kubernetes quantity", engine={"resources": {"memory": "2GB"}}),
     spec("digest too short", "model.sha256", "64 hexadecimal digits", **model(sha256="abc")),
@@ -545,7 +551,7 @@ EVERY_FIELD = a_manifest(
         },
         "resources": {"cpu": "8", "memory": "16Gi"},
         "maxConcurrentRequests": 32,
-        "kvCache": {"memory": "4Gi"},
+        "kvCache": {"memory": "4Gi", "dtype": "int8"},
     },
     gateway={
         "replicas": 2,
