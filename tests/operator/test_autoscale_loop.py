@@ -265,7 +265,8 @@ async def test_the_decision_is_written_down_before_it_is_acted_on() -> None:
     world.memory.writes.clear()
     world.holds(90)
     await world.step()
-    assert world.memory.writes[:2] == ["status chat", "apply Deployment/chat-engine"]
+    assert world.memory.writes[0] == "status chat"
+    assert "apply Deployment/chat-engine" in world.memory.writes
 
 
 async def test_a_hand_at_the_engine_deployment_is_taken_back() -> None:
