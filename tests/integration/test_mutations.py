@@ -117,7 +117,8 @@ class Trial:
     async def settled(self, world: World, lives: Lives, stored: dict[str, Any]) -> Outcome:
         generation = stored["metadata"]["generation"]
         return await lives.until(
-            lambda outcome: is_end(outcome, generation, crowded=world is self.crowded), json.dumps(stored["spec"])
+            lambda outcome: is_end(outcome, generation, crowded=world is self.crowded or needs_a_class(stored)),
+            json.dumps(stored["spec"]),
         )
 
     async def end(self, world: World, lives: Lives, stored: dict[str, Any], served: dict[str, Any] | None) -> str:
@@ -138,6 +139,12 @@ class Trial:
         assert different == [], (stored["spec"], different)
         ready = conditions["Ready"]
         return "Ready" if ready["status"] == "True" else f"not ready: {ready['reason']}"
+
+
+def needs_a_class(stored: dict[str, Any]) -> bool:
+    """No pod is admitted that names a class which the cluster does not have."""
+    placement = stored["spec"].get("placement") or {}
+    return bool(placement.keys() & {"priorityClassName", "runtimeClassName"})
 
 
 def is_paused(stored: dict[str, Any] | None) -> bool:
