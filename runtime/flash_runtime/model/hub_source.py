@@ -12,6 +12,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -117,12 +118,11 @@ def _fetch(
     arrived = sum(path.stat().st_size for path in partials.values() if path.exists())
     check_room(cache.root, total - arrived, web=web, what=what)
     for file in missing:
-        before = done
         download(
             Remote(file.url, listing.token, nbytes=file.nbytes, pinned=True),
             partials[file.name],
             web=web,
-            on_bytes=lambda count, _, before=before: progress.update("download", before + count, total, "bytes"),
+            on_bytes=partial(_tell, progress, done, total),
             say=progress.say,
         )
         _compare(file, partials[file.name], what)
@@ -132,15 +132,20 @@ def _fetch(
         done += file.nbytes
 
 
-def _compare(file: HubFile, partial: Path, what: str) -> None:
+def _tell(progress: ProgressReporter, before: int, total: int, count: int, _: int) -> None:
+    """`count` bytes of this file, after `before` of the files before it."""
+    progress.update("download", before + count, total, "bytes")
+
+
+def _compare(file: HubFile, path: Path, what: str) -> None:
     if file.sha256 is not None:
-        found, wanted = file_sha256(partial), file.sha256
+        found, wanted = file_sha256(path), file.sha256
     elif file.git_sha1 is not None:
-        found, wanted = _git_sha1(partial), file.git_sha1
+        found, wanted = _git_sha1(path), file.git_sha1
     else:
         raise CheckpointError(f"{what}: the hub names no digest of {file.name}; check HF_ENDPOINT")
     if found != wanted:
-        discard(partial)
+        discard(path)
         raise CheckpointError(f"{what}: {file.name}: its digest is {found}, the hub names {wanted}; pull again")
 
 

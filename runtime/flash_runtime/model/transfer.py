@@ -144,7 +144,7 @@ def _attempt(remote: Remote, partial: Path, web: Web, on_bytes: OnBytes) -> str 
     if total is not None and done == total:  # it ended before the digest was compared
         return str(known.get("etag", ""))
     with _open(remote, web, done, str(known.get("version", ""))) as response:
-        if response.status == HTTPStatus.NOT_MODIFIED:
+        if response is None:
             return None
         if response.headers.get("Content-Encoding", "identity") != "identity":
             raise DownloadError(f"source {remote.shown}: the server sends it compressed, unasked; use another server")
@@ -183,7 +183,8 @@ def _receive(remote: Remote, response: IO[bytes], partial: Path, done: int, tota
 
 
 @contextlib.contextmanager
-def _open(remote: Remote, web: Web, done: int, version: str) -> Iterator[http.client.HTTPResponse]:
+def _open(remote: Remote, web: Web, done: int, version: str) -> Iterator[http.client.HTTPResponse | None]:
+    """The answer with a body to come; None where the caller's copy is the present one."""
     request = urllib.request.Request(remote.url, headers={"Accept-Encoding": "identity", "User-Agent": "flashplane"})
     if done:
         request.add_header("Range", f"bytes={done}-")
@@ -198,7 +199,7 @@ def _open(remote: Remote, web: Web, done: int, version: str) -> Iterator[http.cl
     except urllib.error.HTTPError as error:
         with error:
             if error.code == HTTPStatus.NOT_MODIFIED:
-                yield _Unchanged()
+                yield None
                 return
             raise _refused(remote, error, done) from error
     except (OSError, http.client.HTTPException) as error:
@@ -210,14 +211,6 @@ def _open(remote: Remote, web: Web, done: int, version: str) -> Iterator[http.cl
         raise _Broken(f"no connection ({_reason(error)})") from error
     with response:
         yield response
-
-
-class _Unchanged(http.client.HTTPResponse):
-    """The answer to a conditional request for a file that did not change."""
-
-    def __init__(self) -> None:
-        self.status = HTTPStatus.NOT_MODIFIED
-        self.headers = http.client.HTTPMessage()
 
 
 def _refused(remote: Remote, error: urllib.error.HTTPError, done: int) -> Exception:
