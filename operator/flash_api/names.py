@@ -36,6 +36,10 @@ ANNOTATION_BASE_IMAGE: Final = "org.opencontainers.image.base.name"
 
 COMPONENT_ENGINE: Final = "engine"
 COMPONENT_GATEWAY: Final = "gateway"
+CONTAINER_PULL: Final = "pull"
+"""The init container that fetches the model; its last words name what it fetched."""
+FILE_TERMINATION: Final = "/dev/termination-log"
+"""Where a container leaves its last words; Kubernetes makes the file, a plain process has none."""
 
 # Ports inside a pod. In local mode each is mapped to a free loopback port.
 PORT_GATEWAY: Final = 8080

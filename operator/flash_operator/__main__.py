@@ -22,6 +22,9 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
+from flash_operator import logs
+from flash_operator.logs import LogFormat
+
 if TYPE_CHECKING:
     from flash_operator.settings import OperatorSettings
 
@@ -54,6 +57,19 @@ def operator(
     ] = 15.0,
     engine_image: Annotated[str | None, typer.Option(help="Image of engine pods.")] = None,
     gateway_image: Annotated[str | None, typer.Option(help="Image of gateway pods.")] = None,
+    metrics_namespace: Annotated[
+        str | None, typer.Option(help="Where Prometheus runs, which may scrape pods then. Default: nobody may.")
+    ] = None,
+    dns_namespace: Annotated[str | None, typer.Option(help="Where DNS pods run. Default: kube-system.")] = None,
+    network_policies: Annotated[
+        bool | None,
+        typer.Option(
+            help="Whether the cluster's network enforces NetworkPolicy, where you know it.", show_default=False
+        ),
+    ] = None,
+    log_format: Annotated[
+        LogFormat | None, typer.Option(help="Default: json inside a pod, else text.", show_default=False)
+    ] = None,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log every pass.")] = False,
 ) -> None:
     """Make what FlashDeployments ask for exist, and keep it so.
@@ -69,7 +85,12 @@ def operator(
 
     default = PlanSettings()
     plan = PlanSettings(
-        engine_image=engine_image or default.engine_image, gateway_image=gateway_image or default.gateway_image
+        engine_image=engine_image or default.engine_image,
+        gateway_image=gateway_image or default.gateway_image,
+        operator_namespace=_pod_namespace() or lease_namespace or default.operator_namespace,
+        metrics_namespace=metrics_namespace,
+        dns_namespace=dns_namespace or default.dns_namespace,
+        policy_enforced=network_policies,
     )
     settings = OperatorSettings(
         identity=f"{socket.gethostname()}-{secrets.token_hex(4)}",
@@ -81,13 +102,8 @@ def operator(
         metrics_port=metrics_port,
         reconcile=ReconcileSettings(plan=plan),
     )
-    logging.basicConfig(
-        level=logging.DEBUG if verbose else logging.INFO,
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-        stream=sys.stderr,
-    )
-    for chatty in ("kopf", "kubernetes", "aiohttp", "asyncio"):
-        logging.getLogger(chatty).setLevel(logging.WARNING)
+    in_a_pod = kubeconfig is None
+    logs.configure(log_format or (LogFormat.JSON if in_a_pod else LogFormat.TEXT), verbose=verbose, stream=sys.stderr)
     raise typer.Exit(asyncio.run(run(settings)))
 
 
@@ -102,13 +118,18 @@ async def run(settings: OperatorSettings) -> int:
     from flash_operator.cluster.protocol import ClusterError
     from flash_operator.controller import Controller
     from flash_operator.lease import Elector
+    from flash_operator.metrics import Metrics
     from flash_operator.probe import HttpProbe
+    from flash_operator.scrape import HttpScrape
 
     stop = asyncio.Event()
+    metrics = Metrics()
     async with contextlib.AsyncExitStack() as stack:
         try:
             api = await KubernetesApi.connect(
-                settings.kubeconfig, timeout_seconds=settings.watch.request_timeout_seconds
+                settings.kubeconfig,
+                timeout_seconds=settings.watch.request_timeout_seconds,
+                called=metrics.called,
             )
         except ClusterError as error:
             log.error("%s", error)
@@ -116,6 +137,8 @@ async def run(settings: OperatorSettings) -> int:
         stack.push_async_callback(api.aclose)
         probe = HttpProbe()
         stack.push_async_callback(probe.aclose)
+        scrape = HttpScrape()
+        stack.push_async_callback(scrape.aclose)
         elector = Elector(
             KubernetesLeases(api, namespace=settings.lease_namespace, name=settings.lease_name),
             settings.identity,
@@ -127,9 +150,11 @@ async def run(settings: OperatorSettings) -> int:
             KubernetesCluster(api),
             KubernetesInventory(api, settings.namespaces),
             probe=probe,
+            scrape=scrape,
             now=_utc_now,
             clock=time.monotonic,
             settings=settings,
+            metrics=metrics,
         )
         _stop_on_signals(stop)
         try:

@@ -46,6 +46,8 @@ app = typer.Typer(
     - `flash chat` talks to it
     - `flash lint -f FILE` says what is wrong with a manifest
     - `kubectl apply -f FILE` serves the same manifest on a cluster
+    - `flash status` shows what is served here, `flash status --cluster` (or `kubectl flash status`) what a cluster does
+    - `flash doctor` examines a cluster and says what to mend
     """,
 )
 
@@ -207,10 +209,24 @@ def _fail(message: str, code: int) -> NoReturn:
 
 
 def main() -> None:
-    """Entry point of the console script."""
-    from flash_operator.local.commands import register
+    """Entry point of the console script `flash`."""
+    _assemble()
+    app()
 
-    register(app)
+
+def kubectl_main() -> None:
+    """Entry point of `kubectl flash`: the same program, whose commands look at the cluster without being told."""
+    from flash_operator.cockpit.commands import AS_KUBECTL_PLUGIN
+
+    _assemble()
+    app(prog_name="kubectl flash", obj=AS_KUBECTL_PLUGIN)
+
+
+def _assemble() -> None:
+    from flash_operator.cockpit.commands import register as register_cockpit
+    from flash_operator.local.commands import register as register_local
+
+    register_local(app)
+    register_cockpit(app)
     for plugin in entry_points(group=COMMANDS_GROUP):
         plugin.load()(app)
-    app()

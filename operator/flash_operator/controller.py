@@ -12,15 +12,20 @@ from typing import Protocol
 from aiohttp import web
 
 from flash_api import names
+from flash_api.conditions import ConditionType
 from flash_operator.cluster.protocol import Cluster, ClusterError, Key
 from flash_operator.difference import Identity
-from flash_operator.handlers import deliver_events
+from flash_operator.handlers import WATCHED_KINDS, deliver_events
 from flash_operator.lease import Elector
+from flash_operator.logs import EXTRA
 from flash_operator.metrics import Metrics, application
 from flash_operator.probe import Probe
 from flash_operator.queue import Loops
 from flash_operator.reconcile import Outcome, reconcile
+from flash_operator.scaling import Scaler
+from flash_operator.scrape import Scrape
 from flash_operator.settings import OperatorSettings
+from flash_operator.status import condition
 from flash_operator.watchdog import ChildWatchdog, Watchdog
 
 log = logging.getLogger(__name__)
@@ -42,22 +47,26 @@ class Controller:
         inventory: Inventory,
         *,
         probe: Probe,
+        scrape: Scrape,
         now: Callable[[], datetime],
         clock: Callable[[], float],
         settings: OperatorSettings,
+        metrics: Metrics | None = None,
     ) -> None:
         self._cluster = cluster
         self._inventory = inventory
         self._probe = probe
+        self._scaler = Scaler(scrape)
         self._now = now
         self._clock = clock
         self._settings = settings
-        self._metrics = Metrics()
+        self._metrics = metrics if metrics is not None else Metrics()
         self._watchdog = Watchdog(per_namespace=bool(settings.namespaces))
         self._child_watchdog = ChildWatchdog(settings.audit_seconds, per_namespace=bool(settings.namespaces))
         self._silent = asyncio.Event()
         self._listed_at: float | None = None
-        self._loops = Loops(self._step, clock=clock, settings=settings.queue)
+        self._loops = Loops(self._step, clock=clock, settings=settings.queue, waited=self._metrics.waited)
+        self._metrics.queue_depth.set_function(lambda: self._loops.waiting)
 
     def ailments(self) -> tuple[str, ...]:
         """Why this process should be restarted; empty = it is well."""
@@ -99,6 +108,7 @@ class Controller:
                 task.result()
         finally:
             self._metrics.leading.set(0)
+            self._metrics.forget()
             self._listed_at = None
             for task in tasks:
                 task.cancel()
@@ -143,11 +153,11 @@ class Controller:
         return min(watch.restart_max_seconds, watch.restart_seconds * 2.0 ** min(failures - 1, 30))
 
     def _delivered(self, key: Key, version: str, *, deleted: bool) -> None:
-        self._metrics.events.labels(kind=names.KIND).inc()
+        self._metrics.heard(names.KIND, self._now().timestamp())
         self._watchdog.delivered(key, version, deleted=deleted)
 
     def _child_delivered(self, owner: Key, child: Identity, version: str, *, deleted: bool) -> None:
-        self._metrics.events.labels(kind=child[0]).inc()
+        self._metrics.heard(child[0], self._now().timestamp())
         self._child_watchdog.delivered(owner, child, version, self._clock(), deleted=deleted)
 
     async def _audit(self) -> None:
@@ -174,13 +184,38 @@ class Controller:
         started = self._clock()
         try:
             outcome = await reconcile(
-                self._cluster, key, probe=self._probe, now=self._now, settings=self._settings.reconcile
+                self._cluster,
+                key,
+                probe=self._probe,
+                now=self._now,
+                settings=self._settings.reconcile,
+                scaler=self._scaler,
             )
         except Exception:
             self._metrics.failed(self._clock() - started)
             raise
-        self._child_watchdog.seen(key, outcome.children, self._clock())
+        watched = {child: version for child, version in outcome.children.items() if child[0] in WATCHED_KINDS}
+        self._child_watchdog.seen(key, watched, self._clock())
         self._metrics.finished(outcome, self._clock() - started)
-        changed = [*(f"applied {name}" for name in outcome.applied), *(f"deleted {name}" for name in outcome.deleted)]
-        log.log(logging.INFO if changed else logging.DEBUG, "%s: %s", key, ", ".join(changed) or "nothing to do")
+        self._metrics.is_now(key, outcome)
+        _tell(key, outcome, self._clock() - started)
         return outcome
+
+
+def _tell(key: Key, outcome: Outcome, seconds: float) -> None:
+    """One line for a pass that changed something; a pass that did not is told only to those who ask for everything."""
+    ready = condition(outcome.status, ConditionType.READY) or {}
+    changed = [*(f"applied {name}" for name in outcome.applied), *(f"deleted {name}" for name in outcome.deleted)]
+    if outcome.status_written:
+        changed.append(f"Ready is {ready.get('status')} ({ready.get('reason')})")
+    facts = {
+        "namespace": key.namespace,
+        "name": key.name,
+        "applied": outcome.applied,
+        "deleted": outcome.deleted,
+        "ready": ready.get("status"),
+        "reason": ready.get("reason"),
+        "seconds": round(seconds, 3),
+    }
+    level = logging.INFO if changed else logging.DEBUG
+    log.log(level, "%s: %s", key, ", ".join(changed) or "nothing to do", extra={EXTRA: facts})

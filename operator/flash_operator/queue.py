@@ -49,19 +49,30 @@ class _Signals:
         self.event = asyncio.Event()
         self.new_spec = asyncio.Event()
         self.generation: int | None = None
+        self.wanted_since: float | None = None
+        """When the first event came that no pass has answered yet."""
 
 
 class Loops:
     """All running loops. `wake` may be called for any key at any time; a loop ends when its object is gone."""
 
-    def __init__(self, step: Step, *, clock: Callable[[], float], settings: QueueSettings = DEFAULTS) -> None:
+    def __init__(
+        self,
+        step: Step,
+        *,
+        clock: Callable[[], float],
+        settings: QueueSettings = DEFAULTS,
+        waited: Callable[[float], None] = lambda seconds: None,
+    ) -> None:
         self._step = step
+        self._waited = waited
         self._clock = clock
         self._settings = settings
         self._slots = asyncio.Semaphore(settings.concurrency)
         self._signals: dict[Key, _Signals] = {}
         self._tasks: dict[Key, asyncio.Task[None]] = {}
         self._running_since: dict[Key, float] = {}
+        self._queued: set[Key] = set()
         self._failing: set[Key] = set()
         self._closed = False
 
@@ -73,6 +84,8 @@ class Loops:
             self._signals[key] = _Signals()
             self._tasks[key] = asyncio.create_task(self._loop(key), name=f"reconcile {key}")
         signals = self._signals[key]
+        if not signals.event.is_set():
+            signals.wanted_since = self._clock()
         signals.event.set()
         if generation is not None and generation != signals.generation:
             signals.generation = generation
@@ -87,6 +100,15 @@ class Loops:
     def failing(self) -> frozenset[Key]:
         """The objects whose last pass failed."""
         return frozenset(self._failing)
+
+    @property
+    def waiting(self) -> int:
+        """How many objects wait for a pass: something has happened to them, and none that runs will answer it."""
+        return sum(
+            signals.event.is_set() or key in self._queued
+            for key, signals in self._signals.items()
+            if key not in self._running_since
+        )
 
     def longest_pass_seconds(self) -> float:
         """How long the oldest pass that still runs has taken so far."""
@@ -108,7 +130,8 @@ class Loops:
                 await asyncio.sleep(self._settings.settle_seconds)
                 signals.event.clear()
                 signals.new_spec.clear()
-                outcome = await self._pass(key)
+                wanted_since, signals.wanted_since = signals.wanted_since, None
+                outcome = await self._pass(key, wanted_since)
                 if outcome is not None and outcome.gone and not signals.event.is_set():
                     return
                 failed = outcome is None or outcome.error is not None
@@ -128,10 +151,15 @@ class Loops:
         finally:
             del self._tasks[key], self._signals[key]
             self._failing.discard(key)
+            self._queued.discard(key)
 
-    async def _pass(self, key: Key) -> Outcome | None:
+    async def _pass(self, key: Key, wanted_since: float | None) -> Outcome | None:
+        self._queued.add(key)
         async with self._slots:
+            self._queued.discard(key)
             self._running_since[key] = self._clock()
+            if wanted_since is not None:
+                self._waited(self._clock() - wanted_since)
             try:
                 outcome = await self._step(key)
             except ClusterError as error:

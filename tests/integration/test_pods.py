@@ -1,5 +1,6 @@
 """What becomes of pods becomes the status: on the real controllers, with a kubelet on paper."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -14,6 +15,8 @@ from flash_api import names
 from flash_operator.reconcile import Outcome, ReconcileSettings
 
 PASSES = 25
+FALL_SECONDS = 30.0
+"""How long a user may be told that all is well after the last engine has died."""
 
 
 @pytest.fixture
@@ -42,6 +45,20 @@ async def test_ready_falls_when_the_last_engine_crashes_and_comes_back_with_it(w
     await chat.until(lambda outcome: ready(outcome)[0] == "False", "not ready")
     world.kubelet.decide(names.engine_name("chat"), Fate.READY)
     await chat.until(lambda outcome: ready(outcome)[0] == "True", "ready again")
+
+
+async def test_a_crash_is_in_the_status_and_in_the_events_of_the_deployment(world: World, chat: Lives) -> None:
+    world.kubelet.decide(names.engine_name("chat"), Fate.CRASHING)
+    async with asyncio.timeout(FALL_SECONDS):
+        fallen = await chat.until(lambda outcome: ready(outcome) == ("False", "EnginesFailing"), "not ready")
+    failure = fallen.status["lastFailure"]
+    assert (failure["container"], failure["exitCode"], failure["reason"]) == ("engine", 137, "OOMKilled")
+    events = f"/apis/events.k8s.io/v1/namespaces/{world.feed.namespace}/events"
+    listed = (await world.live.request("GET", events, fieldSelector="regarding.kind=FlashDeployment")).require()
+    told = sorted((event["type"], event["reason"]) for event in listed["items"])
+    assert ("Normal", "Serving") in told
+    assert ("Warning", "ContainerFailed") in told
+    assert len(told) == len(set(told))
 
 
 async def test_a_deleted_pod_is_replaced_and_ready_falls_meanwhile(world: World, chat: Lives) -> None:

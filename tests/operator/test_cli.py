@@ -64,13 +64,13 @@ def test_every_variant_is_served(variant: str) -> None:
             "spec.model.credentialsSecretRef must be unset for source http://host/m.gguf",
         ),
         ({"model": {"modelRef": {"name": "olmoe"}}}, "Write the source of the FlashModel"),
-        ({"engine": {"autoscaling": {"maxReplicas": 4}}}, "Set spec.engine.replicas"),
+        ({"engine": {"autoscaling": {"maxReplicas": 4, "provider": "KEDA"}}}, "Use BuiltIn"),
         (
             {
                 "endpoint": {"visibility": "Public", "tls": {"secretName": "tls"}},
                 "gateway": {"auth": {"apiKeysSecretRef": {"name": "k"}}},
             },
-            "Use Cluster or Private",
+            "use Cluster or Private",
         ),
     ],
 )
@@ -93,7 +93,7 @@ def test_the_plan_is_yaml_and_nothing_else() -> None:
     result = runner.invoke(app, ["plan", "-f", QUICKSTART, "-n", "chat"])
     assert result.exit_code == 0
     found = list(yaml.safe_load_all(result.stdout))
-    assert len(found) == 6
+    assert len(found) == 10
     assert {planned["metadata"]["namespace"] for planned in found} == {"chat"}
 
 

@@ -169,3 +169,29 @@ async def test_an_object_whose_last_pass_failed_is_counted_until_one_succeeds() 
         await done.wait()
     await running.aclose()
     assert counted == [frozenset(), {A}, frozenset()]
+
+
+async def test_the_wait_is_told_from_the_first_reason_to_the_begin_of_the_pass() -> None:
+    now = 100.0
+    waits: list[float] = []
+    began, go_on = asyncio.Event(), asyncio.Event()
+
+    async def step(key: Key) -> Outcome:
+        began.set()
+        await go_on.wait()
+        return Outcome()
+
+    settings = QueueSettings(settle_seconds=0.0, concurrency=1)
+    loops = Loops(step, clock=lambda: now, settings=settings, waited=waits.append)
+    loops.wake(A)
+    await began.wait()
+    loops.wake(B)
+    assert loops.waiting == 1
+    now = 107.0
+    loops.wake(B)
+    began.clear()
+    go_on.set()
+    await began.wait()
+    assert waits == [0.0, 7.0]
+    assert loops.waiting == 0
+    await loops.aclose()

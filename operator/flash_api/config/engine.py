@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from flash_api.v1alpha1.engine import KVCacheDtype
 from flash_api.v1alpha1.flashdeployment import Variant
+from flash_api.v1alpha1.observability import LogLevel
 
 
 class EngineConfig(BaseModel):
@@ -31,7 +33,10 @@ class EngineConfig(BaseModel):
     max_batch_tokens: int = Field(default=512, ge=16, le=65_536)
     """Tokens (prefill and decode) computed in one step."""
     kv_cache_bytes: int = Field(default=512 * 1024**2, ge=1024**2)
+    kv_cache_dtype: KVCacheDtype = KVCacheDtype.BFLOAT16
     threads: int | None = Field(default=None, ge=1, le=1024)
     """CPU threads of the kernels; None = from the cgroup quota."""
+    log_level: LogLevel = LogLevel.INFO
+    """Least serious lines of the model process that are still written."""
     shutdown_seconds: int = Field(default=30, ge=1, le=3600)
     """How long running streams may go on after SIGTERM."""

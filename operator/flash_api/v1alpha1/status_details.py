@@ -36,6 +36,9 @@ class ReplicaStatus(ApiModel):
     replicas: Count = Field(default=0, description="Pods that exist, old ones included, as a count. Example: 3.")
     ready: Count = Field(default=0, description="Pods that passed their readiness probe, as a count. Example: 2.")
     updated: Count = Field(default=0, description="Pods of the newest revision, as a count. Example: 1.")
+    starting: Count = Field(
+        default=0, description="Pods that exist and are not ready yet or any more, as a count. Example: 1."
+    )
     selector: Annotated[str, StringConstraints(max_length=512)] = Field(
         default="",
         description="Labels that pick these pods, for kubectl and autoscalers. "
@@ -85,7 +88,8 @@ class ModelFacts(ApiModel):
     )
     digest: Digest = Field(
         default="",
-        description="Digest of the packed model: sha256: and 64 hexadecimal digits. Example: sha256:9f86d08….",
+        description="Digest of the weights that were packed: sha256: and 64 hexadecimal digits. "
+        "Example: sha256:9f86d08….",
     )
     size_bytes: Bytes | None = Field(default=None, description="Packed size in bytes. Example: 141557760.")
 
@@ -184,8 +188,9 @@ class RolloutStatus(ApiModel):
 
 
 class ColdStart(ApiModel):
-    """Where the time of the newest engine pod's start went."""
+    """Where the time of the newest engine pod's start went, in whole seconds: finer times no kubelet tells."""
 
+    pod: Name = Field(default="", description="Name of the pod. Example: chat-engine-7d9c5-x2x7q.")
     scheduled_milliseconds: Milliseconds | None = Field(
         default=None, description="From creation to a node, in milliseconds. Example: 40."
     )
@@ -196,7 +201,8 @@ class ColdStart(ApiModel):
         default=None, description="To fetch, verify and pack the model, in milliseconds. Example: 21000."
     )
     load_milliseconds: Milliseconds | None = Field(
-        default=None, description="To map the packed model into memory, in milliseconds. Example: 300."
+        default=None,
+        description="From the engine's start to ready: map the model and warm up, in milliseconds. Example: 2000.",
     )
     warmup_milliseconds: Milliseconds | None = Field(
         default=None, description="To answer the first request, in milliseconds. Example: 150."

@@ -1,4 +1,7 @@
-"""The commands of local mode: `flash up`, `chat`, `status`, `logs`, `down`. Says and asks; the work is elsewhere."""
+"""The commands of local mode: `flash up`, `chat`, `logs`, `down`, and the part of `status` about this machine.
+
+Says and asks; the work is elsewhere.
+"""
 
 from __future__ import annotations
 
@@ -56,7 +59,6 @@ def register(app: typer.Typer) -> None:
     panel = "This machine"
     app.command("up", rich_help_panel=panel)(up)
     app.command("chat", rich_help_panel=panel)(chat)
-    app.command("status", rich_help_panel=panel)(status)
     app.command("logs", rich_help_panel=panel)(logs)
     app.command("down", rich_help_panel=panel)(down)
 
@@ -132,17 +134,21 @@ def chat(
 
 def status(
     name: Name = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Everything, for programs.")] = False,
+    *,
+    as_json: bool = False,
     namespace: Namespace = None,
 ) -> None:
-    """Show deployments: conditions, processes with their ports and restarts, and fields that do not hold here."""
+    """Show deployments: conditions, processes with their ports and restarts, and fields that do not hold here.
+
+    The part of `flash status` that is about this machine.
+    """
     snapshot = _snapshot()
     entries = [_resolved(snapshot, name, namespace)] if name else list(snapshot.deployments)
     if as_json:
         print(json.dumps({"daemonPid": snapshot.daemon_pid, "deployments": entries}, indent=2))
         return
     if not entries:
-        out.print("Nothing is deployed on this machine. Start with: flash up -f MANIFEST")
+        out.print("Nothing is deployed on this machine. Start with: flash up -f MANIFEST (of a cluster: --cluster)")
         return
     out.print(view.overview(entries, running=snapshot.daemon_pid is not None, now=datetime.now(UTC)))
     if snapshot.daemon_pid is None:

@@ -21,16 +21,18 @@ def condition(entry: Mapping[str, Any], kind: str) -> Mapping[str, Any]:
     return next((c for c in status.get("conditions", ()) if c["type"] == kind), {})
 
 
-def overview(entries: Sequence[Mapping[str, Any]], *, running: bool, now: datetime) -> Table:
-    """One line for each deployment, as `kubectl get fd` prints it."""
+def overview(entries: Sequence[Mapping[str, Any]], *, running: bool, now: datetime, namespaces: bool = False) -> Table:
+    """One line for each deployment, as `kubectl get fd` prints it; with `-A` also the namespace."""
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("NAME", "READY", "VARIANT", "MODEL", "REPLICAS", "ENDPOINT", "AGE"):
+    columns = ("NAME", "READY", "VARIANT", "MODEL", "REPLICAS", "ENDPOINT", "AGE")
+    for column in (*(("NAMESPACE",) if namespaces else ()), *columns):
         table.add_column(column, overflow="fold", no_wrap=column != "MODEL")
     for entry in entries:
         manifest = entry["manifest"]
         status, spec = manifest.get("status") or {}, manifest["spec"]
         ready = condition(entry, "Ready").get("status", "Unknown") if running else "stopped"
         table.add_row(
+            *((manifest["metadata"]["namespace"],) if namespaces else ()),
             manifest["metadata"]["name"],
             Text(ready, style="green" if ready == "True" else "yellow"),
             spec.get("variant", "Lite"),
@@ -42,19 +44,24 @@ def overview(entries: Sequence[Mapping[str, Any]], *, running: bool, now: dateti
     return table
 
 
-def details(entry: Mapping[str, Any]) -> RenderableType:
-    """Conditions, processes and what does not hold here."""
-    conditions = Table(box=None, pad_edge=False, header_style="bold")
+def conditions(status: Mapping[str, Any]) -> Table:
+    """The conditions of a status; what one repeats of another is said once."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("CONDITION", "STATUS", "REASON", "MESSAGE"):
-        conditions.add_column(column, overflow="fold")
-    status = entry["manifest"].get("status") or {}
+        table.add_column(column, overflow="fold")
     said: set[str] = set()
     for fact in status.get("conditions", ()):
         good = fact["status"] == ("False" if fact["type"] in _ABNORMAL else "True")
         text = Text(fact["status"], style="green" if good else "yellow")
-        message = fact["message"]
-        conditions.add_row(fact["type"], text, fact["reason"], "(as above)" if message in said else message)
+        message = fact.get("message", "")
+        table.add_row(fact["type"], text, fact["reason"], "(as above)" if message in said else message)
         said |= {message} - {""}
+    return table
+
+
+def details(entry: Mapping[str, Any]) -> RenderableType:
+    """Conditions, processes and what does not hold here."""
+    status = entry["manifest"].get("status") or {}
     processes = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("PROCESS", "STATE", "PID", "PORTS", "RESTARTS", "MEMORY", "EXIT"):
         # In a narrow terminal only what is made of several words may wrap.
@@ -62,7 +69,7 @@ def details(entry: Mapping[str, Any]) -> RenderableType:
     for row in entry["processes"]:
         if not row["init"] or row["pid"] or row["restarts"]:
             processes.add_row(*_process(row, entry["manifest"]["metadata"]["name"]))
-    parts: list[RenderableType] = [conditions]
+    parts: list[RenderableType] = [conditions(status)]
     if by := credit(entry["processes"]):
         parts += ["", Text.assemble(("MODEL  ", "bold"), by)]
     if processes.row_count:

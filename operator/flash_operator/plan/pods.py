@@ -1,4 +1,5 @@
-"""What our pods have in common: the restricted security profile, volumes, resources, the Deployment around them."""
+"""What our pods have in common: the restricted security profile, volumes, resources, the Deployment around them, and
+how it replaces them."""
 
 from __future__ import annotations
 
@@ -7,12 +8,18 @@ from typing import Any, Final
 
 from flash_api import names
 from flash_api.quantities import canonical
-from flash_api.v1alpha1.flashdeployment import FlashDeployment, Resources
+from flash_api.v1alpha1.flashdeployment import FlashDeployment, Resources, Rollout
 from flash_operator.plan.metadata import Manifest, labels, owned_object, selector
+from flash_operator.plan.placement import scheduling
 from flash_operator.plan.settings import PlanSettings
 
+LAST_WORDS: Final = "FallbackToLogsOnError"
+"""Of a container that fails, the end of its log becomes its termination message, so that the status can quote it."""
 USER_ID: Final = 65532
 """The `nonroot` user of distroless images: no account with this number owns anything on a node."""
+
+DRAIN_MAX_SECONDS: Final = 3600
+"""A node that is to be drained should not wait longer for one request; the few that may run longer are cut off."""
 
 
 def container_security() -> dict[str, Any]:
@@ -75,7 +82,7 @@ def pull_container(
         args.append("--text-only")
     _, source_mounts, source_env = _source(deployment)
     return {
-        "name": "pull",
+        "name": names.CONTAINER_PULL,
         "image": image,
         "imagePullPolicy": settings.image_pull_policy,
         "command": ["flash-pull"],
@@ -83,6 +90,7 @@ def pull_container(
         # Beside the result, so that it is linked rather than copied; the root file system is read-only.
         "env": [{"name": names.ENV_CACHE, "value": f"{names.DIR_MODELS}/.cache"}, *source_env],
         "volumeMounts": [mount("models", names.DIR_MODELS), mount("tmp", "/tmp"), *source_mounts],
+        "terminationMessagePolicy": LAST_WORDS,
         "securityContext": container_security(),
         **resources(wanted),
     }
@@ -120,6 +128,16 @@ def _source_in_pod(uri: str) -> str:
     return f"file://{names.DIR_SOURCE}/{path}".rstrip("/")
 
 
+def drain_seconds(deployment: FlashDeployment) -> int:
+    """How long running requests may go on after SIGTERM: as long as one may last. A pod without any stops at once."""
+    return min(deployment.spec.gateway.limits.request_timeout_seconds, DRAIN_MAX_SECONDS)
+
+
+def unroute_first(settings: PlanSettings) -> dict[str, Any]:
+    """The container's lifecycle: it works on until no route leads to it any more, and is told to stop only then."""
+    return {"lifecycle": {"preStop": {"sleep": {"seconds": settings.unroute_seconds}}}}
+
+
 def deployment_of_pods(
     deployment: FlashDeployment,
     component: str,
@@ -130,11 +148,13 @@ def deployment_of_pods(
     init_containers: Sequence[Manifest],
     containers: Sequence[Manifest],
     volumes: Sequence[Manifest],
-    progress_deadline_seconds: int,
+    surge: int,
     settings: PlanSettings,
     annotations: Mapping[str, str] | None = None,
 ) -> Manifest:
-    """A Deployment that replaces pods one by one and never goes below the wanted number on its own account."""
+    """A Deployment that replaces pods one by one: with `surge` 1 the new one comes first, with 0 the old one goes."""
+    rollout = deployment.spec.rollout or Rollout()
+    grace = settings.unroute_seconds + drain_seconds(deployment) + settings.stop_margin_seconds
     digest = {names.LABEL_CONFIG_HASH: config_map["metadata"]["labels"][names.LABEL_CONFIG_HASH]}
     return owned_object(
         deployment,
@@ -146,8 +166,9 @@ def deployment_of_pods(
         spec={
             "replicas": replicas,
             "revisionHistoryLimit": 3,
-            "progressDeadlineSeconds": progress_deadline_seconds,
-            "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1}},
+            "progressDeadlineSeconds": rollout.progress_deadline_seconds,
+            **({"paused": True} if rollout.paused else {}),
+            "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 1 - surge, "maxSurge": surge}},
             "selector": {"matchLabels": selector(deployment, component)},
             "template": {
                 "metadata": {
@@ -155,10 +176,12 @@ def deployment_of_pods(
                     **({"annotations": dict(annotations)} if annotations else {}),
                 },
                 "spec": {
+                    "serviceAccountName": f"{deployment.metadata.name}-{component}",
                     "automountServiceAccountToken": False,
                     "enableServiceLinks": False,
-                    "terminationGracePeriodSeconds": settings.drain_seconds + settings.stop_margin_seconds,
+                    "terminationGracePeriodSeconds": grace,
                     "securityContext": pod_security(),
+                    **scheduling(deployment, component),
                     "initContainers": list(init_containers),
                     "containers": list(containers),
                     "volumes": [*volumes, *_source(deployment)[0]],

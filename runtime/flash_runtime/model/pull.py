@@ -10,6 +10,7 @@ import argparse
 import contextlib
 import fcntl
 import hashlib
+import json
 import os
 import signal
 import sys
@@ -19,7 +20,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Final, NoReturn
 
-from flash_api.names import PACKED_MODEL
+from flash_api.names import FILE_TERMINATION, PACKED_MODEL
 from flash_runtime.model.cache import Cache, default_root, place, storage_error
 from flash_runtime.model.errors import CheckpointError, ModelError, RequestError, StorageError
 from flash_runtime.model.progress import ENV_PROGRESS, ProgressReporter
@@ -43,6 +44,8 @@ class PullRequest:
     text_only: bool = False
     head: str | None = None
     """Format of embedding and head; None = the variant's own."""
+    rotate: bool | None = None
+    """Whether outliers are spread before rounding; None = as the variant does."""
 
 
 def pull(request: PullRequest, *, cache: Cache, progress: ProgressReporter) -> dict[str, Any]:
@@ -116,9 +119,10 @@ def _check_sha256(request: PullRequest, cache: Cache) -> None:
 
 
 def _key(request: PullRequest, cache: Cache) -> str:
-    """Names one packed result: the source, its content, the number format and our version of it."""
+    """Names one packed result: the source, its content, the number format, its rotation and our version of it."""
     chosen = formats(request.variant, head=request.head)
-    numbers = [variant_named(request.variant), chosen.weight, chosen.head, str(PACK_VERSION)]
+    rotation = f"rotated {chosen.rotated}, asked for {request.rotate}"
+    numbers = [variant_named(request.variant), chosen.weight, chosen.head, str(PACK_VERSION), rotation]
     facts = [request.source.uri, request.source.digest(cache), *numbers]
     return hashlib.sha256("\n".join(facts).encode()).hexdigest()[:32]
 
@@ -172,6 +176,7 @@ def _pack(request: PullRequest, key: str, path: Path, cache: Cache, progress: Pr
         path,
         variant=request.variant,
         head=request.head,
+        rotate=request.rotate,
         progress=lambda done, total: progress.update("pack", done, total, "tensors"),
         about={**request.source.about, "source": request.source.uri, "sha256": request.source.digest(cache)},
         key=key,
@@ -218,11 +223,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _INTERRUPTED
     about = header.get("about", {})
     progress.ready({field: str(about[field]) for field in ("name", "license", "attribution") if about.get(field)})
+    if not options.text_only:
+        leave_last_words(Path(FILE_TERMINATION), header, options.to / PACKED_MODEL)
     progress.say(
         f"{options.to / PACKED_MODEL}: {about.get('name')} ({options.variant}), licence {about.get('license')}, "
         f"{about.get('attribution')}"
     )
     return 0
+
+
+def leave_last_words(file: Path, header: dict[str, Any], packed: Path) -> None:
+    """In a container: what was pulled, where the operator reads it. Elsewhere nobody has made the file."""
+    about = header.get("about", {})
+    if not file.is_file():
+        return
+    words = {"name": str(about.get("name", "")), "sizeBytes": packed.stat().st_size}
+    if digest := about.get("sha256"):
+        words["digest"] = f"sha256:{digest}"
+    with contextlib.suppress(OSError):  # it is for information: the model is in its place
+        file.write_text(json.dumps(words))
 
 
 def _terminated(signal_number: int, frame: FrameType | None) -> NoReturn:

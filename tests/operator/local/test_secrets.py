@@ -35,7 +35,7 @@ def test_a_damaged_object_is_told_with_its_file_and_what_to_do(place: Place, mon
     monkeypatch.setenv("FLASHPLANE_STATE", str(place.root))
     app = typer.Typer()
     register(app)
-    result = CliRunner().invoke(app, ["status"], terminal_width=500)
+    result = CliRunner().invoke(app, ["logs"], terminal_width=500)
     assert result.exit_code == 1
     told = result.stderr.replace("\n", "")
     assert "chat.json does not hold an object" in told

