@@ -43,8 +43,9 @@ EXPLANATIONS: dict[Reason, Explanation] = {
         "Apply a corrected manifest (flash lint -f FILE lists the rules) and update the CRD (flash crds).",
     ),
     Reason.SOURCE_NOT_SERVED: Explanation(
-        "The model source's scheme is part of the API, but this release cannot read from it.",
-        "Use builtin://NAME, or file:///PATH with weights that are inside the engine container.",
+        "The model source's scheme is part of the API, but this release cannot read from it, or not safely.",
+        "Use builtin://NAME, hf://ORG/NAME, https://HOST/FILE.gguf, pvc://CLAIM/PATH, or file:///PATH with weights "
+        "that are inside the engine container.",
     ),
     Reason.VISIBILITY_NOT_SERVED: Explanation(
         "A load balancer would lead straight to gateway pods, which do not end TLS.",

@@ -56,12 +56,20 @@ PACKED_MODEL: Final = "model.flash"
 FILE_ENGINE_CONFIG: Final = f"{DIR_CONFIG}/engine.json"
 FILE_GATEWAY_CONFIG: Final = f"{DIR_CONFIG}/gateway.json"
 FILE_API_KEYS: Final = f"{DIR_SECRETS}/api-keys"
+DIR_SOURCE_SECRET: Final = "/var/run/secrets/flashplane-source"
+"""Mounted into the pull container alone."""
+FILE_SOURCE_TOKEN: Final = f"{DIR_SOURCE_SECRET}/token"
+DIR_SOURCE: Final = "/var/lib/flashplane/source"
+"""The claim that a pvc:// source names, read only."""
 
 ENV_HOSTS: Final = "FLASHPLANE_HOSTS"
 """A file that stands in for DNS where there is none (local mode): lines of `host:port address:port …`."""
 
 ENV_CACHE: Final = "FLASHPLANE_CACHE"
 """The folder that keeps downloads and packed models; unset = `flashplane` in the user's cache folder."""
+
+ENV_TOKEN_FILE: Final = "FLASHPLANE_TOKEN_FILE"
+"""A file with the token that the model source asks for."""
 
 TRITON_MODEL: Final = "engine"
 """The name of our one model in tritonserver's model repository."""

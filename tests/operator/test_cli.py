@@ -51,7 +51,18 @@ def test_every_variant_is_served(variant: str) -> None:
 @pytest.mark.parametrize(
     ("spec", "says"),
     [
-        ({"model": {"source": "hf://a/b"}}, "Use builtin://NAME"),
+        ({"model": {"source": "s3://a/b"}}, "Use builtin://NAME"),
+        ({"model": {"source": "http://host/m.gguf"}}, "spec.model.sha256 must be set for source http://host/m.gguf"),
+        (
+            {
+                "model": {
+                    "source": "http://host/m.gguf",
+                    "sha256": "ab" * 32,
+                    "credentialsSecretRef": {"name": "token", "key": "token"},
+                }
+            },
+            "spec.model.credentialsSecretRef must be unset for source http://host/m.gguf",
+        ),
         ({"model": {"modelRef": {"name": "olmoe"}}}, "Write the source of the FlashModel"),
         ({"engine": {"autoscaling": {"maxReplicas": 4, "provider": "KEDA"}}}, "Use BuiltIn"),
         (

@@ -238,3 +238,35 @@ def test_no_zero_value_is_planned_that_the_api_drops() -> None:
 
     for planned in objects().values():
         check(planned, "")
+
+
+@pytest.mark.parametrize("role", ["engine", "gateway"])
+def test_the_token_of_a_source_is_a_file_that_only_the_pull_sees(role: str) -> None:
+    ref = {"name": "hub-token", "key": "mine"}
+    found = pod(role, model={"source": "hf://a/b", "credentialsSecretRef": ref})
+    (volume,) = (v for v in found["volumes"] if v["name"] == "source-token")
+    assert volume["secret"] == {"secretName": "hub-token", "items": [{"key": "mine", "path": "token"}]}
+    (pull,) = found["initContainers"]
+    (mount,) = (m for m in pull["volumeMounts"] if m["name"] == "source-token")
+    assert mount["readOnly"]
+    told = {entry["name"]: entry["value"] for entry in pull["env"]}
+    assert told["FLASHPLANE_TOKEN_FILE"] == f"{mount['mountPath']}/token"
+    assert all(m["name"] != "source-token" for entry in found["containers"] for m in entry["volumeMounts"])
+
+
+@pytest.mark.parametrize(
+    ("uri", "path"),
+    [
+        ("pvc://weights/olmoe/1b", "file:///var/lib/flashplane/source/olmoe/1b"),
+        ("pvc://weights", "file:///var/lib/flashplane/source"),
+        ("pvc://weights/", "file:///var/lib/flashplane/source"),
+    ],
+)
+def test_a_claim_is_a_read_only_folder_of_the_pull(uri: str, path: str) -> None:
+    found = pod("engine", model={"source": uri})
+    (volume,) = (v for v in found["volumes"] if v["name"] == "source")
+    assert volume["persistentVolumeClaim"] == {"claimName": "weights", "readOnly": True}
+    (pull,) = found["initContainers"]
+    assert pull["args"][:2] == ["--source", path]
+    assert {"name": "source", "mountPath": "/var/lib/flashplane/source", "readOnly": True} in pull["volumeMounts"]
+    assert all(m["name"] != "source" for entry in found["containers"] for m in entry["volumeMounts"])

@@ -14,7 +14,7 @@ from flash_api.rules import value_at
 from flash_api.v1alpha1.flashdeployment import FlashDeploymentSpec, Visibility
 from flash_operator.checks.unserved import UNSERVED, Unserved
 
-SERVED_SCHEMES: Final = ("builtin", "file")
+SERVED_SCHEMES: Final = ("builtin", "file", "hf", "http", "https", "pvc")
 
 
 def SourceIsServed(spec: FlashDeploymentSpec) -> Refusal | None:  # noqa: N802
@@ -22,6 +22,18 @@ def SourceIsServed(spec: FlashDeploymentSpec) -> Refusal | None:  # noqa: N802
     if spec.model.source is None or spec.model.source.partition("://")[0] in SERVED_SCHEMES:
         return None
     return _refusal(Reason.SOURCE_NOT_SERVED, f"spec.model.source ({spec.model.source}) is not served by this release")
+
+
+def PlainSourceIsSafe(spec: FlashDeploymentSpec) -> Refusal | None:  # noqa: N802
+    """What comes over http:// is compared with a digest, and no token goes out over it."""
+    model = spec.model
+    if model.source is None or not model.source.startswith("http://"):
+        return None
+    if model.sha256 is None:
+        return _unsafe("spec.model.sha256", "must be set", model.source, "Write the file's SHA-256, or use https://.")
+    if model.credentials_secret_ref is not None:
+        return _unsafe("spec.model.credentialsSecretRef", "must be unset", model.source, "Remove it, or use https://.")
+    return None
 
 
 def VisibilityIsServed(spec: FlashDeploymentSpec) -> Refusal | None:  # noqa: N802
@@ -47,6 +59,7 @@ def FieldIsServed(field: Unserved, spec: FlashDeploymentSpec) -> Refusal | None:
 
 FACTS: Final[tuple[Callable[[FlashDeploymentSpec], Refusal | None], ...]] = (
     SourceIsServed,
+    PlainSourceIsSafe,
     VisibilityIsServed,
     *(partial(FieldIsServed, field) for field in UNSERVED),
 )
@@ -59,3 +72,8 @@ def refusal(spec: FlashDeploymentSpec) -> Refusal | None:
 
 def _refusal(reason: Reason, what: str) -> Refusal:
     return Refusal(reason, f"{what}. {EXPLANATIONS[reason].remedy}")
+
+
+def _unsafe(field: str, rule: str, source: str, remedy: str) -> Refusal:
+    what = f"{field} {rule} for source {source}, which protects nothing on the way, so it is not served by this release"
+    return Refusal(Reason.SOURCE_NOT_SERVED, f"{what}. {remedy}", remedy)

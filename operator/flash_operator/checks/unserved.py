@@ -29,9 +29,6 @@ _ROUTE: Final = "Remove it, or name a Gateway or an Ingress class through which 
 UNSERVED: Final = (
     Unserved("model.modelRef", "Write the source of the FlashModel into spec.model.source."),
     Unserved(
-        "model.credentialsSecretRef", "Put the weights where the engine reads them without a token: file:///PATH."
-    ),
-    Unserved(
         "draft.mode",
         "Write mode: Off or remove spec.draft; answers are the same, at the speed of one token a step.",
         harmless=("Off",),

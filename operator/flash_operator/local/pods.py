@@ -220,6 +220,11 @@ class _Context:
 
 def _volume_content(volume: Manifest, find: Callable[[str, str], Manifest | None]) -> list[tuple[str, bytes]]:
     """The files of a ConfigMap or Secret volume; nothing for an empty folder."""
+    if (claim := volume.get("persistentVolumeClaim")) is not None:
+        raise MissingObjectError(
+            f"PersistentVolumeClaim {claim['claimName']!r} does not exist on this machine; "
+            "write file:///PATH instead of pvc:// into spec.model.source"
+        )
     for source, kind, name_key in (("configMap", "ConfigMap", "name"), ("secret", "Secret", "secretName")):
         if (wanted := volume.get(source)) is None:
             continue

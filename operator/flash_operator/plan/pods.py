@@ -72,7 +72,7 @@ def pull_container(
 ) -> dict[str, Any]:
     """The init container that fetches and packs the model (or only its text side) into the models folder."""
     model = deployment.spec.model
-    args = ["--source", model.uri, "--variant", str(deployment.spec.variant)]
+    args = ["--source", _source_in_pod(model.uri), "--variant", str(deployment.spec.variant)]
     if model.revision is not None:
         args += ["--revision", model.revision]
     if model.sha256 is not None:
@@ -80,6 +80,7 @@ def pull_container(
     args += ["--to", names.DIR_MODELS]
     if text_only:
         args.append("--text-only")
+    _, source_mounts, source_env = _source(deployment)
     return {
         "name": names.CONTAINER_PULL,
         "image": image,
@@ -87,12 +88,44 @@ def pull_container(
         "command": ["flash-pull"],
         "args": args,
         # Beside the result, so that it is linked rather than copied; the root file system is read-only.
-        "env": [{"name": names.ENV_CACHE, "value": f"{names.DIR_MODELS}/.cache"}],
-        "volumeMounts": [mount("models", names.DIR_MODELS), mount("tmp", "/tmp")],
+        "env": [{"name": names.ENV_CACHE, "value": f"{names.DIR_MODELS}/.cache"}, *source_env],
+        "volumeMounts": [mount("models", names.DIR_MODELS), mount("tmp", "/tmp"), *source_mounts],
         "terminationMessagePolicy": LAST_WORDS,
         "securityContext": container_security(),
         **resources(wanted),
     }
+
+
+def _source(deployment: FlashDeployment) -> tuple[list[Manifest], list[Manifest], list[Manifest]]:
+    """Volumes, mounts and environment that the source asks for; only the pull container sees them."""
+    model = deployment.spec.model
+    volumes: list[Manifest] = []
+    mounts: list[Manifest] = []
+    env: list[Manifest] = []
+    if (ref := model.credentials_secret_ref) is not None:
+        file = names.FILE_SOURCE_TOKEN.rpartition("/")[2]
+        items = [{"key": ref.key, "path": file}]
+        volumes.append({"name": "source-token", "secret": {"secretName": ref.name, "items": items}})
+        mounts.append(mount("source-token", names.DIR_SOURCE_SECRET, read_only=True))
+        env.append({"name": names.ENV_TOKEN_FILE, "value": names.FILE_SOURCE_TOKEN})
+    if (claim := _claim(model.uri)) is not None:
+        volumes.append({"name": "source", "persistentVolumeClaim": {"claimName": claim, "readOnly": True}})
+        mounts.append(mount("source", names.DIR_SOURCE, read_only=True))
+    return volumes, mounts, env
+
+
+def _claim(uri: str) -> str | None:
+    """`claim` of `pvc://claim/path`."""
+    scheme, _, rest = uri.partition("://")
+    return rest.partition("/")[0] if scheme == "pvc" else None
+
+
+def _source_in_pod(uri: str) -> str:
+    """The source as the pull container finds it: a claim is a folder there."""
+    if _claim(uri) is None:
+        return uri
+    path = uri.partition("://")[2].partition("/")[2]
+    return f"file://{names.DIR_SOURCE}/{path}".rstrip("/")
 
 
 def drain_seconds(deployment: FlashDeployment) -> int:
@@ -151,7 +184,7 @@ def deployment_of_pods(
                     **scheduling(deployment, component),
                     "initContainers": list(init_containers),
                     "containers": list(containers),
-                    "volumes": list(volumes),
+                    "volumes": [*volumes, *_source(deployment)[0]],
                 },
             },
         },

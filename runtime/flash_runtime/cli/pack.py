@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 from typing import Annotated
+from urllib.parse import unquote, urlsplit
 
 import typer
 
@@ -57,10 +58,10 @@ def pack(
         from flash_runtime.model.variants import formats, variant_named
 
         name, chosen = variant_named(variant), formats(variant, head=head)
-        source = source_of(model, revision)
-        target = output or Path(f"{_stem(source.uri)}-{name.lower()}.flash")
+        target = output or Path(f"{_stem(model)}-{name.lower()}.flash")
         if target.exists() and not force:
             fail(f"--output {target}: exists already; replace it with --force, or name another file")
+        source = source_of(model, revision, sha256)
         request = PullRequest(source, name, target.parent, sha256, head=head, rotate=rotate)
         started = time.monotonic()
         with BarReporter() as progress:
@@ -70,7 +71,8 @@ def pack(
     out.print(f"[green]✓[/green] {target}: {name}, {numbers}, {size:.1f} MB, {seconds:.1f} s", soft_wrap=True)
 
 
-def _stem(uri: str) -> str:
-    """The last word of the source, for a file's name."""
-    last = Path(uri.partition("://")[2].rstrip("/")).name
+def _stem(model: str) -> str:
+    """The last word of MODEL, for a file's name."""
+    parts = urlsplit(model)
+    last = Path(parts.netloc + unquote(parts.path)).name if "://" in model else Path(model).expanduser().absolute().name
     return last.removesuffix(".gguf") or "model"

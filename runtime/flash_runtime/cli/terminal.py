@@ -31,7 +31,8 @@ err = Console(highlight=False, width=None if sys.stderr.isatty() else _WIDTH_WIT
 Model = Annotated[
     str,
     typer.Argument(
-        help="builtin://NAME, another source URI, a .gguf file or a folder with safetensors.", show_default=False
+        help="builtin://NAME, hf://ORG/NAME, https://HOST/FILE.gguf, a .gguf file or a folder with safetensors.",
+        show_default=False,
     ),
 ]
 Revision = Annotated[
@@ -64,16 +65,20 @@ def failures_told() -> Iterator[None]:
     except ModuleNotFoundError as error:
         fail(f"{error.name} is not installed: this command needs `pip install 'flashplane[local]'`")
     except KeyboardInterrupt:
-        fail("interrupted; nothing was left behind", _EXIT_INTERRUPTED)
+        fail("interrupted; nothing half done is in the way of the next try", _EXIT_INTERRUPTED)
 
 
-def source_of(model: str, revision: str | None) -> Source:
-    """The source that MODEL names: a URI, or a path on this machine. Raises ModelError."""
-    from flash_runtime.model.download import pip_download
-    from flash_runtime.model.sources import parse_source
+def source_of(model: str, revision: str | None, sha256: str | None = None) -> Source:
+    """The source that MODEL names: a URI, fetched where it is elsewhere, or a path here. Raises ModelError."""
+    import os
+
+    from flash_runtime.model.sources import open_source
 
     uri = model if "://" in model else Path(model).expanduser().absolute().as_uri()
-    return parse_source(uri, revision=revision, pip_download=pip_download)
+    with BarReporter() as progress:
+        return open_source(
+            uri, revision=revision, sha256=sha256, environment=os.environ, cache=user_cache(), progress=progress
+        )
 
 
 def user_cache() -> Cache:

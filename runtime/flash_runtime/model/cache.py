@@ -21,6 +21,8 @@ from flash_api.names import ENV_CACHE
 from flash_runtime.model.errors import StorageError
 
 _CHUNK_BYTES: Final = 1 << 22
+FOLDER_FILES: Final = ("*.safetensors", "*.json", "*.jinja", "README.md")
+"""What a Hugging Face folder's packed form depends on."""
 
 
 def default_root(environment: Mapping[str, str]) -> Path:
@@ -95,6 +97,14 @@ def file_sha256(path: Path) -> str:
         while chunk := file.read(_CHUNK_BYTES):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+def storage_error(error: OSError, folders: str) -> StorageError:
+    """`folders` are named where the error itself names no file (a failed write)."""
+    where = error.filename2 or error.filename or folders
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return StorageError(f"{where}: the disk is full; free space there or point {ENV_CACHE} elsewhere")
+    return StorageError(f"{where}: {error.strerror or error}")
 
 
 def place(source: Path, target: Path) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import errno
 import fcntl
 import hashlib
 import json
@@ -22,12 +21,11 @@ from types import FrameType
 from typing import Any, Final, NoReturn
 
 from flash_api.names import FILE_TERMINATION, PACKED_MODEL
-from flash_runtime.model.cache import Cache, default_root, place
-from flash_runtime.model.download import pip_download
+from flash_runtime.model.cache import Cache, default_root, place, storage_error
 from flash_runtime.model.errors import CheckpointError, ModelError, RequestError, StorageError
 from flash_runtime.model.progress import ENV_PROGRESS, ProgressReporter
 from flash_runtime.model.ready import open_ready, place_ready, verified
-from flash_runtime.model.sources import Source, packed_path, parse_source
+from flash_runtime.model.sources import Source, open_source, packed_path
 from flash_runtime.model.variants import PACK_VERSION, VARIANTS, formats, variant_named
 from flash_runtime.packed import PackedError, PackedFile
 
@@ -74,7 +72,7 @@ def pull(request: PullRequest, *, cache: Cache, progress: ProgressReporter) -> d
                 return present
             place(packed, target)
     except OSError as error:
-        raise _storage_error(error, f"{cache.root} or {request.folder}") from error
+        raise storage_error(error, f"{cache.root} or {request.folder}") from error
     return header
 
 
@@ -87,7 +85,7 @@ def pull_into_cache(request: PullRequest, *, cache: Cache, progress: ProgressRep
             return verified(ready)
         return _packed(request, _key(request, cache), cache, progress)[0]
     except OSError as error:
-        raise _storage_error(error, str(cache.root)) from error
+        raise storage_error(error, str(cache.root)) from error
 
 
 def pack_file(request: PullRequest, path: Path, *, cache: Cache, progress: ProgressReporter) -> None:
@@ -100,7 +98,7 @@ def pack_file(request: PullRequest, path: Path, *, cache: Cache, progress: Progr
         path.parent.mkdir(parents=True, exist_ok=True)
         _pack(request, _key(request, cache), path, cache, progress)
     except OSError as error:
-        raise _storage_error(error, str(path)) from error
+        raise storage_error(error, str(path)) from error
 
 
 def _ready(request: PullRequest) -> PackedFile | None:
@@ -198,14 +196,6 @@ def _folder_lock(folder: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _storage_error(error: OSError, folders: str) -> StorageError:
-    """`folders` are named where the error itself names no file (a failed write)."""
-    where = error.filename2 or error.filename or folders
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return StorageError(f"{where}: the disk is full; free space there or point FLASHPLANE_CACHE elsewhere")
-    return StorageError(f"{where}: {error.strerror or error}")
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """The console script. Expected failures are one line on stderr and an exit code (see `errors`)."""
     signal.signal(signal.SIGTERM, _terminated)  # so that work in progress is cleared and pip is stopped
@@ -213,14 +203,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     progress_file = os.environ.get(ENV_PROGRESS)
     progress = ProgressReporter(sys.stderr, Path(progress_file) if progress_file else None)
     try:
-        source = parse_source(options.source, revision=options.revision, pip_download=pip_download)
+        formats(options.variant, head=options.head)  # before anything is downloaded
+        cache = Cache(default_root(os.environ))
+        source = open_source(
+            options.source,
+            revision=options.revision,
+            sha256=options.sha256,
+            environment=os.environ,
+            cache=cache,
+            progress=progress,
+        )
         request = PullRequest(source, options.variant, options.to, options.sha256, options.text_only, options.head)
-        header = pull(request, cache=Cache(default_root(os.environ)), progress=progress)
+        header = pull(request, cache=cache, progress=progress)
     except ModelError as error:
         progress.say(f"error: {error}")
         return error.exit_code
     except KeyboardInterrupt:
-        progress.say("interrupted; nothing was left behind")
+        progress.say("interrupted; nothing half done is in the way of the next pull")
         return _INTERRUPTED
     about = header.get("about", {})
     progress.ready({field: str(about[field]) for field in ("name", "license", "attribution") if about.get(field)})
@@ -254,11 +253,15 @@ def _parser() -> argparse.ArgumentParser:
         prog="flash-pull",
         description="Put the packed form of a model into a folder (DIR/model.flash), from the cache when it is there.",
         epilog="Environment: FLASHPLANE_CACHE, the cache folder (default ~/.cache/flashplane); FLASHPLANE_PROGRESS, "
-        "a file that always holds {phase, done, total, unit} as JSON. Exit codes: 0 done, 2 unsupported request, "
-        "3 missing or damaged weights, 4 download failed, 5 storage failed.",
+        "a file that always holds {phase, done, total, unit} as JSON; FLASHPLANE_TOKEN_FILE, a file with the token "
+        "that the source asks for; HF_ENDPOINT, another model hub; https_proxy, no_proxy. Exit codes: 0 done, "
+        "2 unsupported request, 3 missing or damaged weights, 4 download failed, 5 storage failed.",
     )
     parser.add_argument(
-        "--source", required=True, metavar="URI", help="builtin://NAME or file:///path (GGUF, folder, packed file)"
+        "--source",
+        required=True,
+        metavar="URI",
+        help="builtin://NAME, file:///PATH (GGUF, folder, packed file), hf://ORG/NAME[/FILE.gguf], https://HOST/FILE",
     )
     parser.add_argument("--variant", default="Lite", help=f"{', '.join(VARIANTS)}; default: Lite")
     parser.add_argument("--head", help="format of embedding and head for Nano: int8 (default) or int4")

@@ -1,7 +1,8 @@
 """Model sources: what a URI names, its digest, and the local path of its checkpoint.
 
 `builtin://NAME` is a checkpoint that an ordinary package carries; `file:///PATH` a GGUF file or a Hugging Face folder
-on this machine. Knows no tensors, and imports nothing heavy: a pull that finds its file cached must be quick.
+on this machine. `https://`, `http://` and `hf://` are fetched into the cache when they are opened, and are local from
+then on. Knows no tensors, and imports nothing heavy: a pull that finds its file cached must be quick.
 """
 
 from __future__ import annotations
@@ -13,14 +14,16 @@ from pathlib import Path
 from typing import Final, Protocol
 from urllib.parse import unquote, urlsplit
 
-from flash_runtime.model.cache import Cache
-from flash_runtime.model.download import PackagedFile, PipDownload, fetch
+from flash_api.names import ENV_TOKEN_FILE
+from flash_runtime.model.cache import FOLDER_FILES, Cache, storage_error
+from flash_runtime.model.download import PackagedFile, PipDownload, fetch, pip_download
 from flash_runtime.model.errors import CheckpointError, RequestError
+from flash_runtime.model.hub import HubApi
+from flash_runtime.model.hub_source import fetch_repository
 from flash_runtime.model.progress import ProgressReporter
+from flash_runtime.model.transfer import Web, shown, the_web
+from flash_runtime.model.web_source import fetch_web_file
 from flash_runtime.packed import is_packed
-
-_FOLDER_FILES: Final = ("*.safetensors", "*.json", "*.jinja", "README.md")
-"""What a Hugging Face folder's packed form depends on."""
 
 
 class Source(Protocol):
@@ -87,20 +90,24 @@ class BuiltinSource:
 
 @dataclass(frozen=True)
 class LocalSource:
-    """A GGUF file or a Hugging Face folder."""
+    """A GGUF file or a Hugging Face folder, here from the start or fetched."""
 
     uri: str
     path: Path
     about: Mapping[str, str]
+    sha256: str | None = None
+    """Of the one file, where it is known already."""
 
     def digest(self, cache: Cache) -> str:
         if not self.path.is_dir():
             return self.weights_sha256(cache)
-        files = sorted({file for pattern in _FOLDER_FILES for file in self.path.glob(pattern)})
+        files = sorted({file for pattern in FOLDER_FILES for file in self.path.glob(pattern)})
         lines = [f"{file.name} {cache.digest(file)}" for file in files]
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
     def weights_sha256(self, cache: Cache) -> str:
+        if self.sha256 is not None:
+            return self.sha256
         if not self.path.is_dir():
             return cache.digest(self.path)
         weights = sorted(self.path.glob("*.safetensors"))
@@ -136,7 +143,11 @@ def _smollm2(pip_download: PipDownload) -> BuiltinSource:
 
 
 _BUILTINS: Final[Mapping[str, Callable[[PipDownload], BuiltinSource]]] = {"smollm2-135m-instruct": _smollm2}
-_SUPPORTED: Final = f"supported: {', '.join(f'builtin://{name}' for name in _BUILTINS)}, file:///path/to/model"
+_SUPPORTED: Final = (
+    f"supported: {', '.join(f'builtin://{name}' for name in _BUILTINS)}, file:///path/to/model, hf://ORG/NAME, "
+    "https://host/model.gguf"
+)
+_PVC: Final = "names a volume of a cluster; on this machine write file:///PATH"
 
 
 def packed_path(source: Source) -> Path | None:
@@ -144,15 +155,68 @@ def packed_path(source: Source) -> Path | None:
     return source.path if isinstance(source, LocalSource) and is_packed(source.path) else None
 
 
+def open_source(
+    uri: str,
+    *,
+    revision: str | None,
+    sha256: str | None,
+    environment: Mapping[str, str],
+    cache: Cache,
+    progress: ProgressReporter,
+    web: Web | None = None,
+) -> Source:
+    """The source that the URI names, fetched where it is elsewhere. Raises ModelError.
+
+    `sha256` is compared here with what is fetched over the web; the other sources' is compared by the pull.
+    """
+    scheme = urlsplit(uri).scheme
+    if scheme not in ("http", "https", "hf"):
+        return parse_source(uri, revision=revision, pip_download=pip_download)
+    token, way = _token(environment), web or the_web()
+    try:
+        if scheme == "hf":
+            path, commit = fetch_repository(
+                uri,
+                revision=revision,
+                token=token,
+                cache=cache,
+                progress=progress,
+                web=way,
+                hub=HubApi(way.sleep),
+            )
+            return LocalSource(uri=uri, path=path, about={"revision": commit})
+        if revision is not None:
+            raise RequestError(f"revision {revision}: a {scheme}:// source has no revisions; leave it out")
+        path, found = fetch_web_file(uri, sha256=sha256, token=token, cache=cache, progress=progress, web=way)
+    except OSError as error:
+        raise storage_error(error, str(cache.root)) from error
+    return LocalSource(uri=shown(uri), path=path, about={}, sha256=found)
+
+
 def parse_source(uri: str, *, revision: str | None, pip_download: PipDownload) -> Source:
-    """What the URI names; raises RequestError or CheckpointError naming the URI and what is supported."""
+    """A source of this machine or of a package; raises RequestError or CheckpointError with what is supported."""
     parts = urlsplit(uri)
     if parts.scheme == "builtin":
         return _builtin(uri, parts.netloc + parts.path, revision, pip_download)
     if parts.scheme == "file":
         return _local(uri, parts.netloc, unquote(parts.path), revision)
+    if parts.scheme == "pvc":
+        raise RequestError(f"source {uri}: {_PVC}")
     found = f"{parts.scheme}://" if parts.scheme else "a source without a scheme"
     raise RequestError(f"source {uri}: {found} is not supported by this release; {_SUPPORTED}")
+
+
+def _token(environment: Mapping[str, str]) -> str | None:
+    """The token in the file that the environment names. It is never an argument: those are visible to everyone."""
+    if not (name := environment.get(ENV_TOKEN_FILE)):
+        return None
+    try:
+        token = Path(name).read_text(encoding="ascii").strip()
+    except (OSError, ValueError) as error:
+        raise RequestError(f"{ENV_TOKEN_FILE} ({name}): must be a file with a token in ASCII ({error})") from None
+    if not token or not token.isprintable() or " " in token:
+        raise RequestError(f"{ENV_TOKEN_FILE} ({name}): must hold one token and nothing else")
+    return token
 
 
 def _builtin(uri: str, name: str, revision: str | None, pip_download: PipDownload) -> BuiltinSource:

@@ -126,6 +126,29 @@ def test_a_missing_secret_is_named(machine: Machine, secret: dict[str, Any] | No
         planned("gateway", machine, secret=secret)
 
 
+def test_the_token_of_a_source_is_a_file_that_the_pull_is_told_of(machine: Machine) -> None:
+    ref = {"name": "hub-token", "key": "token"}
+    secret = {"kind": "Secret", "metadata": {"name": "hub-token"}, "data": {"token": base64.b64encode(b"t1").decode()}}
+    spec = {"model": {"source": "hf://a/b", "credentialsSecretRef": ref}}
+    objects = {
+        (o["kind"], o["metadata"]["name"]): o
+        for o in plan(stored_deployment({**DEPLOYMENT, "spec": spec}), PlanSettings()).objects
+    }
+    objects["Secret", "hub-token"] = secret
+    template = objects["Deployment", "chat-engine"]["spec"]["template"]
+    pod = translated(template, machine, ports={8000: 5000, 8001: 5001, 8002: 5002}, objects=objects)
+    file = volume(pod, "source-token") / "token"
+    assert {found.path: found.content for found in pod.files}[file] == b"t1"
+    assert pod.init[0].env["FLASHPLANE_TOKEN_FILE"] == str(file)
+    assert "FLASHPLANE_TOKEN_FILE" not in pod.containers[0].env
+
+
+def test_a_claim_is_refused_with_what_to_write_here(machine: Machine) -> None:
+    template = a_template(volumes=({"name": "source", "persistentVolumeClaim": {"claimName": "weights"}},))
+    with pytest.raises(MissingObjectError, match=r"'weights' does not exist on this machine; write file:///PATH"):
+        translated(template, machine, ports={})
+
+
 def test_a_probe_by_command_uses_this_python_and_the_local_port(machine: Machine) -> None:
     liveness = planned("engine", machine).containers[0].liveness
     assert liveness is not None

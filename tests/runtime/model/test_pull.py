@@ -309,8 +309,12 @@ def test_a_remembered_digest_is_counted_again_when_the_file_changes(cache: Cache
 @pytest.mark.parametrize(
     ("uri", "revision", "reason"),
     [
-        ("hf://org/model", None, r"hf:// is not supported by this release; supported: builtin://smollm2-135m-instruct"),
-        ("s3://bucket/key", None, "s3:// is not supported"),
+        (
+            "s3://bucket/key",
+            None,
+            r"s3:// is not supported by this release; supported: builtin://smollm2-135m-instruct",
+        ),
+        ("pvc://claim/path", None, r"names a volume of a cluster; on this machine write file:///PATH"),
         ("oci://registry/model:1", None, "oci:// is not supported"),
         ("/models/x.gguf", None, "a source without a scheme is not supported"),
         ("builtin://gpt-5", None, "no builtin model of that name; known: smollm2-135m-instruct"),
@@ -409,7 +413,9 @@ def test_a_cached_pull_imports_nothing_that_reads_tensors(gguf: Path, tmp_path: 
 @pytest.mark.parametrize(
     ("arguments", "code", "reason"),
     [
-        (["--source", "hf://a/b"], 2, "hf:// is not supported"),
+        (["--source", "s3://a/b"], 2, "s3:// is not supported"),
+        (["--source", "hf://a"], 2, "must be hf://ORG/NAME"),
+        (["--source", "http://host/m.gguf"], 2, "write model.sha256, or use https://"),
         (["--source", "builtin://smollm2-135m-instruct", "--variant", "Huge"], 2, "must be one of Cloud, Lite, Nano"),
         (
             ["--source", "builtin://smollm2-135m-instruct", "--head", "int4"],
