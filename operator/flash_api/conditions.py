@@ -47,8 +47,8 @@ EXPLANATIONS: dict[Reason, Explanation] = {
         "Use builtin://NAME, or file:///PATH with weights that are inside the engine container.",
     ),
     Reason.VISIBILITY_NOT_SERVED: Explanation(
-        "A public endpoint needs TLS, which this release does not set up.",
-        "Use Cluster or Private, and publish the gateway Service through your own ingress with TLS.",
+        "A load balancer would lead straight to gateway pods, which do not end TLS.",
+        "Name a Gateway (gatewayRef) or an Ingress class (ingressClassName), which do, or use Cluster or Private.",
     ),
     Reason.FIELD_NOT_SERVED: Explanation(
         "The field is part of the API, but this release does nothing with it, and says so rather than ignore it.",
@@ -140,15 +140,17 @@ EXPLANATIONS: dict[Reason, Explanation] = {
     Reason.TPOT_ABOVE_TARGET: Explanation("Further tokens come slower than the target, so pods are added.", _WAIT),
     Reason.QUEUE_ABOVE_TARGET: Explanation("More requests wait than the target allows, so pods are added.", _WAIT),
     Reason.LOAD_BELOW_TARGETS: Explanation("Fewer engine pods meet every target, so pods are removed.", _WAIT),
-    Reason.PODS_ARE_STARTING: Explanation("The pods that are starting already will meet the targets.", _WAIT),
+    Reason.PODS_ARE_STARTING: Explanation(
+        "Targets are missed, and the pods that were asked for already get their chance first.", _WAIT
+    ),
     Reason.STABILIZING: Explanation(
         "Fewer pods would do, but not yet for spec.engine.autoscaling.scaleDownStabilizationSeconds.", _WAIT
     ),
     Reason.AT_MAXIMUM: Explanation(
-        "Targets are missed and maxReplicas is reached.",
+        "More pods are wanted than maxReplicas allows.",
         "Raise spec.engine.autoscaling.maxReplicas, give pods more CPU, or relax the targets.",
     ),
-    Reason.AT_MINIMUM: Explanation("Fewer pods would do, but minReplicas is reached.", "Nothing to do."),
+    Reason.AT_MINIMUM: Explanation("Fewer pods would do than minReplicas asks for.", "Nothing to do."),
     Reason.SCHEDULE_HOLDS: Explanation("The bounds of a schedule hold now.", "Nothing to do."),
     Reason.METRICS_MISSING: Explanation(
         "The gateways' metrics could not be read, so the number of engine pods stays.",
@@ -238,6 +240,7 @@ REASONS: dict[ConditionType, tuple[Reason, ...]] = {
         Reason.WAITING_FOR_ENGINES,
         Reason.ROUTE_NOT_ACCEPTED,
         Reason.KIND_NOT_SERVED,
+        Reason.SUSPENDED,
         Reason.NOT_APPLIED,
     ),
     ConditionType.RESIDENCY_COMPLIANT: (

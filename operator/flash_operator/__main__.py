@@ -60,6 +60,16 @@ def operator(
     log_format: Annotated[
         LogFormat | None, typer.Option(help="Default: json inside a pod, else text.", show_default=False)
     ] = None,
+    metrics_namespace: Annotated[
+        str | None, typer.Option(help="Where Prometheus runs, which may scrape pods then. Default: nobody may.")
+    ] = None,
+    dns_namespace: Annotated[str | None, typer.Option(help="Where DNS pods run. Default: kube-system.")] = None,
+    network_policies: Annotated[
+        bool | None,
+        typer.Option(
+            help="Whether the cluster's network enforces NetworkPolicy, where you know it.", show_default=False
+        ),
+    ] = None,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log every pass.")] = False,
 ) -> None:
     """Make what FlashDeployments ask for exist, and keep it so.
@@ -75,7 +85,12 @@ def operator(
 
     default = PlanSettings()
     plan = PlanSettings(
-        engine_image=engine_image or default.engine_image, gateway_image=gateway_image or default.gateway_image
+        engine_image=engine_image or default.engine_image,
+        gateway_image=gateway_image or default.gateway_image,
+        operator_namespace=_pod_namespace() or lease_namespace or default.operator_namespace,
+        metrics_namespace=metrics_namespace,
+        dns_namespace=dns_namespace or default.dns_namespace,
+        policy_enforced=network_policies,
     )
     settings = OperatorSettings(
         identity=f"{socket.gethostname()}-{secrets.token_hex(4)}",
@@ -105,6 +120,7 @@ async def run(settings: OperatorSettings) -> int:
     from flash_operator.lease import Elector
     from flash_operator.metrics import Metrics
     from flash_operator.probe import HttpProbe
+    from flash_operator.scrape import HttpScrape
 
     stop = asyncio.Event()
     metrics = Metrics()
@@ -121,6 +137,8 @@ async def run(settings: OperatorSettings) -> int:
         stack.push_async_callback(api.aclose)
         probe = HttpProbe()
         stack.push_async_callback(probe.aclose)
+        scrape = HttpScrape()
+        stack.push_async_callback(scrape.aclose)
         elector = Elector(
             KubernetesLeases(api, namespace=settings.lease_namespace, name=settings.lease_name),
             settings.identity,
@@ -132,6 +150,7 @@ async def run(settings: OperatorSettings) -> int:
             KubernetesCluster(api),
             KubernetesInventory(api, settings.namespaces),
             probe=probe,
+            scrape=scrape,
             now=_utc_now,
             clock=time.monotonic,
             settings=settings,

@@ -15,13 +15,15 @@ from flash_api import names
 from flash_api.conditions import ConditionType
 from flash_operator.cluster.protocol import Cluster, ClusterError, Key
 from flash_operator.difference import Identity
-from flash_operator.handlers import deliver_events
+from flash_operator.handlers import WATCHED_KINDS, deliver_events
 from flash_operator.lease import Elector
 from flash_operator.logs import EXTRA
 from flash_operator.metrics import Metrics, application
 from flash_operator.probe import Probe
 from flash_operator.queue import Loops
 from flash_operator.reconcile import Outcome, reconcile
+from flash_operator.scaling import Scaler
+from flash_operator.scrape import Scrape
 from flash_operator.settings import OperatorSettings
 from flash_operator.status import condition
 from flash_operator.watchdog import ChildWatchdog, Watchdog
@@ -45,6 +47,7 @@ class Controller:
         inventory: Inventory,
         *,
         probe: Probe,
+        scrape: Scrape,
         now: Callable[[], datetime],
         clock: Callable[[], float],
         settings: OperatorSettings,
@@ -53,6 +56,7 @@ class Controller:
         self._cluster = cluster
         self._inventory = inventory
         self._probe = probe
+        self._scaler = Scaler(scrape)
         self._now = now
         self._clock = clock
         self._settings = settings
@@ -180,12 +184,18 @@ class Controller:
         started = self._clock()
         try:
             outcome = await reconcile(
-                self._cluster, key, probe=self._probe, now=self._now, settings=self._settings.reconcile
+                self._cluster,
+                key,
+                probe=self._probe,
+                now=self._now,
+                settings=self._settings.reconcile,
+                scaler=self._scaler,
             )
         except Exception:
             self._metrics.failed(self._clock() - started)
             raise
-        self._child_watchdog.seen(key, outcome.children, self._clock())
+        watched = {child: version for child, version in outcome.children.items() if child[0] in WATCHED_KINDS}
+        self._child_watchdog.seen(key, watched, self._clock())
         self._metrics.finished(outcome, self._clock() - started)
         self._metrics.is_now(key, outcome)
         _tell(key, outcome, self._clock() - started)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 from flash_api import names
 from flash_operator.plan.metadata import content_hash
 
 Manifest = Mapping[str, Any]
 Identity = tuple[str, str]
+
+EXACT_KINDS: Final = ("NetworkPolicy",)
+"""Kinds of which an addition by others is drift too: one more rule would open a door that we keep shut."""
 
 
 def identity(manifest: Manifest) -> Identity:
@@ -20,11 +23,16 @@ def identity(manifest: Manifest) -> Identity:
 def is_as_planned(live: Manifest, desired: Manifest) -> bool:
     """Nothing of ours has drifted, and nothing that we once wrote has left the plan since.
 
-    What others add (defaults of the API server, labels, sidecars) is theirs and does not count.
+    What others add (defaults of the API server, labels, sidecars) is theirs and does not count, but for EXACT_KINDS.
     """
     planned = desired["metadata"].get("annotations", {}).get(names.ANNOTATION_PLAN_HASH)
     applied = (live["metadata"].get("annotations") or {}).get(names.ANNOTATION_PLAN_HASH)
-    return planned == applied and _covers(live, desired)
+    if planned != applied:
+        return False
+    if desired["kind"] not in EXACT_KINDS:
+        return _covers(live, desired)
+    beside = {key: value for key, value in desired.items() if key != "spec"}
+    return _filled(live.get("spec") or {}) == _filled(desired["spec"]) and _covers(live, beside)
 
 
 def revision(planned: Sequence[Manifest]) -> str:
@@ -48,6 +56,11 @@ def superfluous(live: Sequence[Manifest], planned: Sequence[Manifest], uid: str)
         and owned_by(manifest, uid)
         and not manifest["metadata"].get("deletionTimestamp")
     )
+
+
+def _filled(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """Without empty lists, which the API server does not store."""
+    return {key: value for key, value in spec.items() if value != []}
 
 
 def _covers(live: object, desired: object) -> bool:

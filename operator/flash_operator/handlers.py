@@ -32,6 +32,7 @@ STOP_SECONDS: Final = 5.0
 
 CHILDREN: Final = tuple((*version.rpartition("/")[::2], PLURALS[kind], kind) for version, kind in OWNED_KINDS)
 """Group, version, plural and kind of what we own."""
+WATCHED_KINDS: Final = frozenset(kind for *_, kind in CHILDREN)
 
 
 class Wake(Protocol):

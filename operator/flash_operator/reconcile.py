@@ -17,14 +17,19 @@ from pydantic import ValidationError
 from flash_api import names
 from flash_api.conditions import ConditionType, Reason, Refusal
 from flash_api.manifest import describe, stored_deployment
-from flash_api.v1alpha1.flashdeployment import FlashDeployment
+from flash_api.v1alpha1.flashdeployment import FlashDeployment, Visibility
+from flash_api.v1alpha1.status import ScalingStatus
 from flash_operator import status as statuses
 from flash_operator.announcements import announcements
 from flash_operator.checks import refusal
 from flash_operator.cluster.protocol import Cluster, ClusterError, Forbidden, Key, Manifest
 from flash_operator.difference import Identity, identity, is_as_planned, owned_by, revision, superfluous
-from flash_operator.plan import PlanSettings, plan
+from flash_operator.plan import PlanSettings, optional_kinds, plan
+from flash_operator.plan.autoscale_record import recorded
+from flash_operator.plan.routes import Kind, asked_kinds
 from flash_operator.probe import Probe
+from flash_operator.residency import Finding, Places, may_be_stopped, residency_finding
+from flash_operator.scaling import Scaler, scaled
 from flash_operator.status import Observation
 
 
@@ -64,15 +69,23 @@ class Outcome:
 
 
 async def reconcile(
-    cluster: Cluster, key: Key, *, probe: Probe, now: Callable[[], datetime], settings: ReconcileSettings
+    cluster: Cluster,
+    key: Key,
+    *,
+    probe: Probe,
+    now: Callable[[], datetime],
+    settings: ReconcileSettings,
+    scaler: Scaler | None = None,
 ) -> Outcome:
     """Bring the cluster one step nearer to the spec of `key` and write down how far it is.
 
     Raises ClusterError when the cluster can be neither read nor told the status. Apply failures are in the outcome and
-    in the status.
+    in the status. Without a `scaler`, autoscaled engines stay as many as was decided last.
     """
     live = await cluster.deployment(key)
     if live is None or live["metadata"].get("deletionTimestamp"):
+        if scaler is not None:
+            scaler.forget(key)
         return Outcome(gone=True)
 
     deployment, refused = _accept(live)
@@ -82,17 +95,37 @@ async def reconcile(
         children = await cluster.owned(key)
     except Forbidden as denied:
         return await _report_unread(cluster, key, live, refused, denied, now)
+    residency = None if deployment is None else await _residency(cluster, key, deployment)
+    served = await _served(cluster, deployment)
+    previous = live.get("status") or {}
+    scaling = recorded(previous)
     if deployment is not None and refused is None:
+        if scaler is not None:
+            scaling = await scaled(scaler, cluster, key, deployment, children, scaling, now())
+            previous = await _remember(cluster, key, previous, scaling)
         try:
-            await _converge(cluster, deployment, children, settings.plan, changes)
+            await _converge(cluster, deployment, children, settings.plan, served, changes, scaling)
+            await _stop_outside(cluster, residency, changes)
         except ClusterError as failure:
             error = failure
     if changes.applied or changes.deleted:
         children = await cluster.owned(key)
 
-    seen = await _observe(cluster, key, live, deployment, children, refused=refused, error=error, probe=probe)
+    seen = await _observe(
+        cluster,
+        key,
+        live,
+        deployment,
+        children,
+        refused=refused,
+        error=error,
+        probe=probe,
+        residency=residency,
+        served=served,
+        policy_enforced=settings.plan.policy_enforced,
+    )
+    seen = replace(seen, scaling=scaling, enough_engines=_enough(deployment))
     seen = replace(seen, pods=await _pods(cluster, key), applied_revision=changes.revision)
-    previous = live.get("status") or {}
     status = statuses.status(seen, previous, now())
     if status != previous:
         await cluster.write_status(key, status)
@@ -107,7 +140,7 @@ async def reconcile(
         error=str(error) if error is not None else None,
         applied=tuple(changes.applied),
         deleted=tuple(changes.deleted),
-        status_written=status != previous,
+        status_written=status != (live.get("status") or {}),
         status=status,
         children={identity(child): str(child["metadata"].get("resourceVersion", "")) for child in children},
     )
@@ -153,14 +186,32 @@ def _accept(live: Manifest) -> tuple[FlashDeployment | None, Refusal | None]:
     return deployment, refusal(deployment.spec)
 
 
+async def _remember(cluster: Cluster, key: Key, previous: Manifest, scaling: ScalingStatus | None) -> Manifest:
+    """Write a new number down before anything acts on it: whoever comes after a crash must not take it back."""
+    former = recorded(previous)
+    if former is None or scaling is None or former.desired_replicas == scaling.desired_replicas:
+        return previous
+    status = {**previous, "scaling": scaling.model_dump(mode="json", by_alias=True, exclude_none=True)}
+    await cluster.write_status(key, status)
+    return status
+
+
+def _enough(deployment: FlashDeployment | None) -> int | None:
+    scaling = deployment.spec.engine.autoscaling if deployment is not None else None
+    return scaling.min_replicas if scaling is not None else None
+
+
 async def _converge(
     cluster: Cluster,
     deployment: FlashDeployment,
     children: tuple[Manifest, ...],
     settings: PlanSettings,
+    served: tuple[Kind, ...],
     changes: _Changes,
+    scaling: ScalingStatus | None,
 ) -> None:
-    planned = plan(deployment, settings).objects
+    scaled_to = scaling.desired_replicas if scaling and deployment.spec.engine.autoscaling else None
+    planned = plan(deployment, settings, engine_replicas=scaled_to, served=served).objects
     live = {identity(manifest): manifest for manifest in children}
     for desired in planned:
         present = live.get(identity(desired))
@@ -175,6 +226,33 @@ async def _converge(
         for manifest in left_over:
             await cluster.delete(manifest)
             changes.deleted.append("/".join(identity(manifest)))
+
+
+async def _served(cluster: Cluster, deployment: FlashDeployment | None) -> tuple[Kind, ...]:
+    """Of the optional kinds that are wanted, those that there are."""
+    wanted = () if deployment is None else optional_kinds(deployment)
+    return tuple([kind for kind in wanted if await cluster.serves(*kind)])
+
+
+async def _residency(cluster: Cluster, key: Key, deployment: FlashDeployment) -> Finding | None:
+    """Where everything is; None when the spec promises nothing, so that nobody else pays for the looking."""
+    if deployment.spec.residency is None:
+        return None
+    try:
+        regions = await cluster.node_regions()
+        unknown = "This place has no nodes whose region could be read." if regions is None else ""
+        places = Places(regions, () if regions is None else await cluster.pods(key), unknown)
+    except Forbidden as denied:
+        places = Places(None, unknown=f"The operator may not see where pods are: {denied}")
+    return residency_finding(deployment.spec.residency, places)
+
+
+async def _stop_outside(cluster: Cluster, residency: Finding | None, changes: _Changes) -> None:
+    """The scheduler keeps new pods inside; this is for nodes that have become others since."""
+    for pod in residency.outside if residency is not None and residency.enforced else ():
+        if may_be_stopped(pod):
+            await cluster.delete(pod)
+            changes.deleted.append("/".join(identity(pod)))
 
 
 def _rolled_out(live: tuple[Manifest, ...], name: str) -> bool:
@@ -200,6 +278,9 @@ async def _observe(
     refused: Refusal | None,
     error: ClusterError | None,
     probe: Probe,
+    residency: Finding | None,
+    served: tuple[Kind, ...],
+    policy_enforced: bool | None,
 ) -> Observation:
     uid = live["metadata"].get("uid", "")
     own = tuple(child for child in children if owned_by(child, uid))
@@ -207,6 +288,17 @@ async def _observe(
     url = cluster.endpoint_url(key, port) if port is not None else ""
     asked = await probe(f"{url}/readyz") if url and statuses.may_probe(own, key.name) else None
     spec: dict[str, Any] = live.get("spec") or {}
+    ignored = cluster.ignored_fields(spec)
+    if (
+        policy_enforced is False
+        and deployment is not None
+        and deployment.spec.endpoint.visibility is not Visibility.PUBLIC
+    ):
+        ignored = (*ignored, "endpoint.visibility: this cluster's network does not enforce NetworkPolicy")
+    hostname = deployment.spec.endpoint.hostname if deployment is not None else None
+    public = cluster.public_url(hostname) if hostname is not None else None
+    asked_for = asked_kinds(deployment) if deployment is not None else ()
+    missing = tuple(kind for kind in asked_for if kind not in served)
     return Observation(
         name=key.name,
         generation=int(live["metadata"].get("generation") or 0),
@@ -215,6 +307,10 @@ async def _observe(
         refusal=refused,
         error=str(error) if error is not None else None,
         error_is_final=error is not None and not error.retryable,
-        endpoint=f"{url}/v1" if url else "",
-        ignored_fields=cluster.ignored_fields(spec),
+        endpoint=f"{public or url}/v1" if url else "",
+        missing_kinds=missing,
+        ignored_fields=ignored,
+        suspended=deployment is not None and deployment.spec.suspend,
+        paused=deployment is not None and deployment.spec.rollout is not None and deployment.spec.rollout.paused,
+        residency=residency,
     )

@@ -11,14 +11,18 @@ cannot be made or keep failing, its message says why) and `Progressing` (False =
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from flash_api import names
 from flash_api.conditions import EXPLANATIONS, ConditionType, Reason, Refusal
-from flash_api.v1alpha1.status import ColdStart, Condition, FlashDeploymentStatus, ReplicaStatus
+from flash_api.v1alpha1.status import ColdStart, Condition, FlashDeploymentStatus, ReplicaStatus, ScalingStatus
 from flash_operator import pod_reports
+from flash_operator.residency import Finding
+from flash_operator.roles import Role, cause, may_probe, role, with_pods
+
+__all__ = ["Observation", "ProbeResult", "Role", "condition", "may_probe", "role", "status"]
 
 Manifest = Mapping[str, Any]
 Tristate = Literal["True", "False", "Unknown"]
@@ -57,6 +61,17 @@ class Observation:
     """Live pods of all roles; empty where there are none to look at, as on one machine."""
     applied_revision: str = ""
     """Of the plan that this pass applied as a whole; empty = it did not."""
+    suspended: bool = False
+    paused: bool = False
+    """The spec asks that a rollout stand still."""
+    missing_kinds: tuple[tuple[str, str], ...] = ()
+    """API version and kind of what the spec asks for and this cluster does not know."""
+    residency: Finding | None = None
+    """None = the spec has none."""
+    scaling: ScalingStatus | None = None
+    """What autoscaling decided; None = it is off."""
+    enough_engines: int | None = None
+    """Engine pods that suffice while more are wanted, as where autoscaling adds them; None = all that are wanted."""
 
 
 @dataclass(frozen=True)
@@ -73,60 +88,14 @@ class Fact:
         return self.status == "True"
 
 
-@dataclass(frozen=True)
-class Role:
-    """The pods of one component, as its Deployment reports them."""
-
-    exists: bool = False
-    desired: int = 0
-    ready: int = 0
-    updated: int = 0
-    existing: int = 0
-    seen_by_controller: bool = False
-    failure: str | None = None
-    """Why pods cannot be made or keep failing."""
-    stuck: str | None = None
-    """Why the rollout made no progress within its deadline."""
-    waits: str | None = None
-    """Why a pod has no node yet."""
-
-    @property
-    def rolled_out(self) -> bool:
-        """All wanted pods are of the newest revision and ready, and none of an older one is left."""
-        return self.seen_by_controller and self.updated == self.ready == self.existing == self.desired
-
-
-def role(children: Sequence[Manifest], name: str) -> Role:
-    """The Deployment called `name` among the children, read leniently: fields that are not there yet are zero."""
-    live = next((c for c in children if c.get("kind") == "Deployment" and c["metadata"]["name"] == name), None)
-    if live is None:
-        return Role()
-    status = live.get("status") or {}
-    conditions = {c.get("type"): c for c in status.get("conditions") or ()}
-    failure, progress = conditions.get("ReplicaFailure", {}), conditions.get("Progressing", {})
-    return Role(
-        exists=True,
-        desired=int(live["spec"].get("replicas", 1)),
-        ready=int(status.get("readyReplicas") or 0),
-        updated=int(status.get("updatedReplicas") or 0),
-        existing=int(status.get("replicas") or 0),
-        seen_by_controller=int(status.get("observedGeneration") or 0) >= int(live["metadata"].get("generation") or 0),
-        failure=_cause(failure) if failure.get("status") == "True" else None,
-        stuck=_cause(progress) if progress.get("status") == "False" else None,
-    )
-
-
-def may_probe(children: Sequence[Manifest], name: str) -> bool:
-    """A request through the endpoint can only succeed, and is only worth sending, when both roles have a ready pod."""
-    return role(children, names.engine_name(name)).ready > 0 and role(children, names.gateway_name(name)).ready > 0
-
-
 def status(seen: Observation, previous: Manifest, now: datetime) -> dict[str, Any]:
     """The whole status, in wire form. `previous` only lends the times of facts that did not change."""
     if seen.unread is not None:
         return _unread_status(seen, seen.unread, previous, now)
-    engines = _with_pods(role(seen.children, names.engine_name(seen.name)), seen.pods, names.COMPONENT_ENGINE)
-    gateways = _with_pods(role(seen.children, names.gateway_name(seen.name)), seen.pods, names.COMPONENT_GATEWAY)
+    engines = role(seen.children, names.engine_name(seen.name))
+    engines = with_pods(engines, seen.pods, names.COMPONENT_ENGINE, enough=seen.enough_engines)
+    gateways = role(seen.children, names.gateway_name(seen.name))
+    gateways = with_pods(gateways, seen.pods, names.COMPONENT_GATEWAY)
     facts = _facts(seen, engines, gateways)
     value = FlashDeploymentStatus(
         observed_generation=seen.generation,
@@ -135,11 +104,14 @@ def status(seen: Observation, previous: Manifest, now: datetime) -> dict[str, An
         gateway=_replicas(seen.name, names.COMPONENT_GATEWAY, gateways),
         replicas=f"{engines.ready}/{engines.desired}" if engines.exists else "",
         endpoint=seen.endpoint if gateways.exists else "",
+        scaling=seen.scaling,
         ignored_fields=list(seen.ignored_fields),
         applied_revision=seen.applied_revision or str(previous.get("appliedRevision") or ""),
         model=pod_reports.model_facts(seen.pods),
         last_failure=pod_reports.last_failure(seen.pods),
         cold_start=pod_reports.cold_start(seen.pods, _former_start(previous)),
+        region=", ".join(seen.residency.regions)[:256] if seen.residency is not None else "",
+        residency=seen.residency.status if seen.residency is not None else None,
     )
     return value.model_dump(mode="json", by_alias=True, exclude_none=True)
 
@@ -174,15 +146,6 @@ def condition(status_manifest: Manifest, kind: ConditionType) -> Manifest | None
     return next((c for c in status_manifest.get("conditions") or () if c.get("type") == kind), None)
 
 
-def _with_pods(found: Role, pods: Sequence[Manifest], component: str) -> Role:
-    """What only pods know, where the Deployment says that some are missing: as long as enough serve, a new one that
-    fails is no outage."""
-    if not found.exists or found.ready >= found.desired:
-        return found
-    failure = found.failure or pod_reports.failing(pods, component)
-    return replace(found, failure=failure, waits=pod_reports.waiting(pods, component))
-
-
 def _former_start(previous: Manifest) -> ColdStart | None:
     found = previous.get("coldStart")
     return ColdStart.model_validate(found, extra="ignore") if found else None
@@ -206,15 +169,22 @@ def _replicas(deployment: str, component: str, pods: Role) -> ReplicaStatus:
 
 def _facts(seen: Observation, engines: Role, gateways: Role) -> tuple[Fact, ...]:
     accepted = _accepted(seen.refusal)
-    engines_ready = _engines_ready(engines, refused=seen.refusal is not None)
+    engines_ready = _engines_ready(engines, seen)
     model_ready = _model_ready(engines, engines_ready)
     endpoint_ready = _endpoint_ready(gateways, engines, seen)
-    parts = (accepted, model_ready, engines_ready, endpoint_ready)
+    details = (accepted, model_ready, engines_ready, endpoint_ready)
+    residency = _residency_compliant(seen.residency)
+    # Not to know where something is breaks no promise: the scheduler keeps it.
+    broken = tuple(fact for fact in residency if fact.status == "False" and seen.residency and seen.residency.enforced)
+    parts = (accepted, *broken, *details[1:])
 
     settled = engines.rolled_out and gateways.rolled_out and all(p.holds for p in parts)
-    # Zero engines is a wish fulfilled, not work under way, although nothing can answer.
-    at_rest = seen.error is None and (settled or (engines.exists and engines.desired == 0 and engines.rolled_out))
-    stalled = _stalled(seen, engines, gateways, at_rest=at_rest)
+    # Zero pods and a rollout that stands still are wishes fulfilled, not work under way, although nothing may answer.
+    idle = (
+        engines.exists and engines.desired == 0 and engines.rolled_out and (gateways.rolled_out or not seen.suspended)
+    )
+    at_rest = seen.error is None and (settled or idle or _stands_still(seen, engines, gateways))
+    stalled = _stalled(seen, engines, gateways, (*broken, endpoint_ready), at_rest=at_rest)
     if stalled.holds or at_rest:
         reconciling = Fact(ConditionType.RECONCILING, "False", stalled.reason if stalled.holds else Reason.SETTLED)
     else:
@@ -222,7 +192,28 @@ def _facts(seen: Observation, engines: Role, gateways: Role) -> tuple[Fact, ...]
         message = seen.error or (first.message if first else "Pods of the former spec are being replaced.")
         reason = Reason.APPLY_FAILED if seen.error else Reason.IN_PROGRESS
         reconciling = Fact(ConditionType.RECONCILING, "True", reason, message)
-    return (_ready(seen, parts), reconciling, stalled, *parts)
+    return (_ready(seen, parts), reconciling, stalled, *details, *residency, *_scaling(seen.scaling))
+
+
+def _scaling(scaling: ScalingStatus | None) -> tuple[Fact, ...]:
+    if scaling is None:
+        return ()
+    reason = Reason(scaling.reason)
+    follows = reason is not Reason.METRICS_MISSING
+    return (Fact(ConditionType.SCALING_ACTIVE, "True" if follows else "False", reason, scaling.message),)
+
+
+def _stands_still(seen: Observation, engines: Role, gateways: Role) -> bool:
+    """A paused rollout has pods of the former revision, and every pod that it has left is ready."""
+    both = (engines, gateways)
+    behind = any(pods.exists and pods.updated < pods.desired for pods in both)
+    return seen.paused and behind and all(pods.seen_by_controller and pods.ready == pods.existing for pods in both)
+
+
+def _residency_compliant(found: Finding | None) -> tuple[Fact, ...]:
+    if found is None:
+        return ()
+    return (Fact(ConditionType.RESIDENCY_COMPLIANT, found.holds, found.reason, found.message),)
 
 
 def _ready(seen: Observation, parts: tuple[Fact, ...]) -> Fact:
@@ -237,7 +228,18 @@ def _ready(seen: Observation, parts: tuple[Fact, ...]) -> Fact:
     return Fact(ConditionType.READY, "False", failing.reason, failing.message)
 
 
-def _stalled(seen: Observation, engines: Role, gateways: Role, *, at_rest: bool) -> Fact:
+_NEEDS_SOMEONE: Final = (
+    Reason.REGION_UNAVAILABLE,
+    Reason.OUTSIDE_REGION,
+    Reason.KIND_NOT_SERVED,
+    Reason.ROUTE_NOT_ACCEPTED,
+)
+"""Reasons that do not go away by themselves once every pod is as it should be. Before that, pods that wait may still
+bring a node."""
+
+
+def _stalled(seen: Observation, engines: Role, gateways: Role, failing: Sequence[Fact], *, at_rest: bool) -> Fact:
+    """`failing` are the parts beside the pods."""
     if seen.refusal is not None:
         return Fact(ConditionType.STALLED, "True", seen.refusal.reason, seen.refusal.message)
     if seen.error is not None and seen.error_is_final:
@@ -246,6 +248,9 @@ def _stalled(seen: Observation, engines: Role, gateways: Role, *, at_rest: bool)
         return Fact(ConditionType.STALLED, "True", Reason.ENGINES_STUCK, engines.stuck)
     if gateways.stuck is not None and engines.ready > 0:
         return Fact(ConditionType.STALLED, "True", Reason.GATEWAY_STUCK, gateways.stuck)
+    lasting = next((fact for fact in failing if fact.reason in _NEEDS_SOMEONE), None)
+    if lasting is not None and engines.rolled_out and gateways.rolled_out and seen.error is None:
+        return Fact(ConditionType.STALLED, "True", lasting.reason, lasting.message)
     return Fact(ConditionType.STALLED, "False", Reason.SETTLED if at_rest else Reason.PROGRESSING)
 
 
@@ -255,19 +260,27 @@ def _accepted(refusal: Refusal | None) -> Fact:
     return Fact(ConditionType.ACCEPTED, "True", Reason.SPEC_ACCEPTED)
 
 
-def _engines_ready(engines: Role, *, refused: bool) -> Fact:
+def _engines_ready(engines: Role, seen: Observation) -> Fact:
     kind = ConditionType.ENGINES_READY
     if not engines.exists:
+        refused = seen.refusal is not None
         return Fact(kind, "Unknown", Reason.NOT_APPLIED) if refused else Fact(kind, "False", Reason.ENGINES_MISSING)
     count = f"{engines.ready} of {engines.desired} engine pods are ready"
     if engines.desired == 0:
+        if seen.suspended:
+            return Fact(kind, "False", Reason.SUSPENDED, EXPLANATIONS[Reason.SUSPENDED].cause)
         return Fact(kind, "False", Reason.SCALED_TO_ZERO, EXPLANATIONS[Reason.SCALED_TO_ZERO].cause)
     if engines.failure is not None:
         return Fact(kind, "False", Reason.ENGINES_FAILING, f"{count}: {engines.failure}")
     if engines.stuck is not None:
         return Fact(kind, "False", Reason.ENGINES_STUCK, f"{count}: {engines.stuck}")
+    if seen.paused and engines.updated < engines.desired:
+        all_ready: Tristate = "True" if engines.ready >= engines.desired else "False"
+        paused = f"{count}, {engines.updated} of them up to date; the rollout is paused."
+        return Fact(kind, all_ready, Reason.ROLLOUT_PAUSED, paused)
     if engines.ready < engines.desired:
-        return Fact(kind, "False", Reason.ENGINES_STARTING, f"{count}{_waits(engines)}")
+        suffices = seen.enough_engines is not None and engines.ready >= seen.enough_engines
+        return Fact(kind, "True" if suffices else "False", Reason.ENGINES_STARTING, f"{count}{_waits(engines)}")
     if not engines.rolled_out:
         # Enough pods answer, so this is no outage: the old ones serve until the new ones are up.
         return Fact(kind, "True", Reason.ENGINES_UPDATING, f"{engines.updated} of {engines.desired} are up to date.")
@@ -281,6 +294,7 @@ def _model_ready(engines: Role, engines_ready: Fact) -> Fact:
     if engines_ready.reason in (
         Reason.NOT_APPLIED,
         Reason.SCALED_TO_ZERO,
+        Reason.SUSPENDED,
         Reason.ENGINES_FAILING,
         Reason.ENGINES_STUCK,
     ):
@@ -294,9 +308,16 @@ def _endpoint_ready(gateways: Role, engines: Role, seen: Observation) -> Fact:
         refused = seen.refusal is not None
         return Fact(kind, "Unknown", Reason.NOT_APPLIED) if refused else Fact(kind, "False", Reason.GATEWAY_MISSING)
     count = f"{gateways.ready} of {gateways.desired} gateway pods are ready"
+    if seen.missing_kinds:
+        wanted = " and ".join(f"{kind} ({api_version})" for api_version, kind in seen.missing_kinds)
+        return Fact(kind, "False", Reason.KIND_NOT_SERVED, f"The cluster does not know {wanted}.")
+    if (refused_route := _refused_route(seen.children)) is not None:
+        return Fact(kind, "False", Reason.ROUTE_NOT_ACCEPTED, refused_route)
     if seen.probe is not None and seen.probe.ok:
         reason = Reason.ENDPOINT_ANSWERS if gateways.rolled_out else Reason.GATEWAY_UPDATING
         return Fact(kind, "True", reason, f"{count}.")
+    if seen.suspended:
+        return Fact(kind, "False", Reason.SUSPENDED, EXPLANATIONS[Reason.SUSPENDED].cause)
     if engines.ready == 0:
         return Fact(kind, "False", Reason.WAITING_FOR_ENGINES, "No engine pod is ready.")
     if gateways.failure is not None:
@@ -306,6 +327,15 @@ def _endpoint_ready(gateways: Role, engines: Role, seen: Observation) -> Fact:
     if gateways.ready == 0:
         return Fact(kind, "False", Reason.GATEWAY_STARTING, f"{count}{_waits(gateways)}")
     return Fact(kind, "False", Reason.ENDPOINT_SILENT, seen.probe.message if seen.probe else "Not asked yet.")
+
+
+def _refused_route(children: Sequence[Manifest]) -> str | None:
+    """Why a Gateway does not take our HTTPRoute; None while it says nothing against it."""
+    routes = [child for child in children if child.get("kind") == "HTTPRoute"]
+    parents = [parent for route in routes for parent in (route.get("status") or {}).get("parents") or ()]
+    said = [condition for parent in parents for condition in parent.get("conditions") or ()]
+    refused = (c for c in said if c.get("type") in ("Accepted", "ResolvedRefs") and c.get("status") == "False")
+    return next((cause(condition) for condition in refused), None)
 
 
 def _timed(fact: Fact, generation: int, previous: Manifest, now: datetime) -> Condition:
@@ -319,7 +349,3 @@ def _timed(fact: Fact, generation: int, previous: Manifest, now: datetime) -> Co
         observed_generation=generation,
         last_transition_time=str(unchanged or now.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")),
     )
-
-
-def _cause(deployment_condition: Manifest) -> str:
-    return str(deployment_condition.get("message") or deployment_condition.get("reason") or "no reason given")

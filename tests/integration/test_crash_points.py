@@ -137,6 +137,25 @@ async def roll_back_in_mid_roll(run: Run) -> None:
     run.world.kubelet.decide(run.engine, Fate.READY)
 
 
+async def suspend_and_resume(run: Run) -> None:
+    await run.apply(engine={"replicas": 2})
+    await run.apply(engine={"replicas": 2}, suspend=True)
+    await run.apply(engine={"replicas": 2})
+
+
+async def pause_and_go_on(run: Run) -> None:
+    await run.apply()
+    await run.apply(engine={"maxConcurrentRequests": 7}, rollout={"paused": True, "surge": 0})
+    await run.apply(engine={"maxConcurrentRequests": 7}, rollout={"surge": 0})
+
+
+async def open_and_close_the_door(run: Run) -> None:
+    await run.apply(endpoint={"allowedNamespaces": ["web"]}, gateway={"auth": KEYS})
+    door = {"hostname": "chat.example.com", "ingressClassName": "nginx", "tls": {"secretName": "cert"}}
+    await run.apply(endpoint={"visibility": "Public", **door}, gateway={"auth": KEYS, "replicas": 2})
+    await run.apply(endpoint={"visibility": "Cluster"}, gateway={"auth": KEYS})
+
+
 async def refuse_and_mend(run: Run) -> None:
     await run.apply()
     await run.apply(endpoint={"visibility": "Public", "tls": {"secretName": "cert"}}, gateway={"auth": KEYS})
@@ -171,6 +190,9 @@ WORKLOADS: tuple[Callable[[Run], Awaitable[None]], ...] = (
     scale,
     roll_and_roll_back,
     roll_back_in_mid_roll,
+    suspend_and_resume,
+    pause_and_go_on,
+    open_and_close_the_door,
     refuse_and_mend,
     delete,
     delete_in_mid_roll,

@@ -1,19 +1,22 @@
 """The operator as a process under its own ServiceAccount, against a real API server and its real garbage collector."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from builders import a_manifest
 from control_plane import ControlPlane
 from hermetic_errors import KubectlFailed
 from operator_process import Kubectl, OperatorProcess, eventually
 
 from flash_api.quantities import canonical
+from flash_operator.cluster.kubernetes import OWNED_KINDS, PLURALS
 
 REPOSITORY = Path(__file__).parents[2]
 QUICKSTART = REPOSITORY / "examples" / "quickstart.yaml"
-CHILDREN = "deployments,services,configmaps"
+CHILDREN = ",".join(PLURALS[kind] for _, kind in OWNED_KINDS)
 OWN = "flashplane.dev/deployment=quickstart"
 
 
@@ -60,13 +63,9 @@ def versions(kubectl: Kubectl) -> dict[str, str]:
 
 def test_an_applied_manifest_becomes_objects_that_it_owns(operator: OperatorProcess, kubectl: Kubectl) -> None:
     found = apply_quickstart(kubectl)
+    kinds = ("ConfigMap", "Deployment", "NetworkPolicy", "Service", "ServiceAccount")
     assert sorted(name.rpartition("-")[0] if "ConfigMap" in name else name for name in found) == [
-        "ConfigMap/quickstart-engine",
-        "ConfigMap/quickstart-gateway",
-        "Deployment/quickstart-engine",
-        "Deployment/quickstart-gateway",
-        "Service/quickstart-engine",
-        "Service/quickstart-gateway",
+        f"{kind}/quickstart-{role}" for kind in kinds for role in ("engine", "gateway")
     ]
     uid = kubectl.get("fd", "quickstart")["metadata"]["uid"]
     for child in found.values():
@@ -116,7 +115,13 @@ def test_a_changed_spec_is_followed(operator: OperatorProcess, kubectl: Kubectl)
         "the engines are scaled", lambda: children(kubectl)["Deployment/quickstart-engine"]["spec"]["replicas"] == 3
     )
     service = eventually("the port", lambda: children(kubectl)["Service/quickstart-gateway"])
-    eventually("a new configuration", lambda: len(children(kubectl).keys() - before.keys()) == 1)
+
+    def made() -> list[str]:
+        return sorted(name.rpartition("-")[0] for name in children(kubectl).keys() - before.keys())
+
+    eventually(
+        "a new configuration", lambda: made() == ["ConfigMap/quickstart-engine", "PodDisruptionBudget/quickstart"]
+    )
     assert service["spec"]["ports"][0]["port"] == 9000
     eventually("the status", lambda: kubectl.get("fd", "quickstart")["status"]["observedGeneration"] == 2)
 
@@ -144,6 +149,25 @@ def test_drift_is_taken_back(operator: OperatorProcess, kubectl: Kubectl) -> Non
         "our label again",
         lambda: children(kubectl)["Service/quickstart-gateway"]["metadata"]["labels"][label] == "gateway",
     )
+
+
+def test_a_door_that_someone_opened_is_shut_again(operator: OperatorProcess, kubectl: Kubectl) -> None:
+    before = apply_quickstart(kubectl)["NetworkPolicy/quickstart-engine"]["spec"]
+    opened = '{"spec": {"egress": [{}], "ingress": [{}], "policyTypes": ["Ingress"]}}'
+    kubectl("patch", "networkpolicy", "quickstart-engine", "--type=merge", "-p", opened)
+    eventually("it is shut", lambda: children(kubectl)["NetworkPolicy/quickstart-engine"]["spec"] == before)
+
+
+def test_a_node_in_no_allowed_region_is_told(operator: OperatorProcess, kubectl: Kubectl) -> None:
+    manifest = {**a_manifest("resident", residency={"regions": ["nowhere"]}), "metadata": {"name": "resident"}}
+    kubectl("apply", "--server-side", "-f", "-", stdin=json.dumps(manifest))
+
+    def conditions() -> dict[str, tuple[str, str]]:
+        found = kubectl.get("fd", "resident").get("status", {}).get("conditions", ())
+        return {c["type"]: (c["status"], c["reason"]) for c in found}
+
+    eventually("it is told", lambda: conditions().get("ResidencyCompliant") == ("False", "RegionUnavailable"))
+    assert conditions()["Ready"] == ("False", "RegionUnavailable")
 
 
 def test_what_others_add_to_a_child_stays(operator: OperatorProcess, kubectl: Kubectl) -> None:
@@ -234,7 +258,7 @@ def test_an_operator_without_a_namespace_serves_all(
 ) -> None:
     with OperatorProcess(operator_kubeconfig, tmp_path / "operator.log", namespace=None) as everywhere:
         everywhere.wait_until_leading()
-        assert len(apply_quickstart(kubectl)) == 6
+        assert len(apply_quickstart(kubectl)) == 10
 
 
 def test_a_taken_port_is_told_plainly(
@@ -282,7 +306,7 @@ def test_the_operators_account_may_do_nothing_else(
         "-n", namespace, "auth", "can-i", "list", "flashdeployments", kubeconfig=operator_kubeconfig
     )
     assert may.strip() == "yes"
-    for verb, resource in (("get", "secrets"), ("create", "pods"), ("update", "flashdeployments"), ("list", "nodes")):
+    for verb, resource in (("get", "secrets"), ("create", "pods"), ("update", "flashdeployments"), ("get", "nodes")):
         with pytest.raises(KubectlFailed):
             control_plane.kubectl("-n", namespace, "auth", "can-i", verb, resource, kubeconfig=operator_kubeconfig)
 

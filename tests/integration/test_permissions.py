@@ -1,19 +1,27 @@
 """The operator's rights are exactly those that it uses: no call is refused, and no rule is for nothing."""
 
+import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from audit_plugin import Permission, recorded
+from builders import a_deployment, a_manifest
 from control_plane import ControlPlane
 from hermetic_errors import KubectlFailed
 from operator_process import Kubectl, OperatorProcess, eventually
 
 from flash_api import names
+from flash_api.v1alpha1.flashdeployment import REGION_LABEL
+from flash_operator.cluster.kubernetes import OPTIONAL_KINDS, OWNED_KINDS, PLURALS
+from flash_operator.difference import identity
+from flash_operator.plan import PlanSettings, plan
 
 REPOSITORY = Path(__file__).parents[2]
 RBAC = REPOSITORY / "kind" / "operator-rbac.yaml"
+OPTIONAL = Path(__file__).parent / "manifests" / "optional-kinds.yaml"
 FINALIZERS: Permission = (names.GROUP, f"{names.PLURAL}/finalizers", "update")
 """Asked for by the admission of owner references, which leaves no trace in the audit log: proven by its own test."""
 
@@ -40,29 +48,89 @@ def kubectl(control_plane: ControlPlane, namespace: str) -> Kubectl:
     return Kubectl(control_plane, namespace)
 
 
+@pytest.fixture
+def optional_kinds(control_plane: ControlPlane) -> Iterator[None]:
+    """A cluster that knows every kind that a plan may hold."""
+    control_plane.kubectl("apply", "--server-side", "-f", str(OPTIONAL))
+    for kind in ("httproutes", "podmonitors"):
+        eventually(
+            f"the API serves {kind}", lambda kind=kind: kind in control_plane.kubectl("api-resources", "--cached=false")
+        )
+    yield
+    control_plane.kubectl("delete", "-f", str(OPTIONAL))
+
+
+@pytest.fixture
+def elsewhere(control_plane: ControlPlane) -> Iterator[str]:
+    """A node in another region than the deployment's."""
+    node = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": "elsewhere", "labels": {REGION_LABEL: "us"}}}
+    control_plane.kubectl("create", "-f", "-", stdin=yaml.safe_dump(node))
+    yield "elsewhere"
+    control_plane.kubectl("delete", "node", "elsewhere")
+
+
+KINDS = ",".join(PLURALS[kind] for _, kind in (*OWNED_KINDS, *OPTIONAL_KINDS))
+NAMED = {"visibility": "Public", "hostname": "chat.example.com"}
+SPECS: dict[str, dict[str, Any]] = {
+    "quickstart": {
+        "gateway": {"replicas": 2, "auth": {"apiKeysSecretRef": {"name": "keys"}}},
+        "endpoint": {**NAMED, "ingressClassName": "nginx", "tls": {"secretName": "chat-tls"}},
+        "residency": {"regions": ["eu"]},
+    },
+    "routed": {
+        "engine": {"autoscaling": {"maxReplicas": 2}},
+        "gateway": {"auth": {"apiKeysSecretRef": {"name": "keys"}}},
+        "endpoint": {**NAMED, "gatewayRef": {"name": "edge"}},
+    },
+}
+"""Two deployments that have between them one object of each kind that a plan can hold."""
+
+
 def children(kubectl: Kubectl) -> list[dict[str, Any]]:
-    return kubectl.items("deployments,services,configmaps", "-l", "flashplane.dev/deployment=quickstart")
+    return kubectl.items(KINDS, "-l", names.LABEL_DEPLOYMENT)
 
 
 def test_the_rules_are_exactly_what_the_operator_uses(
-    control_plane: ControlPlane, kubectl: Kubectl, tmp_path: Path, recorded_calls: set[Permission]
+    control_plane: ControlPlane,
+    kubectl: Kubectl,
+    tmp_path: Path,
+    recorded_calls: set[Permission],
+    optional_kinds: None,
+    elsewhere: str,
 ) -> None:
+    planned = {
+        identity(o)
+        for name, spec in SPECS.items()
+        for o in plan(a_deployment(name, **spec), PlanSettings(), served=OPTIONAL_KINDS).objects
+    }
     kubeconfig = control_plane.kubeconfig_for_service_account("flashplane-system", "flashplane-operator")
     with OperatorProcess(kubeconfig, tmp_path / "operator.log", namespace=None) as operator:
         operator.wait_until_leading()
-        kubectl("apply", "-f", str(REPOSITORY / "examples" / "quickstart.yaml"))
-        eventually("six children", lambda: len(children(kubectl)) == 6)
+        for name, spec in SPECS.items():
+            manifest = {**a_manifest(name, **spec), "metadata": {"name": name}}
+            kubectl("apply", "--server-side", "-f", "-", stdin=yaml.safe_dump(manifest))
+        eventually("all children", lambda: len(children(kubectl)) == len(planned))
+        assert {child["kind"] for child in children(kubectl)} == {kind for _, kind in (*OWNED_KINDS, *OPTIONAL_KINDS)}
+        eventually("gateways are looked for", lambda: scaling_message(kubectl) == "No gateway takes requests.")
         # What no plan holds any more is deleted, whatever its kind.
         obsolete = obsolete_children(kubectl)
         for child in obsolete:
             kubectl("create", "-f", "-", stdin=yaml.safe_dump(child))
-        make_rolled_out(control_plane, kubectl)
-        eventually("what is left over is gone", lambda: len(children(kubectl)) == 6)
+        make_rolled_out(kubectl)
+        eventually("what is left over is gone", lambda: len(children(kubectl)) == len(planned))
+        stray = move_a_pod(kubectl, elsewhere)
+        eventually("it is stopped", lambda: "deletionTimestamp" in (kubectl.get("pod", stray) or GONE)["metadata"])
+        kubectl("delete", "pod", stray, "--force", "--ignore-not-found")
         operator.stop()
     used = recorded(control_plane.audit_log)
     assert recorded_calls <= used
     assert used - granted() == set()
     assert granted() - used == {FINALIZERS}
+
+
+def scaling_message(kubectl: Kubectl) -> str:
+    scaling = kubectl.get("fd", "routed").get("status", {}).get("scaling", {})
+    return str(scaling.get("message", ""))
 
 
 def obsolete_children(kubectl: Kubectl) -> list[dict[str, Any]]:
@@ -80,15 +148,33 @@ def obsolete_children(kubectl: Kubectl) -> list[dict[str, Any]]:
     return left
 
 
-def make_rolled_out(control_plane: ControlPlane, kubectl: Kubectl) -> None:
+GONE = {"metadata": {"deletionTimestamp": ""}}
+
+
+def move_a_pod(kubectl: Kubectl, node: str) -> str:
+    """What no scheduler would do, and what a changed region label looks like. The name of the pod."""
+    pods = kubectl.items("pods", "-l", f"{names.LABEL_DEPLOYMENT}=quickstart")
+    name = str(pods[0]["metadata"]["name"])
+    binding = {
+        "apiVersion": "v1",
+        "kind": "Binding",
+        "metadata": {"name": name},
+        "target": {"apiVersion": "v1", "kind": "Node", "name": node},
+    }
+    path = f"/api/v1/namespaces/{kubectl.namespace}/pods/{name}/binding"
+    kubectl("create", "--raw", path, "-f", "-", stdin=json.dumps(binding))
+    return name
+
+
+def make_rolled_out(kubectl: Kubectl) -> None:
     """Left-overs go when the pods of the plan are ready, and here no kubelet makes them so."""
     ready = '{"status": {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}}'
 
     def all_pods() -> list[dict[str, Any]]:
-        pods = kubectl.items("pods", "-l", "flashplane.dev/deployment=quickstart")
-        return pods if len(pods) >= 2 else []
+        pods = kubectl.items("pods", "-l", names.LABEL_DEPLOYMENT)
+        return pods if len(pods) >= 5 else []
 
-    for pod in eventually("two pods", all_pods):
+    for pod in eventually("five pods", all_pods):
         kubectl("patch", "pod", pod["metadata"]["name"], "--subresource=status", "--type=merge", "-p", ready)
 
 

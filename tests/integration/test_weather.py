@@ -17,9 +17,10 @@ from supervised_operator import SupervisedOperator
 from weather_proxy import Call, Effect, WeatherProxy
 
 from flash_api import names
+from flash_operator.cluster.kubernetes import OWNED_KINDS, PLURALS
 
 REPOSITORY = Path(__file__).parents[2]
-CHILDREN = {"deployments", "services", "configmaps"}
+CHILDREN = {PLURALS[kind] for _, kind in OWNED_KINDS}
 SILENCE = (weather.hangs, weather.goes_silent)
 HTML = b"<html><body><h1>502 Bad Gateway</h1></body></html>"
 TRUNCATED = b'{"type":"MODIFIED","object":{"apiVersion":"flashplane.dev/v1alpha1","kind":"FlashDep'
@@ -100,7 +101,7 @@ class Scene:
         manifest["metadata"]["namespace"] = self.feed.namespace
         path = await self.live.path(names.API_VERSION, names.KIND, self.feed.namespace)
         (await self.live.request("POST", path, manifest)).require()
-        await self.feed.until(name, lambda: len(children(self.feed, name)) == 6, "six children")
+        await self.feed.until(name, lambda: len(children(self.feed, name)) == 10, "ten children")
 
     async def edit(self, name: str) -> int:
         """A new port for the endpoint."""

@@ -53,13 +53,13 @@ def test_every_variant_is_served(variant: str) -> None:
     [
         ({"model": {"source": "hf://a/b"}}, "Use builtin://NAME"),
         ({"model": {"modelRef": {"name": "olmoe"}}}, "Write the source of the FlashModel"),
-        ({"engine": {"autoscaling": {"maxReplicas": 4}}}, "Set spec.engine.replicas"),
+        ({"engine": {"autoscaling": {"maxReplicas": 4, "provider": "KEDA"}}}, "Use BuiltIn"),
         (
             {
                 "endpoint": {"visibility": "Public", "tls": {"secretName": "tls"}},
                 "gateway": {"auth": {"apiKeysSecretRef": {"name": "k"}}},
             },
-            "Use Cluster or Private",
+            "use Cluster or Private",
         ),
     ],
 )
@@ -82,7 +82,7 @@ def test_the_plan_is_yaml_and_nothing_else() -> None:
     result = runner.invoke(app, ["plan", "-f", QUICKSTART, "-n", "chat"])
     assert result.exit_code == 0
     found = list(yaml.safe_load_all(result.stdout))
-    assert len(found) == 6
+    assert len(found) == 10
     assert {planned["metadata"]["namespace"] for planned in found} == {"chat"}
 
 

@@ -50,6 +50,38 @@ def test_each_change_to_what_is_ours_is_a_difference(drift: Any) -> None:
     assert not is_as_planned(changed, ENGINE)
 
 
+POLICY = next(o for o in OBJECTS if o["kind"] == "NetworkPolicy")
+
+
+def live_policy() -> dict[str, Any]:
+    """As stored: an empty list is not."""
+    found = copy.deepcopy(dict(POLICY))
+    found["metadata"] |= {"uid": "u", "resourceVersion": "7"}
+    assert found["spec"].pop("egress") == []
+    return found
+
+
+def test_a_stored_policy_is_as_planned() -> None:
+    assert is_as_planned(live_policy(), POLICY)
+
+
+@pytest.mark.parametrize(
+    "drift",
+    [
+        lambda m: m["spec"]["ingress"].append({}),
+        lambda m: m["spec"]["ingress"][0]["from"].append({"namespaceSelector": {}}),
+        lambda m: m["spec"]["ingress"][0].pop("ports"),
+        lambda m: m["spec"].update(egress=[{}]),
+        lambda m: m["spec"]["policyTypes"].pop(),
+        lambda m: m["metadata"]["labels"].pop("flashplane.dev/deployment"),
+    ],
+)
+def test_a_policy_that_someone_added_to_is_a_difference(drift: Any) -> None:
+    changed = live_policy()
+    drift(changed)
+    assert not is_as_planned(changed, POLICY)
+
+
 def test_a_field_that_left_the_plan_is_a_difference() -> None:
     former = plan(a_deployment(gateway={"auth": {"apiKeysSecretRef": {"name": "keys"}}}), PlanSettings()).objects
     assert not is_as_planned(former[-1], OBJECTS[-1])

@@ -149,12 +149,56 @@ def test_api_keys_are_mounted_where_the_gateway_reads_them() -> None:
 
 
 def test_pods_may_finish_their_streams() -> None:
-    assert pod("engine")["terminationGracePeriodSeconds"] > SETTINGS.drain_seconds
-    assert config("engine")["shutdown_seconds"] == config("gateway")["drain_seconds"] == SETTINGS.drain_seconds
+    spec = {"gateway": {"limits": {"requestTimeoutSeconds": 1200}}}
+    assert config("engine", **spec)["shutdown_seconds"] == config("gateway", **spec)["drain_seconds"] == 1200
+    for role in ("engine", "gateway"):
+        unrouted = pod(role)["containers"][0]["lifecycle"]["preStop"]["sleep"]["seconds"]
+        assert pod(role, **spec)["terminationGracePeriodSeconds"] > 1200 + unrouted
 
 
-def test_a_rollout_never_goes_below_the_wanted_pods() -> None:
-    assert objects()["Deployment/chat-engine"]["spec"]["strategy"]["rollingUpdate"]["maxUnavailable"] == 0
+def test_a_node_does_not_wait_for_the_longest_request_for_ever() -> None:
+    spec = {"gateway": {"limits": {"requestTimeoutSeconds": 86_400}}}
+    assert config("engine", **spec)["shutdown_seconds"] == 3600
+    EngineConfig.model_validate(config("engine", **spec))
+
+
+@pytest.mark.parametrize(("suspend", "expected"), [(False, 4), (True, 0)])
+def test_what_autoscaling_decided_takes_the_place_of_the_spec_unless_it_is_suspended(
+    suspend: bool, expected: int
+) -> None:
+    objects = plan(a_deployment(suspend=suspend), SETTINGS, engine_replicas=4).objects
+    engine = next(o for o in objects if (o["kind"], o["metadata"]["name"]) == ("Deployment", "chat-engine"))
+    assert engine["spec"]["replicas"] == expected
+
+
+@pytest.mark.parametrize(
+    ("surge", "engine", "gateway"), [(None, (0, 1), (0, 1)), (1, (0, 1), (0, 1)), (0, (1, 0), (0, 1))]
+)
+def test_a_rollout_adds_before_it_removes_unless_engines_have_no_room(
+    surge: int | None, engine: tuple[int, int], gateway: tuple[int, int]
+) -> None:
+    found = objects(**({} if surge is None else {"rollout": {"surge": surge}}))
+    for role, (unavailable, more) in (("engine", engine), ("gateway", gateway)):
+        rolling = found[f"Deployment/chat-{role}"]["spec"]["strategy"]["rollingUpdate"]
+        assert (rolling["maxUnavailable"], rolling["maxSurge"]) == (unavailable, more)
+
+
+def test_a_rollout_has_the_deadline_of_the_spec_and_pauses_where_it_says_so() -> None:
+    spec = objects(rollout={"paused": True, "progressDeadlineSeconds": 90})["Deployment/chat-gateway"]["spec"]
+    assert (spec["paused"], spec["progressDeadlineSeconds"]) == (True, 90)
+    unset = objects()["Deployment/chat-engine"]["spec"]
+    assert (unset.get("paused"), unset["progressDeadlineSeconds"]) == (None, 1800)
+
+
+def test_pausing_and_suspending_start_no_new_revision() -> None:
+    for role in ("engine", "gateway"):
+        assert pod(role) == pod(role, rollout={"paused": True}) == pod(role, suspend=True)
+
+
+def test_a_suspended_deployment_keeps_every_object_and_no_pod() -> None:
+    found = objects(suspend=True, engine={"replicas": 3})
+    assert [found[f"Deployment/chat-{role}"]["spec"]["replicas"] for role in ("engine", "gateway")] == [0, 0]
+    assert found.keys() == objects().keys()
 
 
 def test_no_liveness_probe_depends_on_another_pod() -> None:
@@ -163,7 +207,7 @@ def test_no_liveness_probe_depends_on_another_pod() -> None:
 
 
 def test_the_longest_name_gives_valid_names() -> None:
-    for planned in plan(a_deployment("a" * 40), SETTINGS).objects:
+    for planned in plan(a_deployment("a" * 40, gateway={"replicas": 2}), SETTINGS).objects:
         assert len(planned["metadata"]["name"]) <= 63
 
 
@@ -174,7 +218,12 @@ def test_no_zero_value_is_planned_that_the_api_drops() -> None:
         "enableServiceLinks",
         "allowPrivilegeEscalation",
         "maxUnavailable",
+        "maxSurge",
         "emptyDir",
+        "podSelector",
+        "namespaceSelector",
+        # Written so that nobody else's list stands in its place; the comparison knows that it is not stored.
+        "egress",
     }
 
     def check(value: Any, key: str) -> None:

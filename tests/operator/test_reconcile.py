@@ -10,6 +10,7 @@ from builders import a_manifest
 from flash_api import names
 from flash_operator.cluster.memory import MemoryCluster
 from flash_operator.cluster.protocol import ClusterError, Forbidden, Key, Manifest
+from flash_operator.plan import PlanSettings
 from flash_operator.reconcile import Outcome, ReconcileSettings, reconcile
 from flash_operator.status import ProbeResult
 
@@ -73,7 +74,8 @@ async def test_a_new_deployment_is_applied_in_the_order_of_the_plan_and_then_rea
     cluster = a_cluster()
     first = await run(cluster)
     kinds = [write.split()[1].split("/")[0] for write in cluster.writes if write.startswith("apply")]
-    assert kinds == ["ConfigMap", "ConfigMap", "Service", "Service", "Deployment", "Deployment"]
+    before = ("ConfigMap", "ServiceAccount", "NetworkPolicy", "Service")
+    assert kinds == [kind for kind in (*before, "Deployment") for _ in range(2)]
     assert ready(first) == "False EnginesStarting"
     controllers_act(cluster)
     assert ready(await run(cluster)) == "True Serving"
@@ -107,7 +109,7 @@ async def test_a_silent_endpoint_is_not_ready() -> None:
 
 
 async def test_an_edit_reaches_the_children_and_only_those_it_concerns() -> None:
-    cluster = a_cluster()
+    cluster = a_cluster(engine={"replicas": 2})
     await converge(cluster)
     cluster.writes.clear()
     user_changes(cluster, engine={"replicas": 3})
@@ -169,7 +171,7 @@ async def test_a_refused_spec_is_stalled_and_tears_nothing_down() -> None:
     cluster = a_cluster()
     await converge(cluster)
     before = cluster.contents()
-    user_changes(cluster, model={"source": "s3://bucket/model"})
+    user_changes(cluster, model={"source": "hf://a/b"})
     outcome = await run(cluster)
     assert ready(outcome) == "False SourceNotServed"
     assert (outcome.applied, outcome.deleted, outcome.requeue_after_seconds) == ((), (), None)
@@ -348,7 +350,7 @@ async def test_children_that_may_not_be_read_are_told_in_the_status_and_nothing_
 
 
 async def test_a_refused_spec_is_stalled_whether_or_not_its_children_can_be_read() -> None:
-    outcome = await run(Blindfolded(a_cluster(model={"source": "s3://bucket/model"})))
+    outcome = await run(Blindfolded(a_cluster(model={"source": "hf://a/b"})))
     conditions = {c["type"]: (c["status"], c["reason"]) for c in outcome.status["conditions"]}
     assert conditions["Stalled"] == ("True", "SourceNotServed")
     assert conditions["Ready"] == ("False", "SourceNotServed")
@@ -367,13 +369,13 @@ async def test_what_matters_to_users_is_announced_once() -> None:
 async def test_the_revision_is_that_of_the_plan_that_is_applied_as_a_whole() -> None:
     cluster = a_cluster()
     first = (await converge(cluster)).status["appliedRevision"]
-    user_changes(cluster, model={"source": "s3://bucket/model"})
+    user_changes(cluster, model={"source": "hf://a/b"})
     assert (await converge(cluster)).status["appliedRevision"] == first
     user_changes(cluster, model={"source": "builtin://smollm2-135m-instruct"}, engine={"replicas": 3})
     assert (await converge(cluster)).status["appliedRevision"] not in ("", first)
 
 
-def a_pod(cluster: MemoryCluster, **status: Any) -> None:
+def an_engine_pod(cluster: MemoryCluster, **status: Any) -> None:
     labels = names.pod_selector("chat", names.COMPONENT_ENGINE)
     meta = {"name": "chat-engine-1", "namespace": "default", "labels": labels}
     cluster.create({"apiVersion": "v1", "kind": "Pod", "metadata": meta, "status": status})
@@ -384,7 +386,9 @@ async def test_a_crash_loop_is_why_a_deployment_is_not_ready() -> None:
     await run(cluster)
     died = {"terminated": {"exitCode": 3, "reason": "Error", "message": "error: digest mismatch\n"}}
     waits = {"waiting": {"reason": "CrashLoopBackOff"}}
-    a_pod(cluster, initContainerStatuses=[{"name": "pull", "restartCount": 1, "state": waits, "lastState": died}])
+    an_engine_pod(
+        cluster, initContainerStatuses=[{"name": "pull", "restartCount": 1, "state": waits, "lastState": died}]
+    )
     outcome = await run(cluster)
     assert ready(outcome) == "False EnginesFailing"
     assert "container pull of pod chat-engine-1 ended with code 3: error: digest mismatch" in str(outcome.status)
@@ -406,3 +410,142 @@ async def test_pods_that_may_not_be_read_leave_the_counts_standing() -> None:
     cluster = a_cluster()
     await converge(cluster)
     assert ready(await run(WithoutPods(cluster))) == "True Serving"
+
+
+async def test_a_suspended_deployment_is_at_rest_and_comes_back() -> None:
+    cluster = a_cluster()
+    await converge(cluster)
+    before = {name for name in cluster.contents() if not name.startswith(names.KIND)}
+    user_changes(cluster, suspend=True)
+    outcome = await converge(cluster)
+    assert ready(outcome) == "False Suspended"
+    assert {name for name in cluster.contents() if not name.startswith(names.KIND)} == before
+    user_changes(cluster, suspend=False)
+    assert ready(await converge(cluster)) == "True Serving"
+
+
+async def test_a_budget_comes_with_the_second_replica_and_goes_with_it() -> None:
+    cluster = a_cluster()
+    await converge(cluster)
+    user_changes(cluster, engine={"replicas": 2})
+    await converge(cluster)
+    assert "PodDisruptionBudget/chat-engine" in cluster.contents()
+    user_changes(cluster, engine={"replicas": 1})
+    await converge(cluster)
+    assert "PodDisruptionBudget/chat-engine" not in cluster.contents()
+
+
+async def test_a_door_that_someone_opened_is_shut_again() -> None:
+    cluster = a_cluster()
+    await converge(cluster)
+    key = Key("default", "chat-gateway")
+    cluster.edit("NetworkPolicy", key, lambda m: m["spec"]["ingress"].append({"from": [{"namespaceSelector": {}}]}))
+    assert (await run(cluster)).applied == ("NetworkPolicy/chat-gateway",)
+    assert (await run(cluster)).writes == 0
+
+
+EU = {"regions": ["eu"]}
+
+
+def a_pod(name: str, node: str, **metadata: Any) -> dict[str, Any]:
+    labels = {names.LABEL_DEPLOYMENT: "chat"}
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": name, "namespace": "default", "labels": labels, **metadata},
+        "spec": {"nodeName": node},
+    }
+
+
+def by_a_replica_set() -> dict[str, Any]:
+    return {"ownerReferences": [{"kind": "ReplicaSet", "name": "chat-engine-1", "uid": "rs", "controller": True}]}
+
+
+async def test_no_node_in_the_regions_is_why_it_is_not_ready() -> None:
+    cluster = a_cluster(residency=EU)
+    cluster.regions = {"n1": "us"}
+    outcome = await run(cluster)
+    assert ready(outcome) == "False RegionUnavailable"
+    assert "Deployment/chat-engine" in outcome.applied, "a node may be brought by a pod that waits for it"
+
+
+async def test_a_pod_whose_node_has_come_to_be_elsewhere_is_stopped() -> None:
+    cluster = a_cluster(residency=EU)
+    cluster.regions = {"n1": "eu"}
+    cluster.create(a_pod("chat-engine-1-a", "n1", **by_a_replica_set()))
+    cluster.create(a_pod("by-hand", "n1"))
+    outcome = await converge(cluster)
+    assert ready(outcome) == "True Serving"
+    assert (outcome.status["region"], outcome.status["residency"]["compliantPods"]) == ("eu", 2)
+    cluster.regions = {"n1": "us"}
+    outcome = await run(cluster)
+    assert outcome.deleted == ("Pod/chat-engine-1-a",)
+    assert ready(outcome) == "False OutsideRegion"
+    stalled = next(c for c in outcome.status["conditions"] if c["type"] == "Stalled")
+    assert (stalled["status"], stalled["reason"]) == ("True", "OutsideRegion")
+    assert len(outcome.status["residency"]["violations"]) == 2
+
+
+async def test_an_audit_tells_and_stops_nothing() -> None:
+    cluster = a_cluster(residency={**EU, "mode": "Audit"})
+    cluster.regions = {"n1": "us"}
+    cluster.create(a_pod("chat-engine-1-a", "n1", **by_a_replica_set()))
+    outcome = await converge(cluster)
+    assert ready(outcome) == "True Serving"
+    conditions = {c["type"]: (c["status"], c["reason"]) for c in outcome.status["conditions"]}
+    assert conditions["ResidencyCompliant"] == ("False", "OutsideRegion")
+    assert cluster.get("Pod", Key("default", "chat-engine-1-a")) is not None
+
+
+async def test_an_operator_that_may_not_list_nodes_says_so_and_serves() -> None:
+    class WithoutNodes(MemoryCluster):
+        async def node_regions(self) -> Any:
+            raise Forbidden("nodes is forbidden")
+
+    cluster = WithoutNodes()
+    cluster.create(a_manifest(residency=EU))
+    outcome = await converge(cluster)
+    assert ready(outcome) == "True Serving"
+    found = next(c for c in outcome.status["conditions"] if c["type"] == "ResidencyCompliant")
+    assert (found["status"], found["reason"]) == ("Unknown", "RegionUnknown")
+    assert "nodes is forbidden" in found["message"]
+
+
+async def test_a_network_that_is_known_to_enforce_no_policy_is_told() -> None:
+    cluster = a_cluster()
+    settings = ReconcileSettings(plan=PlanSettings(policy_enforced=False))
+    outcome = await reconcile(cluster, KEY, probe=answering, now=lambda: NOON, settings=settings)
+    assert outcome.status["ignoredFields"] == [
+        "endpoint.visibility: this cluster's network does not enforce NetworkPolicy"
+    ]
+
+
+PUBLIC = {"visibility": "Public", "hostname": "chat.example.com", "gatewayRef": {"name": "edge"}}
+KEYS = {"auth": {"apiKeysSecretRef": {"name": "keys"}}}
+ROUTE = ("gateway.networking.k8s.io/v1", "HTTPRoute")
+
+
+async def test_a_route_is_made_where_the_cluster_knows_the_kind_and_missed_where_it_does_not() -> None:
+    cluster = a_cluster(endpoint=PUBLIC, gateway=KEYS)
+    outcome = await converge(cluster)
+    assert ready(outcome) == "False KindNotServed"
+    cluster.kinds.add(ROUTE)
+    outcome = await converge(cluster)
+    assert ready(outcome) == "True Serving"
+    assert outcome.status["endpoint"] == "https://chat.example.com/v1"
+    assert "HTTPRoute/chat-gateway" in cluster.contents()
+    user_changes(cluster, endpoint={})
+    await converge(cluster)
+    assert "HTTPRoute/chat-gateway" not in cluster.contents()
+
+
+async def test_a_pod_monitor_is_made_only_where_the_cluster_knows_the_kind() -> None:
+    cluster = a_cluster()
+    await converge(cluster)
+    assert "PodMonitor/chat" not in cluster.contents()
+    cluster.kinds.add(("monitoring.coreos.com/v1", "PodMonitor"))
+    await converge(cluster)
+    assert "PodMonitor/chat" in cluster.contents()
+    user_changes(cluster, observability={"metrics": {"podMonitor": "Off"}})
+    await converge(cluster)
+    assert "PodMonitor/chat" not in cluster.contents()

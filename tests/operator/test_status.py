@@ -12,6 +12,17 @@ NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 ANSWERS = ProbeResult(ok=True, message="")
 SILENT = ProbeResult(ok=False, message="GET http://x/readyz answered 503: no engine")
 BOTH = (a_child("chat-engine"), a_child("chat-gateway"))
+ROUTE = ("gateway.networking.k8s.io/v1", "HTTPRoute")
+
+
+def a_route(accepted: str) -> dict[str, Any]:
+    condition = {"type": "Accepted", "status": accepted, "message": "no listener allows this namespace"}
+    return {"kind": "HTTPRoute", "metadata": {"name": "chat"}, "status": {"parents": [{"conditions": [condition]}]}}
+
+
+REFUSED_ROUTE, ACCEPTED_ROUTE = a_route("False"), a_route("True")
+STOPPING = a_child("chat-gateway", desired=0, replicas=1)
+ASLEEP = (a_child("chat-engine", desired=0), a_child("chat-gateway", desired=0))
 
 
 def seen(children: Any = BOTH, **rest: Any) -> Observation:
@@ -40,6 +51,35 @@ REFUSED = Refusal(Reason.SOURCE_NOT_SERVED, "spec.model.source (s3://bucket/mode
         (seen(engine(ready=0, **FAILING)), "False EnginesFailing", "True InProgress", "False Progressing"),
         (seen(engine(ready=0, **STUCK)), "False EnginesStuck", "False EnginesStuck", "True EnginesStuck"),
         (seen(engine(desired=0)), "False ScaledToZero", "False Settled", "False Settled"),
+        (seen(ASLEEP, suspended=True), "False Suspended", "False Settled", "False Settled"),
+        (seen((ASLEEP[0], STOPPING), suspended=True), "False Suspended", "True InProgress", "False Progressing"),
+        (seen(engine(updatedReplicas=0), probe=ANSWERS, paused=True), "True Serving", "False Settled", "False Settled"),
+        (
+            seen(engine(ready=0, replicas=0, updatedReplicas=0), paused=True),
+            "False RolloutPaused",
+            "False Settled",
+            "False Settled",
+        ),
+        (
+            seen(probe=ANSWERS, missing_kinds=(ROUTE,)),
+            "False KindNotServed",
+            "False KindNotServed",
+            "True KindNotServed",
+        ),
+        (
+            seen(engine(ready=0), missing_kinds=(ROUTE,)),
+            "False EnginesStarting",
+            "True InProgress",
+            "False Progressing",
+        ),
+        (
+            seen((*BOTH, REFUSED_ROUTE), probe=ANSWERS),
+            "False RouteNotAccepted",
+            "False RouteNotAccepted",
+            "True RouteNotAccepted",
+        ),
+        (seen((*BOTH, ACCEPTED_ROUTE), probe=ANSWERS), "True Serving", "False Settled", "False Settled"),
+        (seen(probe=ANSWERS, paused=True), "True Serving", "False Settled", "False Settled"),
         (seen(probe=SILENT), "False EndpointSilent", "True InProgress", "False Progressing"),
         (seen(BOTH[:1]), "False GatewayMissing", "True InProgress", "False Progressing"),
         (

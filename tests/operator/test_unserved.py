@@ -17,10 +17,18 @@ from flash_api.rules import violations
 from flash_api.v1alpha1.flashdeployment import FlashDeployment
 from flash_operator.checks import FACTS, refusal
 from flash_operator.checks.unserved import UNSERVED
-from flash_operator.plan import PlanSettings, plan
+from flash_operator.plan import PlanSettings, optional_kinds, plan
 
-NOT_PLANNED = {"endpoint.visibility"}
-"""Where clients may come from is told in the status; nothing keeps others away yet."""
+NOT_PLANNED = {
+    "engine.autoscaling.maxReplicas",
+    "engine.autoscaling.scaleDownStabilizationSeconds",
+    "engine.autoscaling.schedules",
+    "engine.autoscaling.targets.ttftMilliseconds",
+    "engine.autoscaling.targets.tpotMilliseconds",
+    "engine.autoscaling.targets.queuedRequests",
+}
+"""How the number of pods follows the load is no part of the plan: test_autoscale.py shows that each of these fields
+changes a decision."""
 
 SERVED: dict[str, Any] = {
     "model": {"source": "builtin://smollm2-135m-instruct"},
@@ -105,8 +113,11 @@ def test_every_field_changes_the_plan_or_is_refused(path: tuple[str, ...], value
     # What cannot be left out, or says the default, makes no difference that could be seen.
     if unwritten is None or unwritten.model_dump() == written.model_dump() or ".".join(path) in NOT_PLANNED:
         return
-    planned = plan(written, PlanSettings())
-    assert planned != plan(unwritten, PlanSettings()), f"spec.{'.'.join(path)} is accepted and has no effect"
+    served = optional_kinds(written)
+    planned = plan(written, PlanSettings(), served=served)
+    assert planned != plan(unwritten, PlanSettings(), served=served), (
+        f"spec.{'.'.join(path)} is accepted and has no effect"
+    )
 
 
 @pytest.mark.parametrize("field", UNSERVED, ids=lambda field: field.path)
@@ -128,7 +139,7 @@ def test_a_field_that_is_not_served_exists_and_is_refused(field: Any) -> None:
         {},
         {"suspend": False},
         {"draft": {"mode": "Off"}},
-        {"rollout": {"strategy": "RollingUpdate", "surge": 1, "progressDeadlineSeconds": 1800}},
+        {"rollout": {"strategy": "RollingUpdate"}},
         {"observability": {"metrics": {"podMonitor": "Off"}}},
     ],
 )
@@ -137,7 +148,7 @@ def test_what_asks_for_nothing_else_than_what_happens_is_accepted(spec: dict[str
 
 
 def test_the_refusal_names_field_value_and_remedy() -> None:
-    found = refusal(a_deployment(rollout={"surge": 0}).spec)
+    found = refusal(a_deployment(rollout={"strategy": "Canary", "canaryPercent": 5}).spec)
     assert found is not None
     assert found.reason is Reason.FIELD_NOT_SERVED
-    assert found.message.startswith("spec.rollout.surge (0) is not served by this release. Remove it")
+    assert found.message.startswith("spec.rollout.strategy (Canary) is not served by this release. Use RollingUpdate")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pydantic import BaseModel, ConfigDict, Field
 
 from flash_api.v1alpha1.flashdeployment import Variant
+from flash_api.v1alpha1.observability import LogLevel
 
 
 class EngineConfig(BaseModel):
@@ -33,5 +34,7 @@ class EngineConfig(BaseModel):
     kv_cache_bytes: int = Field(default=512 * 1024**2, ge=1024**2)
     threads: int | None = Field(default=None, ge=1, le=1024)
     """CPU threads of the kernels; None = from the cgroup quota."""
+    log_level: LogLevel = LogLevel.INFO
+    """Least serious lines of the model process that are still written."""
     shutdown_seconds: int = Field(default=30, ge=1, le=3600)
     """How long running streams may go on after SIGTERM."""

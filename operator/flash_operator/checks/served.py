@@ -26,15 +26,19 @@ def SourceIsServed(spec: FlashDeploymentSpec) -> Refusal | None:  # noqa: N802
 
 def VisibilityIsServed(spec: FlashDeploymentSpec) -> Refusal | None:  # noqa: N802
     """The endpoint can be made as safe as its audience asks for."""
-    if spec.endpoint.visibility is not Visibility.PUBLIC:
+    endpoint = spec.endpoint
+    if endpoint.visibility is not Visibility.PUBLIC or endpoint.gateway_ref or endpoint.ingress_class_name:
         return None
-    return _refusal(Reason.VISIBILITY_NOT_SERVED, "spec.endpoint.visibility (Public) is not served by this release")
+    what = "spec.endpoint.visibility (Public) through a load balancer is not served by this release"
+    return _refusal(Reason.VISIBILITY_NOT_SERVED, what)
 
 
 def FieldIsServed(field: Unserved, spec: FlashDeploymentSpec) -> Refusal | None:  # noqa: N802
     """The field is not written, or says what happens anyway."""
     value = value_at(spec, field.path)
     if value is None or value in field.harmless:
+        return None
+    if any(value_at(spec, other) is not None for other in field.served_with):
         return None
     written = f" ({value})" if isinstance(value, str | int) and not isinstance(value, bool) else ""
     what = f"spec.{field.path}{written} is not served by this release"

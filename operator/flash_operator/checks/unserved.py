@@ -20,13 +20,13 @@ class Unserved:
     """What to do instead, as a sentence."""
     harmless: tuple[object, ...] = ()
     """Values that ask for what happens anyway."""
+    served_with: tuple[str, ...] = ()
+    """Fields beside which it is in force."""
 
 
-_ROUTE: Final = "Remove it and publish the gateway Service through a route with TLS of your own."
-_NODES: Final = "Remove it, and keep pods off nodes by taints or by a policy of the namespace."
+_ROUTE: Final = "Remove it, or name a Gateway or an Ingress class through which clients come."
 
 UNSERVED: Final = (
-    Unserved("suspend", "Set spec.engine.replicas to 0, which stops the engines.", harmless=(False,)),
     Unserved("model.modelRef", "Write the source of the FlashModel into spec.model.source."),
     Unserved(
         "model.credentialsSecretRef", "Put the weights where the engine reads them without a token: file:///PATH."
@@ -37,41 +37,24 @@ UNSERVED: Final = (
         harmless=("Off",),
     ),
     Unserved(
-        "engine.autoscaling",
-        "Set spec.engine.replicas and change it by hand, by kubectl scale or by a HorizontalPodAutoscaler.",
+        "engine.autoscaling.provider",
+        "Use BuiltIn, or replace spec.engine.autoscaling by spec.engine.replicas and point a HorizontalPodAutoscaler "
+        "or a ScaledObject of your own at the scale subresource of this FlashDeployment.",
+        harmless=("BuiltIn",),
+    ),
+    Unserved(
+        "engine.autoscaling.scaleToZeroAfterSeconds",
+        "Remove it: this release keeps minReplicas engine pods, and at least one.",
     ),
     Unserved("gateway.auth.oidc", "Use apiKeysSecretRef, or check tokens in a proxy before the gateway."),
-    Unserved("endpoint.allowedNamespaces", "Remove it and write a NetworkPolicy for the gateway pods."),
     Unserved("endpoint.allowedCIDRs", "Remove it and limit the addresses where you publish the gateway Service."),
-    Unserved("endpoint.hostname", _ROUTE),
-    Unserved("endpoint.tls", _ROUTE),
-    Unserved("endpoint.gatewayRef", _ROUTE),
-    Unserved("endpoint.ingressClassName", _ROUTE),
+    Unserved("endpoint.hostname", _ROUTE, served_with=("endpoint.gatewayRef", "endpoint.ingressClassName")),
+    Unserved("endpoint.tls", _ROUTE, served_with=("endpoint.ingressClassName",)),
     Unserved("endpoint.loadBalancer", _ROUTE),
-    Unserved(
-        "residency.regions",
-        "Remove spec.residency and serve from a cluster that lies in the region: this release promises no place.",
-    ),
     Unserved(
         "rollout.strategy",
         "Use RollingUpdate, or run two deployments and share the requests before them.",
         harmless=("RollingUpdate",),
     ),
-    Unserved(
-        "rollout.surge", "Remove it: the new pod always comes first, and needs room beside the old one.", harmless=(1,)
-    ),
-    Unserved("rollout.paused", "Remove it; to stop a rollout, apply the former spec again.", harmless=(False,)),
-    Unserved("rollout.progressDeadlineSeconds", "Remove it: the deadline is half an hour.", harmless=(1800,)),
-    Unserved("placement.nodeSelector", _NODES),
-    Unserved("placement.tolerations", _NODES),
-    Unserved("placement.priorityClassName", "Remove it and set a default PriorityClass for the cluster."),
-    Unserved("placement.runtimeClassName", "Remove it and set the runtime at the nodes."),
-    Unserved("placement.topologySpread", "Remove it: the scheduler spreads pods over nodes and zones by itself."),
-    Unserved(
-        "observability.metrics.podMonitor",
-        "Write podMonitor: Off and make a PodMonitor of your own.",
-        harmless=("Off",),
-    ),
     Unserved("observability.tracing", "Remove it: this release sends no traces."),
-    Unserved("observability.logLevel", "Remove it: pods write lines from Info on.", harmless=("Info",)),
 )

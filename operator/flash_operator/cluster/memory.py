@@ -25,6 +25,12 @@ class MemoryCluster:
     def __init__(self) -> None:
         self.writes: list[str] = []
         self.news: list[Announcement] = []
+        self.regions: dict[str, str] | None = {}
+        """By node."""
+        self.kinds: set[tuple[str, str]] = set()
+        """Version and kind of what is served beyond the built-in kinds."""
+        self.gateways: list[str] = []
+        """URLs of gateway pods, set by whoever plays them."""
         self._objects: dict[Identity, dict[str, Any]] = {}
         self._applied: dict[str, Manifest] = {}  # by uid: what our field manager last applied
         self._version = 0
@@ -43,6 +49,20 @@ class MemoryCluster:
             and manifest["metadata"].get("labels", {}).get(names.LABEL_DEPLOYMENT) == key.name
             and manifest["kind"] != "Pod"
         )
+
+    async def pods(self, key: Key) -> tuple[Manifest, ...]:
+        return tuple(
+            copy.deepcopy(manifest)
+            for (kind, namespace, _), manifest in sorted(self._objects.items())
+            if (kind, namespace) == ("Pod", key.namespace)
+            and manifest["metadata"].get("labels", {}).get(names.LABEL_DEPLOYMENT) == key.name
+        )
+
+    async def node_regions(self) -> Mapping[str, str] | None:
+        return self.regions
+
+    async def serves(self, api_version: str, kind: str) -> bool:
+        return (api_version, kind) in self.kinds
 
     async def apply(self, manifest: Manifest) -> None:
         identity = _identity(manifest)
@@ -73,21 +93,20 @@ class MemoryCluster:
             self._store(identity, {**self._objects[identity], "status": copy.deepcopy(status)})
             self.writes.append(f"status {key.name}")
 
-    async def pods(self, key: Key) -> tuple[Manifest, ...]:
-        return tuple(
-            copy.deepcopy(manifest)
-            for (kind, namespace, _), manifest in sorted(self._objects.items())
-            if (kind, namespace) == ("Pod", key.namespace)
-            and manifest["metadata"].get("labels", {}).get(names.LABEL_DEPLOYMENT) == key.name
-        )
-
     async def announce(self, live: Manifest, news: Announcement, at: datetime) -> None:
         del live, at
         if news.identity not in {told.identity for told in self.news}:
             self.news.append(news)
 
+    async def gateway_urls(self, key: Key, port: int) -> tuple[str, ...]:
+        del key, port
+        return tuple(self.gateways)
+
     def endpoint_url(self, key: Key, port: int) -> str:
         return f"http://{names.service_host(names.gateway_name(key.name), key.namespace)}:{port}"
+
+    def public_url(self, hostname: str) -> str | None:
+        return f"https://{hostname}"
 
     def ignored_fields(self, spec: Manifest) -> tuple[str, ...]:
         del spec

@@ -67,8 +67,24 @@ class Cluster(Protocol):
     async def announce(self, live: Manifest, news: Announcement, at: datetime) -> None:
         """Tell whoever looks at the object what has changed. Never raises: news that is lost changes nothing."""
 
+    async def node_regions(self) -> Mapping[str, str] | None:
+        """The region that each node says it is in, by name; empty for none. None = this place has no nodes.
+
+        Raises Forbidden where we may not list nodes.
+        """
+
+    async def serves(self, api_version: str, kind: str) -> bool:
+        """Whether this place knows a kind that not every cluster has. An answer may be a minute old."""
+
+    async def gateway_urls(self, key: Key, port: int) -> tuple[str, ...]:
+        """Base URL of each gateway pod that takes requests, behind the endpoint at `port`; none where they cannot be
+        told apart."""
+
     def endpoint_url(self, key: Key, port: int) -> str:
         """Base URL, without `/v1`, at which the operator and clients in this place reach the gateway."""
+
+    def public_url(self, hostname: str) -> str | None:
+        """Base URL, without `/v1`, for clients from outside. None = nobody comes from outside to this place."""
 
     def ignored_fields(self, spec: Manifest) -> tuple[str, ...]:
         """Fields of the spec, each with a reason, that cannot hold in this place (`endpoint.visibility: …`)."""

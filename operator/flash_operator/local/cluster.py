@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, Final
 
-from flash_api.names import KIND
+from flash_api.names import KIND, gateway_name
 from flash_operator.announcements import Announcement
 from flash_operator.cluster.protocol import Conflict, Key, Manifest
 from flash_operator.local.store import Ref, Store, ref_of
@@ -20,6 +20,19 @@ _IGNORED: Final = (
     ("gateway.resources.cpu", None, "a process on this machine is not limited"),
     ("gateway.resources.memory", None, "a process on this machine is not limited"),
     ("endpoint.visibility", "Private", f"the endpoint is on {LOOPBACK}, reachable from this machine only"),
+    ("endpoint.allowedNamespaces", None, f"the endpoint is on {LOOPBACK}, reachable from this machine only"),
+    ("endpoint.hostname", None, f"the endpoint is on {LOOPBACK}, reachable from this machine only"),
+    ("endpoint.tls", None, "clients on this machine come by plain HTTP"),
+    ("endpoint.gatewayRef", None, "there are no routes on this machine"),
+    ("endpoint.ingressClassName", None, "there are no routes on this machine"),
+    ("residency.regions", None, "everything is on this machine, wherever that is"),
+    ("placement.nodeSelector", None, "there is no other node than this machine"),
+    ("placement.tolerations", None, "there is no other node than this machine"),
+    ("placement.topologySpread", None, "there is no other node than this machine"),
+    ("placement.priorityClassName", None, "processes on this machine have no priority classes"),
+    ("placement.runtimeClassName", None, "processes on this machine have no runtime classes"),
+    ("rollout.surge", 1, "a new process always comes first"),
+    ("rollout.paused", False, "a rollout on this machine does not pause"),
 )
 
 
@@ -37,6 +50,13 @@ class LocalCluster:
 
     async def pods(self, key: Key) -> tuple[Manifest, ...]:
         return ()
+
+    async def node_regions(self) -> Mapping[str, str] | None:
+        return None
+
+    async def serves(self, api_version: str, kind: str) -> bool:
+        # What the spec asks for by name is kept and told to be without effect; what is nice to have is left out.
+        return kind != "PodMonitor"
 
     async def apply(self, manifest: Manifest) -> None:
         self._store.apply(manifest)
@@ -57,13 +77,28 @@ class LocalCluster:
     async def announce(self, live: Manifest, news: Announcement, at: datetime) -> None:
         del live, news, at  # `flash status` shows processes as they are; nobody keeps a history here
 
+    async def gateway_urls(self, key: Key, port: int) -> tuple[str, ...]:
+        gateway = self._store.get(Ref("Deployment", key.namespace, gateway_name(key.name)))
+        # They share the port, so nobody can choose which of them answers.
+        alone = gateway is not None and gateway["spec"].get("replicas") == 1
+        return (self.endpoint_url(key, port),) if alone else ()
+
     def endpoint_url(self, key: Key, port: int) -> str:
         return f"http://{LOOPBACK}:{port}"
 
+    def public_url(self, hostname: str) -> str | None:
+        del hostname
+        return None
+
     def ignored_fields(self, spec: Manifest) -> tuple[str, ...]:
-        return tuple(
+        ignored = [
             f"{field}: {reason}" for field, harmless, reason in _IGNORED if _value(spec, field) not in (None, harmless)
-        )
+        ]
+        if _value(spec, "engine.autoscaling") is not None and _value(spec, "gateway.replicas") not in (None, 1):
+            ignored.append(
+                "engine.autoscaling: several gateways share one port here, so none can be asked for its load"
+            )
+        return tuple(ignored)
 
 
 def _value(spec: Mapping[str, Any], field: str) -> Any:

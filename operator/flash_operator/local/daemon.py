@@ -37,6 +37,8 @@ from flash_operator.local.tritonserver import sweep_shared_memory
 from flash_operator.local.wire import LARGEST_MESSAGE_BYTES, encode, short_address
 from flash_operator.probe import HttpProbe
 from flash_operator.reconcile import ReconcileSettings, reconcile
+from flash_operator.scaling import Scaler
+from flash_operator.scrape import HttpScrape
 
 IDLE_SECONDS: Final = 15.0
 """How long a daemon without any FlashDeployment waits for its first one."""
@@ -59,6 +61,8 @@ class Daemon:
         self._cluster = LocalCluster(self._store)
         self._supervisor = Supervisor(self._store, machine, clock=MonotonicClock())
         self._probe = HttpProbe()
+        self._scrape = HttpScrape()
+        self._scaler = Scaler(self._scrape)
         self._settings = ReconcileSettings(waiting_seconds=0.5, ready_seconds=10.0)
         self._wakes: dict[Key, asyncio.Event] = {}
         self._loops: dict[Key, asyncio.Task[None]] = {}
@@ -90,6 +94,7 @@ class Daemon:
             await asyncio.gather(*tasks, return_exceptions=True)
             await self._supervisor.stop()
             await self._probe.aclose()
+            await self._scrape.aclose()
         for task in done:
             task.result()
 
@@ -119,7 +124,12 @@ class Daemon:
             pause: float | None = FAILURE_PAUSE_SECONDS
             try:
                 outcome = await reconcile(
-                    self._cluster, key, probe=self._probe, now=lambda: datetime.now(UTC), settings=self._settings
+                    self._cluster,
+                    key,
+                    probe=self._probe,
+                    now=lambda: datetime.now(UTC),
+                    settings=self._settings,
+                    scaler=self._scaler,
                 )
                 if outcome.gone:
                     return

@@ -28,6 +28,8 @@ from flash_operator.local.store import Manifest
 
 LOOPBACK: Final = "127.0.0.1"
 DEFAULT_GRACE_SECONDS: Final = 30
+GRACE_MAX_SECONDS: Final = 45
+"""Someone sits before this machine and waits for the end."""
 
 _ENGINE: Final = "flash-engine"
 _ENGINE_PORT_FLAGS: Final = {
@@ -99,7 +101,9 @@ def translate(
             for port in entry.get("ports", ())
             if "name" in port
         },
-        grace_seconds=template["spec"].get("terminationGracePeriodSeconds", DEFAULT_GRACE_SECONDS),
+        grace_seconds=min(
+            GRACE_MAX_SECONDS, template["spec"].get("terminationGracePeriodSeconds", DEFAULT_GRACE_SECONDS)
+        ),
     )
 
 

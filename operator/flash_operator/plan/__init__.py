@@ -1,6 +1,6 @@
 """What should exist, as pure functions from a FlashDeployment to manifests, one module per noun."""
 
-from flash_operator.plan.deployment_plan import Plan, plan
+from flash_operator.plan.deployment_plan import Plan, optional_kinds, plan
 from flash_operator.plan.settings import PlanSettings
 
-__all__ = ["Plan", "PlanSettings", "plan"]
+__all__ = ["Plan", "PlanSettings", "optional_kinds", "plan"]

@@ -12,15 +12,15 @@ from flash_api import names
 from flash_api.config.engine import EngineConfig
 from flash_api.config.gateway import GatewayConfig, GatewayLimits
 from flash_api.quantities import whole_bytes
-from flash_api.v1alpha1.flashdeployment import FlashDeployment
+from flash_api.v1alpha1.flashdeployment import FlashDeployment, Observability
 from flash_operator.plan.metadata import Manifest, content_hash, owned_object
-from flash_operator.plan.settings import PlanSettings
+from flash_operator.plan.pods import drain_seconds
 
 ENGINE_FILE: Final = names.FILE_ENGINE_CONFIG.rpartition("/")[2]
 GATEWAY_FILE: Final = names.FILE_GATEWAY_CONFIG.rpartition("/")[2]
 
 
-def engine_config(deployment: FlashDeployment, settings: PlanSettings) -> EngineConfig:
+def engine_config(deployment: FlashDeployment) -> EngineConfig:
     """The content of `engine.json`."""
     spec = deployment.spec
     return EngineConfig(
@@ -34,11 +34,12 @@ def engine_config(deployment: FlashDeployment, settings: PlanSettings) -> Engine
         active_experts=spec.model.active_experts,
         max_concurrent_requests=spec.engine.max_concurrent_requests,
         kv_cache_bytes=whole_bytes(spec.engine.kv_cache.memory),
-        shutdown_seconds=settings.drain_seconds,
+        log_level=(spec.observability or Observability()).log_level,
+        shutdown_seconds=drain_seconds(deployment),
     )
 
 
-def gateway_config(deployment: FlashDeployment, settings: PlanSettings) -> GatewayConfig:
+def gateway_config(deployment: FlashDeployment) -> GatewayConfig:
     """The content of `gateway.json`."""
     meta, spec = deployment.metadata, deployment.spec
     engine_host = names.service_host(names.engine_name(meta.name), meta.namespace)
@@ -55,19 +56,19 @@ def gateway_config(deployment: FlashDeployment, settings: PlanSettings) -> Gatew
             max_inflight_requests=limits.max_inflight_requests,
             request_timeout_seconds=limits.request_timeout_seconds,
         ),
-        drain_seconds=settings.drain_seconds,
+        drain_seconds=drain_seconds(deployment),
     )
 
 
-def engine_config_map(deployment: FlashDeployment, settings: PlanSettings) -> Manifest:
+def engine_config_map(deployment: FlashDeployment) -> Manifest:
     """The ConfigMap with `engine.json`."""
-    text = engine_config(deployment, settings).model_dump_json(indent=2)
+    text = engine_config(deployment).model_dump_json(indent=2)
     return _config_map(deployment, names.COMPONENT_ENGINE, ENGINE_FILE, text)
 
 
-def gateway_config_map(deployment: FlashDeployment, settings: PlanSettings) -> Manifest:
+def gateway_config_map(deployment: FlashDeployment) -> Manifest:
     """The ConfigMap with `gateway.json`."""
-    text = gateway_config(deployment, settings).model_dump_json(indent=2)
+    text = gateway_config(deployment).model_dump_json(indent=2)
     return _config_map(deployment, names.COMPONENT_GATEWAY, GATEWAY_FILE, text)
 
 

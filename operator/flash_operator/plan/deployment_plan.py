@@ -2,35 +2,70 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
+from flash_api import names
 from flash_api.v1alpha1.flashdeployment import FlashDeployment
 from flash_operator.plan.configs import engine_config_map, gateway_config_map
+from flash_operator.plan.disruption_budgets import disruption_budgets
 from flash_operator.plan.engine import engine_deployment
 from flash_operator.plan.gateway import gateway_deployment
 from flash_operator.plan.metadata import Manifest
+from flash_operator.plan.monitors import POD_MONITOR, pod_monitor, wants_monitor
 from flash_operator.plan.network import engine_service, gateway_service
+from flash_operator.plan.network_policies import engine_policy, gateway_policy
+from flash_operator.plan.replicas import replicas
+from flash_operator.plan.routes import HTTP_ROUTE, Kind, asked_kinds, route
+from flash_operator.plan.service_accounts import service_account
 from flash_operator.plan.settings import PlanSettings
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Every object that should exist, in the order in which to apply them: what is mounted or resolved comes first."""
+    """Every object that should exist, in the order in which to apply them: what is mounted, resolved or
+    kept by comes before the pods."""
 
     objects: tuple[Manifest, ...]
 
 
-def plan(deployment: FlashDeployment, settings: PlanSettings) -> Plan:
-    """What should exist. Equal inputs give byte-equal plans."""
-    engine_config = engine_config_map(deployment, settings)
-    gateway_config = gateway_config_map(deployment, settings)
+def optional_kinds(deployment: FlashDeployment) -> tuple[Kind, ...]:
+    """Kinds that would be of use and that not every cluster knows: those that were asked for, and a PodMonitor."""
+    return (*asked_kinds(deployment), *((POD_MONITOR,) if wants_monitor(deployment) else ()))
+
+
+def plan(
+    deployment: FlashDeployment,
+    settings: PlanSettings,
+    *,
+    engine_replicas: int | None = None,
+    served: Collection[Kind] = (HTTP_ROUTE,),
+) -> Plan:
+    """What should exist. Equal inputs give byte-equal plans.
+
+    `engine_replicas` is what autoscaling decided; None = the number in the spec.
+    `served` are the optional kinds that the cluster knows; unless told, those of which it matters that they are made.
+    """
+    door = route(deployment)
+    if door is not None and door["kind"] == HTTP_ROUTE[1] and HTTP_ROUTE not in served:
+        door = None
+    engine_config, gateway_config = engine_config_map(deployment), gateway_config_map(deployment)
+    wanted = replicas(deployment, engine_replicas=engine_replicas)
+    engines, gateways = wanted[names.COMPONENT_ENGINE], wanted[names.COMPONENT_GATEWAY]
     return Plan(
         objects=(
             engine_config,
             gateway_config,
+            service_account(deployment, names.COMPONENT_ENGINE),
+            service_account(deployment, names.COMPONENT_GATEWAY),
+            engine_policy(deployment, settings),
+            gateway_policy(deployment, settings),
             engine_service(deployment),
             gateway_service(deployment),
-            engine_deployment(deployment, engine_config, settings),
-            gateway_deployment(deployment, gateway_config, settings),
+            *((door,) if door is not None else ()),
+            *((pod_monitor(deployment),) if wants_monitor(deployment) and POD_MONITOR in served else ()),
+            *disruption_budgets(deployment, wanted),
+            engine_deployment(deployment, engine_config, settings, replicas=engines),
+            gateway_deployment(deployment, gateway_config, settings, replicas=gateways),
         )
     )

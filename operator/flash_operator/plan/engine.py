@@ -5,19 +5,22 @@ from __future__ import annotations
 from typing import Final
 
 from flash_api import names
-from flash_api.v1alpha1.flashdeployment import FlashDeployment
+from flash_api.v1alpha1.flashdeployment import FlashDeployment, Rollout
 from flash_operator.plan import pods
 from flash_operator.plan.metadata import Manifest
 from flash_operator.plan.settings import PlanSettings
 
 START_PERIOD_SECONDS: Final = 5
 START_FAILURES: Final = 360
-"""Half an hour to load a model: a probe that kills a slow load starts the same load again."""
+"""Half an hour to map and warm up a model of whatever size: a probe that kills a slow load starts the same load again,
+and a load that cannot end is told by the rollout's deadline."""
 
 _READY: Final = {"httpGet": {"path": "/v2/health/ready", "port": "http"}}
 
 
-def engine_deployment(deployment: FlashDeployment, config_map: Manifest, settings: PlanSettings) -> Manifest:
+def engine_deployment(
+    deployment: FlashDeployment, config_map: Manifest, settings: PlanSettings, *, replicas: int
+) -> Manifest:
     """The pods that run the model."""
     engine = deployment.spec.engine
     container = {
@@ -55,13 +58,14 @@ def engine_deployment(deployment: FlashDeployment, config_map: Manifest, setting
         ],
         "terminationMessagePolicy": pods.LAST_WORDS,
         "securityContext": pods.container_security(),
+        **pods.unroute_first(settings),
         **pods.resources(engine.resources),
     }
     return pods.deployment_of_pods(
         deployment,
         names.COMPONENT_ENGINE,
         name=names.engine_name(deployment.metadata.name),
-        replicas=engine.fixed_replicas,
+        replicas=replicas,
         config_map=config_map,
         init_containers=[
             pods.pull_container(
@@ -76,7 +80,7 @@ def engine_deployment(deployment: FlashDeployment, config_map: Manifest, setting
             # tritonserver talks to its Python stub through shared memory; the 64 MiB default is too small.
             pods.scratch_volume("shm", memory=True),
         ],
-        progress_deadline_seconds=START_PERIOD_SECONDS * START_FAILURES,
+        surge=(deployment.spec.rollout or Rollout()).surge,
         settings=settings,
         annotations={names.ANNOTATION_BASE_IMAGE: settings.engine_image_base},
     )

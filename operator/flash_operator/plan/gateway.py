@@ -7,14 +7,15 @@ from typing import Any, Final
 from flash_api import names
 from flash_api.v1alpha1.flashdeployment import FlashDeployment
 from flash_operator.plan import pods
-from flash_operator.plan.engine import START_FAILURES, START_PERIOD_SECONDS
 from flash_operator.plan.metadata import Manifest
 from flash_operator.plan.settings import PlanSettings
 
 _API_KEYS_FILE: Final = names.FILE_API_KEYS.rpartition("/")[2]
 
 
-def gateway_deployment(deployment: FlashDeployment, config_map: Manifest, settings: PlanSettings) -> Manifest:
+def gateway_deployment(
+    deployment: FlashDeployment, config_map: Manifest, settings: PlanSettings, *, replicas: int
+) -> Manifest:
     """The pods that clients talk to."""
     gateway = deployment.spec.gateway
     secret_volumes, secret_mounts = _api_keys(deployment)
@@ -23,7 +24,7 @@ def gateway_deployment(deployment: FlashDeployment, config_map: Manifest, settin
         "image": settings.gateway_image,
         "imagePullPolicy": settings.image_pull_policy,
         "command": ["flash-gateway"],
-        "args": ["--config", names.FILE_GATEWAY_CONFIG],
+        "args": ["--config", names.FILE_GATEWAY_CONFIG, *_log_level(deployment)],
         "ports": [{"name": "http", "containerPort": names.PORT_GATEWAY, "protocol": "TCP"}],
         # /readyz sends a request through an engine, so it can be slow under load: three misses in a row, with time to
         # answer, before a gateway leaves the Service. /livez knows only the process, so no engine can kill a gateway.
@@ -48,13 +49,14 @@ def gateway_deployment(deployment: FlashDeployment, config_map: Manifest, settin
         ],
         "terminationMessagePolicy": pods.LAST_WORDS,
         "securityContext": pods.container_security(),
+        **pods.unroute_first(settings),
         **pods.resources(gateway.resources),
     }
     return pods.deployment_of_pods(
         deployment,
         names.COMPONENT_GATEWAY,
         name=names.gateway_name(deployment.metadata.name),
-        replicas=gateway.replicas,
+        replicas=replicas,
         config_map=config_map,
         init_containers=[
             pods.pull_container(
@@ -68,10 +70,15 @@ def gateway_deployment(deployment: FlashDeployment, config_map: Manifest, settin
             pods.scratch_volume("tmp"),
             *secret_volumes,
         ],
-        # A gateway is ready only when an engine answers, so it may take as long as the engines do.
-        progress_deadline_seconds=START_PERIOD_SECONDS * START_FAILURES,
+        # Gateways are small: there is room for a new one beside the old one wherever an engine fits.
+        surge=1,
         settings=settings,
     )
+
+
+def _log_level(deployment: FlashDeployment) -> list[str]:
+    observability = deployment.spec.observability
+    return [] if observability is None else ["--log-level", observability.log_level.lower()]
 
 
 def _api_keys(deployment: FlashDeployment) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:

@@ -57,6 +57,7 @@ def owned_object(
     kind: str,
     name: str,
     extra_labels: Mapping[str, str] | None = None,
+    annotations: Mapping[str, str] | None = None,
     **content: object,
 ) -> Manifest:
     """A whole manifest, with labels, owner and the hash of everything in it.
@@ -70,11 +71,14 @@ def owned_object(
         "metadata": {
             "name": name,
             "namespace": deployment.metadata.namespace,
-            "labels": {**labels(deployment, component), **(extra_labels or {})},
+            # Ours twice: they come first, and nobody's take their place.
+            "labels": {**(ours := labels(deployment, component)), **(extra_labels or {}), **ours},
             # A manifest that is not stored anywhere (`flash plan`) has no uid, and can own nothing.
             **({"ownerReferences": [owner_reference(deployment)]} if deployment.metadata.uid else {}),
         },
         **content,
     }
-    body["metadata"]["annotations"] = {names.ANNOTATION_PLAN_HASH: content_hash(body)}
+    if annotations:
+        body["metadata"]["annotations"] = dict(annotations)
+    body["metadata"]["annotations"] = {**(annotations or {}), names.ANNOTATION_PLAN_HASH: content_hash(body)}
     return body

@@ -1,4 +1,5 @@
-"""What our pods have in common: the restricted security profile, volumes, resources, the Deployment around them."""
+"""What our pods have in common: the restricted security profile, volumes, resources, the Deployment around them, and
+how it replaces them."""
 
 from __future__ import annotations
 
@@ -7,14 +8,18 @@ from typing import Any, Final
 
 from flash_api import names
 from flash_api.quantities import canonical
-from flash_api.v1alpha1.flashdeployment import FlashDeployment, Resources
+from flash_api.v1alpha1.flashdeployment import FlashDeployment, Resources, Rollout
 from flash_operator.plan.metadata import Manifest, labels, owned_object, selector
+from flash_operator.plan.placement import scheduling
 from flash_operator.plan.settings import PlanSettings
 
 LAST_WORDS: Final = "FallbackToLogsOnError"
 """Of a container that fails, the end of its log becomes its termination message, so that the status can quote it."""
 USER_ID: Final = 65532
 """The `nonroot` user of distroless images: no account with this number owns anything on a node."""
+
+DRAIN_MAX_SECONDS: Final = 3600
+"""A node that is to be drained should not wait longer for one request; the few that may run longer are cut off."""
 
 
 def container_security() -> dict[str, Any]:
@@ -90,6 +95,16 @@ def pull_container(
     }
 
 
+def drain_seconds(deployment: FlashDeployment) -> int:
+    """How long running requests may go on after SIGTERM: as long as one may last. A pod without any stops at once."""
+    return min(deployment.spec.gateway.limits.request_timeout_seconds, DRAIN_MAX_SECONDS)
+
+
+def unroute_first(settings: PlanSettings) -> dict[str, Any]:
+    """The container's lifecycle: it works on until no route leads to it any more, and is told to stop only then."""
+    return {"lifecycle": {"preStop": {"sleep": {"seconds": settings.unroute_seconds}}}}
+
+
 def deployment_of_pods(
     deployment: FlashDeployment,
     component: str,
@@ -100,11 +115,13 @@ def deployment_of_pods(
     init_containers: Sequence[Manifest],
     containers: Sequence[Manifest],
     volumes: Sequence[Manifest],
-    progress_deadline_seconds: int,
+    surge: int,
     settings: PlanSettings,
     annotations: Mapping[str, str] | None = None,
 ) -> Manifest:
-    """A Deployment that replaces pods one by one and never goes below the wanted number on its own account."""
+    """A Deployment that replaces pods one by one: with `surge` 1 the new one comes first, with 0 the old one goes."""
+    rollout = deployment.spec.rollout or Rollout()
+    grace = settings.unroute_seconds + drain_seconds(deployment) + settings.stop_margin_seconds
     digest = {names.LABEL_CONFIG_HASH: config_map["metadata"]["labels"][names.LABEL_CONFIG_HASH]}
     return owned_object(
         deployment,
@@ -116,8 +133,9 @@ def deployment_of_pods(
         spec={
             "replicas": replicas,
             "revisionHistoryLimit": 3,
-            "progressDeadlineSeconds": progress_deadline_seconds,
-            "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1}},
+            "progressDeadlineSeconds": rollout.progress_deadline_seconds,
+            **({"paused": True} if rollout.paused else {}),
+            "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 1 - surge, "maxSurge": surge}},
             "selector": {"matchLabels": selector(deployment, component)},
             "template": {
                 "metadata": {
@@ -125,10 +143,12 @@ def deployment_of_pods(
                     **({"annotations": dict(annotations)} if annotations else {}),
                 },
                 "spec": {
+                    "serviceAccountName": f"{deployment.metadata.name}-{component}",
                     "automountServiceAccountToken": False,
                     "enableServiceLinks": False,
-                    "terminationGracePeriodSeconds": settings.drain_seconds + settings.stop_margin_seconds,
+                    "terminationGracePeriodSeconds": grace,
                     "securityContext": pod_security(),
+                    **scheduling(deployment, component),
                     "initContainers": list(init_containers),
                     "containers": list(containers),
                     "volumes": list(volumes),

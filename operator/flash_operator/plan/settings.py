@@ -15,7 +15,15 @@ class PlanSettings:
     """What the engine image is built from; pods carry it as an annotation, for people and scanners."""
     gateway_image: str = "ghcr.io/flashplane/gateway:0.1.0"
     image_pull_policy: str = "IfNotPresent"
-    drain_seconds: int = 30
-    """How long running streams may go on after SIGTERM, in engines and gateways alike."""
+    unroute_seconds: int = 5
+    """How long a pod that is to stop still takes requests: the time until every node's routes have forgotten it."""
     stop_margin_seconds: int = 15
     """What a pod gets on top of the drain before it is killed: time to notice the signal and to exit."""
+    operator_namespace: str = "flashplane-system"
+    """Where the operator runs, whose requests prove that endpoints answer."""
+    dns_namespace: str = "kube-system"
+    """Where the cluster's DNS pods run."""
+    metrics_namespace: str | None = None
+    """Where Prometheus runs; None = nobody scrapes pods."""
+    policy_enforced: bool | None = None
+    """Whether the cluster's network enforces NetworkPolicy, which the API does not tell; None = nobody has said."""

@@ -78,6 +78,7 @@ class TritonPythonModel:
             _check_numpy()
             folder = Path(args["model_repository"]) / args["model_version"]
             config = EngineConfig.model_validate_json((folder / "engine.json").read_text())
+            logging.getLogger().setLevel(config.log_level.upper())
             loaded = self.load(config)
             warm_up(loaded.provider)
             engine = Engine(loaded.provider, limits=limits(config), eos_token_ids=loaded.eos_token_ids)

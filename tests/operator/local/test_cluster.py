@@ -73,6 +73,13 @@ async def test_an_object_that_changed_meanwhile_is_not_deleted(store: Store) -> 
         ({}, ()),
         ({"endpoint": {"visibility": "Private"}}, ()),
         ({"endpoint": {"visibility": "Cluster"}}, ("endpoint.visibility",)),
+        ({"residency": {"regions": ["eu"]}, "suspend": True}, ("residency.regions",)),
+        (
+            {"endpoint": {"visibility": "Public", "hostname": "a.example.com", "gatewayRef": {"name": "edge"}}},
+            ("endpoint.visibility", "endpoint.hostname", "endpoint.gatewayRef"),
+        ),
+        ({"rollout": {"surge": 1, "paused": False, "progressDeadlineSeconds": 60}}, ()),
+        ({"rollout": {"surge": 0, "paused": True}}, ("rollout.surge", "rollout.paused")),
         ({"engine": {"resources": {"cpu": "2", "memory": None}}}, ("engine.resources.cpu",)),
     ],
 )

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from flash_api.conditions import EXPLANATIONS, Reason
 from flash_operator.local import view
 from flash_operator.local.follow import AtZero, Failed, Up, Verdict, Waiting, steps, verdict
 
@@ -53,7 +54,7 @@ def test_no_status_yet_is_waiting() -> None:
 
 def test_a_stalled_deployment_has_failed_with_the_remedy_of_its_reason() -> None:
     failed = judged({**STARTING, "Stalled": ("True", "VisibilityNotServed")})
-    remedy = "Use Cluster or Private, and publish the gateway Service through your own ingress with TLS."
+    remedy = EXPLANATIONS[Reason.VISIBILITY_NOT_SERVED].remedy
     assert failed == Failed("Stalled", "VisibilityNotServed", "about Stalled", remedy, None)
 
 

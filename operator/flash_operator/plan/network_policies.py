@@ -1,0 +1,154 @@
+"""Who may talk to whom: one NetworkPolicy for each component, which refuses everything that is not listed here.
+
+    clients -> gateway -> engine            (as endpoint.visibility says; gRPC)
+    operator -> gateway                     (the request that proves Ready, and metrics)
+    monitoring -> gateway, engine metrics   (where an installation names its namespace)
+    gateway, engine -> model source, DNS    (where the source is remote)
+    gateway -> DNS
+
+The kubelet's probes are in no list: traffic between a pod and its own node is always allowed. Whether a cluster's
+network enforces any of it cannot be read from the API.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from flash_api import names
+from flash_api.v1alpha1.endpoint import Endpoint, Visibility
+from flash_api.v1alpha1.flashdeployment import FlashDeployment
+from flash_api.v1alpha1.source import scheme
+from flash_operator.plan.metadata import Manifest, owned_object, selector
+from flash_operator.plan.settings import PlanSettings
+
+NAMESPACE_LABEL: Final = "kubernetes.io/metadata.name"
+"""On every namespace, set by the API server: nobody can pretend to be another namespace."""
+NODE_LOCAL_DNS: Final = "169.254.20.10/32"
+"""Where NodeLocal DNSCache listens, which is no pod that a selector could find."""
+DNS_PORTS: Final = (53, 5353)
+"""A policy sees the port of the pod, and in some clusters the DNS pods listen on 5353."""
+HTTPS: Final = 443
+
+LOCAL_SCHEMES: Final = ("builtin", "file", "pvc")
+"""Sources that are in the image or on a volume: nothing has to leave the pod."""
+# Instance metadata hands out the node's own credentials.
+_INTERNET: Final = (
+    {"ipBlock": {"cidr": "0.0.0.0/0", "except": ["169.254.169.254/32"]}},
+    {"ipBlock": {"cidr": "::/0", "except": ["fd00:ec2::254/128"]}},
+)
+_CLUSTER: Final[dict[str, Any]] = {"namespaceSelector": {}}
+
+Rule = dict[str, Any]
+
+
+def engine_policy(deployment: FlashDeployment, settings: PlanSettings) -> Manifest:
+    """Gateways ask engines; engines ask nobody but a remote model source."""
+    gateways = {"podSelector": {"matchLabels": selector(deployment, names.COMPONENT_GATEWAY)}}
+    return _policy(
+        deployment,
+        names.COMPONENT_ENGINE,
+        ingress=[
+            {"from": [gateways], "ports": [_tcp(names.PORT_ENGINE_GRPC)]},
+            *_scraped(settings, names.PORT_ENGINE_METRICS),
+        ],
+        egress=_to_source(deployment, settings),
+    )
+
+
+def gateway_policy(deployment: FlashDeployment, settings: PlanSettings) -> Manifest:
+    """Clients and the operator ask gateways; gateways ask engines, found by DNS, and a remote model source."""
+    engines = {"podSelector": {"matchLabels": selector(deployment, names.COMPONENT_ENGINE)}}
+    operator = {
+        "from": [_namespaces(settings.operator_namespace)],
+        "ports": [_tcp(names.PORT_GATEWAY)],
+    }
+    source = _to_source(deployment, settings)
+    return _policy(
+        deployment,
+        names.COMPONENT_GATEWAY,
+        ingress=[
+            _from_clients(deployment.spec.endpoint),
+            operator,
+            *_scraped(settings, names.PORT_GATEWAY),
+        ],
+        egress=[{"to": [engines], "ports": [_tcp(names.PORT_ENGINE_GRPC)]}, *(source or [_to_dns(settings)])],
+    )
+
+
+def _policy(deployment: FlashDeployment, component: str, *, ingress: list[Rule], egress: list[Rule]) -> Manifest:
+    return owned_object(
+        deployment,
+        component,
+        api_version="networking.k8s.io/v1",
+        kind="NetworkPolicy",
+        name=f"{deployment.metadata.name}-{component}",
+        spec={
+            "podSelector": {"matchLabels": selector(deployment, component)},
+            # Both, also where a list is empty: a direction that no policy names is open.
+            "policyTypes": ["Ingress", "Egress"],
+            "ingress": ingress,
+            "egress": egress,
+        },
+    )
+
+
+def _from_clients(endpoint: Endpoint) -> Rule:
+    ports = [_tcp(names.PORT_GATEWAY)]
+    match endpoint.visibility:
+        case Visibility.PRIVATE:
+            friends = [_namespaces(*endpoint.allowed_namespaces)] if endpoint.allowed_namespaces else []
+            return {"from": [{"podSelector": {}}, *friends], "ports": ports}
+        case Visibility.CLUSTER:
+            return {"from": [_CLUSTER], "ports": ports}
+        case Visibility.PUBLIC:
+            # Whatever brings the requests in has an address that nobody here knows.
+            return {"ports": ports}
+
+
+def _scraped(settings: PlanSettings, port: int) -> list[Rule]:
+    if settings.metrics_namespace is None:
+        return []
+    return [{"from": [_namespaces(settings.metrics_namespace)], "ports": [_tcp(port)]}]
+
+
+def _to_dns(settings: PlanSettings) -> Rule:
+    return {
+        "to": [_namespaces(settings.dns_namespace), {"ipBlock": {"cidr": NODE_LOCAL_DNS}}],
+        "ports": [{"protocol": protocol, "port": port} for port in DNS_PORTS for protocol in ("UDP", "TCP")],
+    }
+
+
+def _to_source(deployment: FlashDeployment, settings: PlanSettings) -> list[Rule]:
+    """What the init container needs in order to pull; policies cannot tell it from the container after it."""
+    source = deployment.spec.model.source
+    if source is None or scheme(source) in LOCAL_SCHEMES:
+        return []
+    host, port = _address(source)
+    inside = host.endswith((".svc", ".svc.cluster.local"))
+    peers = [_CLUSTER] if inside else [dict(block) for block in _INTERNET]
+    return [_to_dns(settings), {"to": peers, "ports": [_tcp(port)]}]
+
+
+def _address(source: str) -> tuple[str, int]:
+    """Host and port; a hub or a store that is known by its scheme alone is reached by HTTPS."""
+    kind = scheme(source)
+    if kind not in ("http", "https"):
+        return "", HTTPS
+    parts = urlsplit(source)
+    try:
+        port = parts.port
+    except ValueError:
+        port = None  # no number; the pull says so
+    return parts.hostname or "", port or (HTTPS if kind == "https" else 80)
+
+
+def _namespaces(*wanted: str) -> Rule:
+    if len(wanted) == 1:
+        return {"namespaceSelector": {"matchLabels": {NAMESPACE_LABEL: wanted[0]}}}
+    expression = {"key": NAMESPACE_LABEL, "operator": "In", "values": sorted(wanted)}
+    return {"namespaceSelector": {"matchExpressions": [expression]}}
+
+
+def _tcp(port: int) -> Rule:
+    return {"protocol": "TCP", "port": port}

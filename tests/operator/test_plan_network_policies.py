@@ -1,0 +1,136 @@
+"""Who may talk to whom: the planned policies as a matrix of edges, computed as a network plugin would."""
+
+from typing import Any
+
+import pytest
+from builders import a_deployment
+
+from flash_api import names
+from flash_operator.plan import PlanSettings, plan
+
+SETTINGS = PlanSettings(metrics_namespace="monitoring")
+PEERS: dict[str, tuple[str, dict[str, str]]] = {
+    "engine": ("default", names.pod_selector("chat", "engine")),
+    "gateway": ("default", names.pod_selector("chat", "gateway")),
+    "engine of another": ("default", names.pod_selector("other", "engine")),
+    "neighbour": ("default", {"app": "web"}),
+    "friend": ("web", {"app": "web"}),
+    "stranger": ("elsewhere", {"app": "web"}),
+    "operator": ("flashplane-system", {"app": "operator"}),
+    "prometheus": ("monitoring", {"app": "prometheus"}),
+    "dns": ("kube-system", {"k8s-app": "kube-dns"}),
+}
+"""Namespace and labels of pods."""
+
+
+def policy(role: str, settings: PlanSettings = SETTINGS, **spec: Any) -> dict[str, Any]:
+    (found,) = (
+        o
+        for o in plan(a_deployment(**spec), settings).objects
+        if (o["kind"], o["metadata"]["name"]) == ("NetworkPolicy", f"chat-{role}")
+    )
+    return dict(found["spec"])
+
+
+def matches(selector: dict[str, Any], labels: dict[str, str]) -> bool:
+    wanted = selector.get("matchLabels", {}).items() <= labels.items()
+    return wanted and all(labels.get(e["key"]) in e["values"] for e in selector.get("matchExpressions", ()))
+
+
+def is_meant(peer: dict[str, Any], namespace: str, labels: dict[str, str]) -> bool:
+    if "ipBlock" in peer:
+        return False
+    there = {"kubernetes.io/metadata.name": namespace}
+    inside = matches(peer["namespaceSelector"], there) if "namespaceSelector" in peer else namespace == "default"
+    return inside and matches(peer.get("podSelector", {}), labels)
+
+
+def edges(rules: list[dict[str, Any]], side: str) -> set[tuple[str, int]]:
+    """The pods, by their names above, and the ports on which they may talk."""
+    return {
+        (name, port["port"])
+        for rule in rules
+        for name, peer in PEERS.items()
+        if side not in rule or any(is_meant(wanted, *peer) for wanted in rule[side])
+        for port in rule["ports"]
+    }
+
+
+ALWAYS = {("operator", 8080), ("prometheus", 8080)}
+NEAR = {(name, 8080) for name in ("engine", "gateway", "engine of another", "neighbour")}
+EVERYBODY = {(name, 8080) for name in PEERS}
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "expected"),
+    [
+        ({}, NEAR | ALWAYS),
+        ({"visibility": "Private"}, NEAR | ALWAYS),
+        ({"allowedNamespaces": ["web"]}, NEAR | ALWAYS | {("friend", 8080)}),
+        ({"allowedNamespaces": ["web", "elsewhere"]}, NEAR | ALWAYS | {("friend", 8080), ("stranger", 8080)}),
+        ({"visibility": "Cluster"}, EVERYBODY),
+    ],
+)
+def test_clients_reach_gateways_as_far_as_the_visibility_says(
+    endpoint: dict[str, Any], expected: set[tuple[str, int]]
+) -> None:
+    assert edges(policy("gateway", endpoint=endpoint)["ingress"], "from") == expected
+
+
+def test_only_the_own_gateways_reach_engines_and_monitoring_their_metrics() -> None:
+    assert edges(policy("engine")["ingress"], "from") == {("gateway", 8001), ("prometheus", 8002)}
+
+
+def test_gateways_reach_engines_and_dns() -> None:
+    assert edges(policy("gateway")["egress"], "to") == {("engine", 8001), ("dns", 53), ("dns", 5353)}
+
+
+@pytest.mark.parametrize("source", ["builtin://smollm2-135m-instruct", "file:///models/m"])
+def test_engines_reach_nobody_when_the_model_is_at_hand(source: str) -> None:
+    assert policy("engine", model={"source": source})["egress"] == []
+
+
+@pytest.mark.parametrize(
+    ("source", "port", "is_inside"),
+    [
+        ("hf://allenai/OLMoE-1B-7B-0924", 443, False),
+        ("s3://bucket/model", 443, False),
+        ("gs://bucket/model", 443, False),
+        ("oci://registry.example.com/model:1", 443, False),
+        ("https://models.example.com/m.gguf", 443, False),
+        ("https://models.example.com:8443/m.gguf", 8443, False),
+        ("http://models.example.com/m.gguf", 80, False),
+        ("http://mirror.models.svc:9000/m.gguf", 9000, True),
+        ("http://mirror.models.svc.cluster.local/m.gguf", 80, True),
+    ],
+)
+@pytest.mark.parametrize("role", ["engine", "gateway"])
+def test_pods_that_pull_reach_their_source_and_dns(role: str, source: str, port: int, is_inside: bool) -> None:
+    *_, dns, pull = policy(role, model={"source": source})["egress"]
+    assert edges([dns], "to") == {("dns", 53), ("dns", 5353)}
+    assert pull["ports"] == [{"protocol": "TCP", "port": port}]
+    assert ("namespaceSelector" in pull["to"][0]) is is_inside
+    # Instance metadata hands out the node's credentials.
+    assert is_inside or all(peer["ipBlock"]["except"] for peer in pull["to"])
+
+
+def test_every_pod_is_behind_a_policy_of_both_directions() -> None:
+    planned = plan(a_deployment(), SETTINGS).objects
+    policies = [o["spec"] for o in planned if o["kind"] == "NetworkPolicy"]
+    assert all(found["policyTypes"] == ["Ingress", "Egress"] for found in policies)
+    for pods in (o["spec"]["template"]["metadata"]["labels"] for o in planned if o["kind"] == "Deployment"):
+        assert sum(matches(found["podSelector"], pods) for found in policies) == 1
+
+
+def test_nobody_scrapes_where_no_namespace_is_named() -> None:
+    assert edges(policy("engine", PlanSettings())["ingress"], "from") == {("gateway", 8001)}
+
+
+def test_the_order_in_which_namespaces_are_written_does_not_matter() -> None:
+    one, other = (policy("gateway", endpoint={"allowedNamespaces": names}) for names in (["a", "b"], ["b", "a"]))
+    assert one == other
+
+
+def test_the_policies_come_before_the_pods() -> None:
+    kinds = [o["kind"] for o in plan(a_deployment(), SETTINGS).objects]
+    assert max(i for i, kind in enumerate(kinds) if kind == "NetworkPolicy") < kinds.index("Deployment")
