@@ -57,9 +57,6 @@ def operator(
     ] = 15.0,
     engine_image: Annotated[str | None, typer.Option(help="Image of engine pods.")] = None,
     gateway_image: Annotated[str | None, typer.Option(help="Image of gateway pods.")] = None,
-    log_format: Annotated[
-        LogFormat | None, typer.Option(help="Default: json inside a pod, else text.", show_default=False)
-    ] = None,
     metrics_namespace: Annotated[
         str | None, typer.Option(help="Where Prometheus runs, which may scrape pods then. Default: nobody may.")
     ] = None,
@@ -69,6 +66,9 @@ def operator(
         typer.Option(
             help="Whether the cluster's network enforces NetworkPolicy, where you know it.", show_default=False
         ),
+    ] = None,
+    log_format: Annotated[
+        LogFormat | None, typer.Option(help="Default: json inside a pod, else text.", show_default=False)
     ] = None,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log every pass.")] = False,
 ) -> None:

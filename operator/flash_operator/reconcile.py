@@ -124,8 +124,13 @@ async def reconcile(
         served=served,
         policy_enforced=settings.plan.policy_enforced,
     )
-    seen = replace(seen, scaling=scaling, enough_engines=_enough(deployment))
-    seen = replace(seen, pods=await _pods(cluster, key), applied_revision=changes.revision)
+    seen = replace(
+        seen,
+        scaling=scaling,
+        enough_engines=_enough(deployment),
+        pods=await _pods(cluster, key),
+        applied_revision=changes.revision,
+    )
     status = statuses.status(seen, previous, now())
     if status != previous:
         await cluster.write_status(key, status)

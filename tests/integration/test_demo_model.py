@@ -80,7 +80,7 @@ def one_sequence(provider: Provider, token_ids: list[int], *, start: int, rows: 
             block_tables=np.arange(8, dtype=np.int32)[None, :],
             logit_rows=np.array(rows, dtype=np.int32),
         )
-    )
+    ).logits
 
 
 def test_every_blob_is_intact(packed: PackedFile) -> None:

@@ -76,9 +76,10 @@ def test_the_endpoint_port_leads_to_the_gateways_port() -> None:
 
 
 def test_configurations_are_what_the_runtime_reads() -> None:
-    engine = EngineConfig.model_validate(config("engine", engine={"kvCache": {"memory": "1Gi"}}))
+    cache = {"memory": "1Gi", "dtype": "int8"}
+    engine = EngineConfig.model_validate(config("engine", engine={"kvCache": cache}))
     gateway = GatewayConfig.model_validate(config("gateway"))
-    assert engine.kv_cache_bytes == 1024**3
+    assert (engine.kv_cache_bytes, engine.kv_cache_dtype) == (1024**3, "int8")
     assert (engine.served_model_name, gateway.served_model_name) == ("chat", "chat")
     assert gateway.engine == "chat-engine.default.svc:8001"
 

@@ -171,7 +171,7 @@ async def test_a_refused_spec_is_stalled_and_tears_nothing_down() -> None:
     cluster = a_cluster()
     await converge(cluster)
     before = cluster.contents()
-    user_changes(cluster, model={"source": "hf://a/b"})
+    user_changes(cluster, model={"source": "s3://bucket/model"})
     outcome = await run(cluster)
     assert ready(outcome) == "False SourceNotServed"
     assert (outcome.applied, outcome.deleted, outcome.requeue_after_seconds) == ((), (), None)
@@ -350,66 +350,11 @@ async def test_children_that_may_not_be_read_are_told_in_the_status_and_nothing_
 
 
 async def test_a_refused_spec_is_stalled_whether_or_not_its_children_can_be_read() -> None:
-    outcome = await run(Blindfolded(a_cluster(model={"source": "hf://a/b"})))
+    outcome = await run(Blindfolded(a_cluster(model={"source": "s3://bucket/model"})))
     conditions = {c["type"]: (c["status"], c["reason"]) for c in outcome.status["conditions"]}
     assert conditions["Stalled"] == ("True", "SourceNotServed")
     assert conditions["Ready"] == ("False", "SourceNotServed")
     assert conditions["Reconciling"][0] == "False"
-
-
-async def test_what_matters_to_users_is_announced_once() -> None:
-    cluster = a_cluster()
-    await converge(cluster)
-    user_changes(cluster, engine={"maxConcurrentRequests": 3})
-    await converge(cluster)
-    await run(cluster)
-    assert [news.reason for news in cluster.news] == ["Serving", "RolledOut"]
-
-
-async def test_the_revision_is_that_of_the_plan_that_is_applied_as_a_whole() -> None:
-    cluster = a_cluster()
-    first = (await converge(cluster)).status["appliedRevision"]
-    user_changes(cluster, model={"source": "hf://a/b"})
-    assert (await converge(cluster)).status["appliedRevision"] == first
-    user_changes(cluster, model={"source": "builtin://smollm2-135m-instruct"}, engine={"replicas": 3})
-    assert (await converge(cluster)).status["appliedRevision"] not in ("", first)
-
-
-def an_engine_pod(cluster: MemoryCluster, **status: Any) -> None:
-    labels = names.pod_selector("chat", names.COMPONENT_ENGINE)
-    meta = {"name": "chat-engine-1", "namespace": "default", "labels": labels}
-    cluster.create({"apiVersion": "v1", "kind": "Pod", "metadata": meta, "status": status})
-
-
-async def test_a_crash_loop_is_why_a_deployment_is_not_ready() -> None:
-    cluster = a_cluster()
-    await run(cluster)
-    died = {"terminated": {"exitCode": 3, "reason": "Error", "message": "error: digest mismatch\n"}}
-    waits = {"waiting": {"reason": "CrashLoopBackOff"}}
-    an_engine_pod(
-        cluster, initContainerStatuses=[{"name": "pull", "restartCount": 1, "state": waits, "lastState": died}]
-    )
-    outcome = await run(cluster)
-    assert ready(outcome) == "False EnginesFailing"
-    assert "container pull of pod chat-engine-1 ended with code 3: error: digest mismatch" in str(outcome.status)
-    assert outcome.status["lastFailure"]["exitCode"] == 3
-    assert (await run(cluster)).writes == 0
-
-
-async def test_pods_that_may_not_be_read_leave_the_counts_standing() -> None:
-    class WithoutPods:
-        def __init__(self, cluster: MemoryCluster) -> None:
-            self._cluster = cluster
-
-        def __getattr__(self, name: str) -> Any:
-            return getattr(self._cluster, name)
-
-        async def pods(self, key: Key) -> tuple[Manifest, ...]:
-            raise Forbidden("pods is forbidden")
-
-    cluster = a_cluster()
-    await converge(cluster)
-    assert ready(await run(WithoutPods(cluster))) == "True Serving"
 
 
 async def test_a_suspended_deployment_is_at_rest_and_comes_back() -> None:
@@ -549,3 +494,56 @@ async def test_a_pod_monitor_is_made_only_where_the_cluster_knows_the_kind() -> 
     user_changes(cluster, observability={"metrics": {"podMonitor": "Off"}})
     await converge(cluster)
     assert "PodMonitor/chat" not in cluster.contents()
+
+
+async def test_what_matters_to_users_is_announced_once() -> None:
+    cluster = a_cluster()
+    await converge(cluster)
+    user_changes(cluster, engine={"maxConcurrentRequests": 3})
+    await converge(cluster)
+    await run(cluster)
+    assert [news.reason for news in cluster.news] == ["Serving", "RolledOut"]
+
+
+async def test_the_revision_is_that_of_the_plan_that_is_applied_as_a_whole() -> None:
+    cluster = a_cluster()
+    first = (await converge(cluster)).status["appliedRevision"]
+    user_changes(cluster, model={"source": "s3://bucket/model"})
+    assert (await converge(cluster)).status["appliedRevision"] == first
+    user_changes(cluster, model={"source": "builtin://smollm2-135m-instruct"}, engine={"replicas": 3})
+    assert (await converge(cluster)).status["appliedRevision"] not in ("", first)
+
+
+def engine_pod(cluster: MemoryCluster, **status: Any) -> None:
+    labels = names.pod_selector("chat", names.COMPONENT_ENGINE)
+    meta = {"name": "chat-engine-1", "namespace": "default", "labels": labels}
+    cluster.create({"apiVersion": "v1", "kind": "Pod", "metadata": meta, "status": status})
+
+
+async def test_a_crash_loop_is_why_a_deployment_is_not_ready() -> None:
+    cluster = a_cluster()
+    await run(cluster)
+    died = {"terminated": {"exitCode": 3, "reason": "Error", "message": "error: digest mismatch\n"}}
+    waits = {"waiting": {"reason": "CrashLoopBackOff"}}
+    engine_pod(cluster, initContainerStatuses=[{"name": "pull", "restartCount": 1, "state": waits, "lastState": died}])
+    outcome = await run(cluster)
+    assert ready(outcome) == "False EnginesFailing"
+    assert "container pull of pod chat-engine-1 ended with code 3: error: digest mismatch" in str(outcome.status)
+    assert outcome.status["lastFailure"]["exitCode"] == 3
+    assert (await run(cluster)).writes == 0
+
+
+async def test_pods_that_may_not_be_read_leave_the_counts_standing() -> None:
+    class WithoutPods:
+        def __init__(self, cluster: MemoryCluster) -> None:
+            self._cluster = cluster
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._cluster, name)
+
+        async def pods(self, key: Key) -> tuple[Manifest, ...]:
+            raise Forbidden("pods is forbidden")
+
+    cluster = a_cluster()
+    await converge(cluster)
+    assert ready(await run(WithoutPods(cluster))) == "True Serving"

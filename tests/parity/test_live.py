@@ -45,7 +45,7 @@ def reference_logits(folder: Path, token_ids: list[int]) -> np.ndarray:
             block_tables=np.arange(provider.num_blocks, dtype=np.int32)[None, :],
             logit_rows=every,
         )
-    )
+    ).logits
 
 
 @pytest.mark.parametrize("length", [1, 40])

@@ -56,7 +56,7 @@ class Ours:
 
     def logits(self, prompts: list[list[int]]) -> Any:
         """One step for each prompt, in the same blocks."""
-        return np.concatenate([self._provider.step(self._batch(prompt, 0)) for prompt in prompts])
+        return np.concatenate([self._provider.step(self._batch(prompt, 0)).logits for prompt in prompts])
 
     def steps(self, count: int, seed: int) -> dict[str, float]:
         """Seconds of one decode step of one sequence inside the provider: median over `count` random tokens."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from flash_api.v1alpha1.engine import KVCacheDtype
 from flash_api.v1alpha1.flashdeployment import Variant
 from flash_api.v1alpha1.observability import LogLevel
 
@@ -32,6 +33,7 @@ class EngineConfig(BaseModel):
     max_batch_tokens: int = Field(default=512, ge=16, le=65_536)
     """Tokens (prefill and decode) computed in one step."""
     kv_cache_bytes: int = Field(default=512 * 1024**2, ge=1024**2)
+    kv_cache_dtype: KVCacheDtype = KVCacheDtype.BFLOAT16
     threads: int | None = Field(default=None, ge=1, le=1024)
     """CPU threads of the kernels; None = from the cgroup quota."""
     log_level: LogLevel = LogLevel.INFO

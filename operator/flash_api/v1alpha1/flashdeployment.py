@@ -15,7 +15,7 @@ from flash_api.rules import Rule
 from flash_api.v1alpha1.autoscaling import Autoscaling
 from flash_api.v1alpha1.base import NAME_MAX, NAME_RULES, ApiModel, ObjectMeta, SecretKeyRef
 from flash_api.v1alpha1.endpoint import Endpoint, Visibility
-from flash_api.v1alpha1.engine import Draft, DraftMode, Engine, KVCache
+from flash_api.v1alpha1.engine import Draft, DraftMode, Engine, KVCache, KVCacheDtype
 from flash_api.v1alpha1.gateway import Auth, Gateway, Limits
 from flash_api.v1alpha1.observability import Observability
 from flash_api.v1alpha1.placement import Placement
@@ -37,6 +37,7 @@ __all__ = [
     "FlashDeploymentSpec",
     "Gateway",
     "KVCache",
+    "KVCacheDtype",
     "Limits",
     "Model",
     "ObjectMeta",

@@ -24,13 +24,13 @@ class MemoryCluster:
 
     def __init__(self) -> None:
         self.writes: list[str] = []
-        self.news: list[Announcement] = []
         self.regions: dict[str, str] | None = {}
         """By node."""
         self.kinds: set[tuple[str, str]] = set()
         """Version and kind of what is served beyond the built-in kinds."""
         self.gateways: list[str] = []
         """URLs of gateway pods, set by whoever plays them."""
+        self.news: list[Announcement] = []
         self._objects: dict[Identity, dict[str, Any]] = {}
         self._applied: dict[str, Manifest] = {}  # by uid: what our field manager last applied
         self._version = 0
@@ -93,14 +93,14 @@ class MemoryCluster:
             self._store(identity, {**self._objects[identity], "status": copy.deepcopy(status)})
             self.writes.append(f"status {key.name}")
 
+    async def gateway_urls(self, key: Key, port: int) -> tuple[str, ...]:
+        del key, port
+        return tuple(self.gateways)
+
     async def announce(self, live: Manifest, news: Announcement, at: datetime) -> None:
         del live, at
         if news.identity not in {told.identity for told in self.news}:
             self.news.append(news)
-
-    async def gateway_urls(self, key: Key, port: int) -> tuple[str, ...]:
-        del key, port
-        return tuple(self.gateways)
 
     def endpoint_url(self, key: Key, port: int) -> str:
         return f"http://{names.service_host(names.gateway_name(key.name), key.namespace)}:{port}"

@@ -64,9 +64,6 @@ class Cluster(Protocol):
     async def pods(self, key: Key) -> tuple[Manifest, ...]:
         """Live pods labelled as belonging to this FlashDeployment, whoever made them."""
 
-    async def announce(self, live: Manifest, news: Announcement, at: datetime) -> None:
-        """Tell whoever looks at the object what has changed. Never raises: news that is lost changes nothing."""
-
     async def node_regions(self) -> Mapping[str, str] | None:
         """The region that each node says it is in, by name; empty for none. None = this place has no nodes.
 
@@ -79,6 +76,9 @@ class Cluster(Protocol):
     async def gateway_urls(self, key: Key, port: int) -> tuple[str, ...]:
         """Base URL of each gateway pod that takes requests, behind the endpoint at `port`; none where they cannot be
         told apart."""
+
+    async def announce(self, live: Manifest, news: Announcement, at: datetime) -> None:
+        """Tell whoever looks at the object what has changed. Never raises: news that is lost changes nothing."""
 
     def endpoint_url(self, key: Key, port: int) -> str:
         """Base URL, without `/v1`, at which the operator and clients in this place reach the gateway."""

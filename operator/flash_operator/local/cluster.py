@@ -74,14 +74,14 @@ class LocalCluster:
     async def write_status(self, key: Key, status: Manifest) -> None:
         self._store.write_status(Ref(KIND, key.namespace, key.name), status)
 
-    async def announce(self, live: Manifest, news: Announcement, at: datetime) -> None:
-        del live, news, at  # `flash status` shows processes as they are; nobody keeps a history here
-
     async def gateway_urls(self, key: Key, port: int) -> tuple[str, ...]:
         gateway = self._store.get(Ref("Deployment", key.namespace, gateway_name(key.name)))
         # They share the port, so nobody can choose which of them answers.
         alone = gateway is not None and gateway["spec"].get("replicas") == 1
         return (self.endpoint_url(key, port),) if alone else ()
+
+    async def announce(self, live: Manifest, news: Announcement, at: datetime) -> None:
+        del live, news, at  # `flash status` shows processes as they are; nobody keeps a history here
 
     def endpoint_url(self, key: Key, port: int) -> str:
         return f"http://{LOOPBACK}:{port}"

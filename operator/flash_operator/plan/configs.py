@@ -34,6 +34,7 @@ def engine_config(deployment: FlashDeployment) -> EngineConfig:
         active_experts=spec.model.active_experts,
         max_concurrent_requests=spec.engine.max_concurrent_requests,
         kv_cache_bytes=whole_bytes(spec.engine.kv_cache.memory),
+        kv_cache_dtype=spec.engine.kv_cache.dtype,
         log_level=(spec.observability or Observability()).log_level,
         shutdown_seconds=drain_seconds(deployment),
     )

@@ -29,7 +29,7 @@ class Loaded:
 def load(config: EngineConfig) -> Loaded:
     """Open the packed model of `config.model_dir` for this machine's CPU. Raises PackedError or ValueError if unfit."""
     # Imported here: the rest of the backend works, and is tested, without the native part.
-    from flash_runtime.kernels.provider import CpuProvider
+    from flash_runtime.kernels.provider import CpuProvider, KvDtype
     from flash_runtime.model.variants import PACK_VERSION
     from flash_runtime.packed import PackedError, PackedFile
 
@@ -48,6 +48,7 @@ def load(config: EngineConfig) -> Loaded:
     provider = CpuProvider(
         packed,
         kv_cache_bytes=config.kv_cache_bytes,
+        kv_dtype=KvDtype(config.kv_cache_dtype),
         threads=config.threads,
         active_experts=config.active_experts,
     )

@@ -27,6 +27,7 @@ from flash_runtime.cli.terminal import (
 
 if TYPE_CHECKING:
     from flash_runtime.engine.batch import Provider
+    from flash_runtime.kernels.provider import KvDtype
     from flash_runtime.model.evaluate import Score
     from flash_runtime.model.sources import Source
 
@@ -49,6 +50,7 @@ def evaluate(
         ),
     ] = None,
     max_tokens: Annotated[int, typer.Option(min=64, help="Tokens of each text to score, spread over it.")] = 4096,
+    kv_dtype: Annotated[str, typer.Option(help="Keys and values of the variants: bfloat16 or int8.")] = "bfloat16",
     revision: Revision = None,
     as_json: Annotated[bool, typer.Option("--json", help="The figures, for programs.")] = False,
 ) -> None:
@@ -61,6 +63,7 @@ def evaluate(
     Example: flash eval builtin://smollm2-135m-instruct --variants lite,nano
     """
     with failures_told():
+        from flash_runtime.kernels.provider import KvDtype
         from flash_runtime.model.variants import formats, variant_named
 
         wanted: dict[str, tuple[str, str | None]] = {}
@@ -70,21 +73,27 @@ def evaluate(
             wanted[variant_named(name) + (f", {head} head" if head else "")] = (variant_named(name), head or None)
         if not wanted:
             fail("--variants names none; choose from cloud, lite, nano", 2)
+        if kv_dtype not in list(KvDtype):
+            fail(f"--kv-dtype ({kv_dtype}) must be one of {', '.join(KvDtype)}", 2)
         source = source_of(model, revision)
-        results, nbytes = _measure(source, wanted, text or [], max_tokens)
+        results, nbytes = _measure(source, wanted, text or [], max_tokens, KvDtype(kv_dtype))
     if as_json:
-        print(json.dumps(_document(source.uri, results, nbytes), indent=2))
+        print(json.dumps(_document(source.uri, kv_dtype, results, nbytes), indent=2))
     else:
         out.print(_table(source.uri, results, nbytes))
         out.print(
-            f"Windows of {_WINDOW_TOKENS} tokens; ± is the standard error of the change. "
+            f"Windows of {_WINDOW_TOKENS} tokens, {kv_dtype} cache; ± is the standard error of the change. "
             + ("" if text else f"Text: the language reference of Python {platform.python_version()}."),
             style="dim",
         )
 
 
 def _measure(
-    source: Source, wanted: Mapping[str, tuple[str, str | None]], texts: Sequence[Path], max_tokens: int
+    source: Source,
+    wanted: Mapping[str, tuple[str, str | None]],
+    texts: Sequence[Path],
+    max_tokens: int,
+    kv_dtype: KvDtype,
 ) -> tuple[Results, dict[str, int]]:
     """Scores, and the size of each variant's file in bytes."""
     from flash_runtime.model.checkpoint import open_checkpoint
@@ -109,7 +118,7 @@ def _measure(
     samples = file_samples(assets, texts) if texts else built_in_samples(assets)
     window_tokens = min(_WINDOW_TOKENS, sources.plan.max_context_tokens)
     others: dict[str, Provider] = {
-        label: native_provider(path, cached_tokens=window_tokens) for label, path in paths.items()
+        label: native_provider(path, cached_tokens=window_tokens, kv_dtype=kv_dtype) for label, path in paths.items()
     }
     reference = ReferenceProvider(
         sources.plan, CheckpointWeights(checkpoint, sources), num_blocks=1, block_size=window_tokens
@@ -149,11 +158,12 @@ def _table(uri: str, results: Results, nbytes: Mapping[str, int]) -> Table:
     return table
 
 
-def _document(uri: str, results: Results, nbytes: Mapping[str, int]) -> dict[str, object]:
+def _document(uri: str, kv_dtype: str, results: Results, nbytes: Mapping[str, int]) -> dict[str, object]:
     return {
         "model": uri,
         "reference": _REFERENCE,
         "window_tokens": _WINDOW_TOKENS,
+        "kv_dtype": kv_dtype,
         "python": platform.python_version(),
         "variants": [
             {

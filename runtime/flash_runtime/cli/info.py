@@ -120,6 +120,7 @@ def _packed_facts(path: Path, *, verify: bool) -> tuple[dict[str, Any], ModelPla
         "variant": packed.header.get("variant"),
         "weight_format": plan.weight_format.value,
         "head_format": plan.head_format.value,
+        "rotated": bool(packed.header.get("rotated", False)),
     }
     return {**packed.header.get("about", {}), **about}, plan
 
@@ -199,7 +200,9 @@ def _lines(document: dict[str, Any]) -> Iterator[tuple[str, str]]:
         sound = "every checksum holds" if model["verified"] else "checksums not compared; --verify does"
         yield "file", f"{model['file']}, {model['file_bytes'] / 1e6:.1f} MB, {sound}"
         only = ", tokenizer only" if model["contents"] == "text" else ""
-        yield "variant", f"{model['variant']}: weights {model['weight_format']}, head {model['head_format']}{only}"
+        basis = ", rotated" if model["rotated"] else ""
+        numbers = f"weights {model['weight_format']}, head {model['head_format']}"
+        yield "variant", f"{model['variant']}: {numbers}{basis}{only}"
     yield "family", f"{model['family']}, {model['layers']} layers, context {model['context_tokens']:,} tokens"
     parameters, active = model["parameters"], model["active_parameters"]
     yield "parameters", f"{parameters / 1e6:,.1f} M, {active / 1e6:,.1f} M of them active for each token"

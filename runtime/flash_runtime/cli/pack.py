@@ -32,6 +32,13 @@ def pack(
             help="Format of embedding and head for nano: int8, or int4 (smaller, less true).", show_default=False
         ),
     ] = None,
+    rotate: Annotated[
+        bool | None,
+        typer.Option(
+            help="Spread outliers over all features before rounding; unset = lite does, nano where it has to round.",
+            show_default=False,
+        ),
+    ] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="File to write; unset = MODEL-VARIANT.flash here.")
     ] = None,
@@ -54,7 +61,7 @@ def pack(
         target = output or Path(f"{_stem(source.uri)}-{name.lower()}.flash")
         if target.exists() and not force:
             fail(f"--output {target}: exists already; replace it with --force, or name another file")
-        request = PullRequest(source, name, target.parent, sha256, head=head)
+        request = PullRequest(source, name, target.parent, sha256, head=head, rotate=rotate)
         started = time.monotonic()
         with BarReporter() as progress:
             pack_file(request, target, cache=user_cache(), progress=progress)

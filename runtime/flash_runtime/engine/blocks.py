@@ -11,7 +11,10 @@ from array import array
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from hashlib import blake2b
+from typing import Final
 
+NO_BLOCK: Final = -1
+"""Stands in a sequence's table for a block that none of its tokens sees any more."""
 Key = bytes
 _KEY_BYTES = 16
 

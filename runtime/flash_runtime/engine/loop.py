@@ -14,7 +14,7 @@ import numpy as np
 
 from flash_runtime.engine.adjust import TokenMask, adjuster
 from flash_runtime.engine.batch import Batch, Provider
-from flash_runtime.engine.blocks import BlockPool, root_key
+from flash_runtime.engine.blocks import NO_BLOCK, BlockPool, root_key
 from flash_runtime.engine.choose import Chosen, choose
 from flash_runtime.engine.errors import EngineError, QueueFull, RequestRefused
 from flash_runtime.engine.scheduler import Chunk, Scheduler
@@ -75,7 +75,10 @@ class Engine:
         self._eos = frozenset(eos_token_ids)
         self._pool = BlockPool(provider.num_blocks, provider.block_size)
         self._scheduler = Scheduler(
-            self._pool, max_running=limits.max_running, max_batch_tokens=limits.max_batch_tokens
+            self._pool,
+            max_running=limits.max_running,
+            max_batch_tokens=limits.max_batch_tokens,
+            window=provider.window,
         )
         window = limits.max_context_tokens or provider.max_context_tokens
         self._model_window = min(window, provider.max_context_tokens)
@@ -129,13 +132,13 @@ class Engine:
         chunks = self._scheduler.schedule()
         if not chunks:
             return []
-        sampled = [chunk.sequence for chunk in chunks if chunk.wants_logits]  # R of them
-        logits = self._provider.step(_batch(chunks))  # [R, V]
+        sampled = [chunk.sequence for chunk in chunks if chunk.wants_logits]  # R + C of them
+        answers = self._provider.step(_batch(chunks))
         self._scheduler.settle(chunks)
         self._steps += 1
         return [
             self._advance(sequence, choice) if isinstance(choice, Chosen) else self._fail(sequence, choice)
-            for sequence, choice in zip(sampled, choose(sampled, logits), strict=True)
+            for sequence, choice in zip(sampled, choose(sampled, answers), strict=True)
         ]
 
     def stats(self) -> EngineStats:
@@ -236,6 +239,7 @@ def _batch(chunks: list[Chunk]) -> Batch:
     positions: list[int] = []
     query_starts = [0]
     logit_rows: list[int] = []
+    best_rows: list[int] = []
     tables: list[bytes] = []
     width = max([len(sequence.blocks) for sequence, _, _ in chunks])
     for sequence, start, count in chunks:
@@ -248,7 +252,7 @@ def _batch(chunks: list[Chunk]) -> Batch:
             positions += range(start, end)
         query_starts.append(len(token_ids))
         if end == len(sequence.token_ids):
-            logit_rows.append(len(token_ids) - 1)
+            (best_rows if sequence.takes_best_token else logit_rows).append(len(token_ids) - 1)
         tables.append(sequence.blocks.tobytes())
         if missing := width - len(sequence.blocks):
             tables.append(_NO_BLOCK * missing)
@@ -258,7 +262,8 @@ def _batch(chunks: list[Chunk]) -> Batch:
         query_starts=np.array(query_starts, dtype=np.int32),  # [S + 1]
         block_tables=np.frombuffer(b"".join(tables), dtype=np.int32).reshape(len(chunks), width),  # [S, B]
         logit_rows=np.array(logit_rows, dtype=np.int32),  # [R]
+        best_rows=np.array(best_rows, dtype=np.int32),  # [C]
     )
 
 
-_NO_BLOCK = np.int32(-1).tobytes()
+_NO_BLOCK = np.int32(NO_BLOCK).tobytes()

@@ -1,4 +1,4 @@
-"""Which token comes next: greedy, temperature, min-p, top-k, top-p. Knows rows of logits, not sequences or batches.
+"""Which token comes next: temperature, min-p, top-k, top-p. Knows rows of logits, not sequences or batches.
 
 Random numbers are counter-based: the uniform for a token depends on (seed, position) and nothing else, so a stream
 is the same alone, in any batch, after preemption and on another replica. Legend: R rows, V vocabulary, N candidates.
@@ -41,13 +41,6 @@ def uniform(seed: int, position: int) -> float:
     """A number in [0, 1) with 53 random bits that belongs to this position of this seed."""
     high, low, _, _ = philox((position & _MASK, position >> 32, 0, 0), (seed & _MASK, seed >> 32))
     return float((high << 21) | (low >> 11)) / 2.0**53
-
-
-def greedy(logits: FloatArray) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
-    """The best token of each row of [R, V] (the first among equals), and whether the row has one: [R], [R]."""
-    best = logits.argmax(axis=1)
-    # argmax stops at the first NaN, so looking at the winner finds every row that holds one.
-    return best, np.isfinite(logits[np.arange(len(best)), best])
 
 
 def sample(row: FloatArray, request: GenerateRequest, position: int) -> int:

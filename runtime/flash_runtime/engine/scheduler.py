@@ -6,14 +6,17 @@ token budget per step (as in vLLM's v1 scheduler), which covers chunked prefill,
 Order is first come, first served: an older sequence gets memory before a younger one. The blocks of a prompt are taken
 when it is admitted; when a growing sequence finds none, the youngest running one gives its blocks back and is
 recomputed later. The budget serves decodes first, so a long prompt never stalls running streams.
+
+Where every layer of a model has a window, a sequence gives back the blocks that its next token does not see.
 """
 
 from __future__ import annotations
 
+from array import array
 from collections import Counter, deque
 from typing import NamedTuple
 
-from flash_runtime.engine.blocks import BlockPool, block_key
+from flash_runtime.engine.blocks import NO_BLOCK, BlockPool, block_key
 from flash_runtime.engine.sequence import Sequence
 
 
@@ -33,12 +36,16 @@ class Chunk(NamedTuple):
 class Scheduler:
     """Waiting and running sequences over one block pool. The caller alternates `schedule` and `settle`."""
 
-    def __init__(self, pool: BlockPool, *, max_running: int, max_batch_tokens: int) -> None:
+    def __init__(self, pool: BlockPool, *, max_running: int, max_batch_tokens: int, window: int | None = None) -> None:
+        """`window`: positions a token sees, its own among them; None = all before it."""
+        if window is not None and window < 1:
+            raise ValueError(f"window ({window}) must be at least 1")
         if max_running < 1 or max_batch_tokens < 1:
             raise ValueError(
                 f"max_running ({max_running}) and max_batch_tokens ({max_batch_tokens}) must be at least 1"
             )
         self.pool = pool
+        self.window = window
         # With at most one decode token each, every running sequence fits into every step.
         self.max_running = min(max_running, max_batch_tokens)
         self.max_batch_tokens = max_batch_tokens
@@ -110,15 +117,21 @@ class Scheduler:
             sequence.num_computed_tokens = start + count
             if start + count >= (sequence.num_published + 1) * size:
                 self._publish(sequence)
+            if self.window is not None:
+                self._release_unseen(sequence)
 
     def check_integrity(self) -> None:
         """Raise AssertionError unless blocks are held by exactly those that list them, and order is by arrival."""
         self.pool.check_integrity()
         held: Counter[int] = Counter()
         for sequence in self._running:
-            assert len(set(sequence.blocks)) == len(sequence.blocks), f"{sequence.request_id} lists a block twice"
+            unseen = sequence.num_unseen_blocks
+            assert unseen <= self._num_unseen(sequence.num_computed_tokens), f"{sequence.request_id} lacks a block"
+            assert all(block == NO_BLOCK for block in sequence.blocks[:unseen])
+            blocks = sequence.blocks[unseen:]
+            assert len(set(blocks)) == len(blocks), f"{sequence.request_id} lists a block twice"
             assert sequence.num_computed_tokens <= len(sequence.blocks) * self.pool.block_size
-            held.update(sequence.blocks)
+            held.update(blocks)
         for sequence in self._waiting:
             assert not sequence.blocks, f"{sequence.request_id} waits with blocks"
             assert sequence.num_computed_tokens == 0
@@ -154,10 +167,12 @@ class Scheduler:
             return False
         sequence = self._waiting[0]
         cached = self._cached_blocks(sequence)
+        unseen = self._num_unseen(len(cached) * self.pool.block_size)
         wanted = self.pool.blocks_for(len(sequence.token_ids)) - len(cached)
-        if wanted > self.pool.num_free - sum(self.pool.is_free(block) for block in cached):
+        if wanted > self.pool.num_free - sum(self.pool.is_free(block) for block in cached[unseen:]):
             return False
-        self.pool.share(cached)
+        self.pool.share(cached[unseen:])
+        sequence.num_unseen_blocks = unseen
         sequence.blocks.extend(cached)
         sequence.blocks.extend(self.pool.allocate(wanted))
         sequence.num_published = len(cached)
@@ -169,15 +184,35 @@ class Scheduler:
         return True
 
     def _cached_blocks(self, sequence: Sequence) -> list[int]:
-        """The longest chain of published blocks, short of the last token: its logits are still to be computed."""
+        """Blocks of the longest beginning whose published ones reach as far back as the next token sees.
+
+        It ends short of the last token, whose logits are still to be computed. NO_BLOCK stands for blocks out of sight.
+        """
         size = self.pool.block_size
         found: list[int] = []
+        run = longest = 0  # published blocks in a row up to here; blocks of the longest beginning
         for index in range((len(sequence.token_ids) - 1) // size):
             block = self.pool.find(self._key(sequence, index), sequence.token_ids[index * size : (index + 1) * size])
-            if block is None:
+            if block is None and self.window is None:
                 break
-            found.append(block)
-        return found
+            run = 0 if block is None else run + 1
+            found.append(NO_BLOCK if block is None else block)
+            if run + self._num_unseen(len(found) * size) >= len(found):
+                longest = len(found)
+        unseen = self._num_unseen(longest * size)
+        return [NO_BLOCK] * unseen + found[unseen:longest]
+
+    def _num_unseen(self, position: int) -> int:
+        """How many blocks lie wholly before what the token at this position, and those after it, see."""
+        return 0 if self.window is None else max(0, position + 1 - self.window) // self.pool.block_size
+
+    def _release_unseen(self, sequence: Sequence) -> None:
+        known, unseen = sequence.num_unseen_blocks, self._num_unseen(sequence.num_computed_tokens)
+        if unseen > known:
+            # The last is let go last, so evicted last: a later prefix hit needs it, and not those before its window.
+            self.pool.release(sequence.blocks[known:unseen][::-1])
+            sequence.blocks[known:unseen] = array("i", [NO_BLOCK]) * (unseen - known)
+            sequence.num_unseen_blocks = unseen
 
     def _publish(self, sequence: Sequence) -> None:
         size = self.pool.block_size
@@ -195,6 +230,7 @@ class Scheduler:
         return sequence.keys[index]
 
     def _release(self, sequence: Sequence) -> None:
-        self.pool.release(sequence.blocks)
+        self.pool.release(sequence.blocks[sequence.num_unseen_blocks :])
+        sequence.num_unseen_blocks = 0
         del sequence.blocks[:]
         sequence.num_computed_tokens = 0

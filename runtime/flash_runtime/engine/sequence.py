@@ -32,6 +32,9 @@ class Sequence:
     num_cached_tokens: int | None = None
     """Of the prompt, found in the cache when first admitted; None = not admitted yet."""
     blocks: array[int] = field(default_factory=lambda: array("i"))
+    """In order; NO_BLOCK for the first `num_unseen_blocks`."""
+    num_unseen_blocks: int = 0
+    """Of `blocks`, those given back because they lie before the window of every token to come."""
     keys: list[Key] = field(default_factory=list)
     """Keys of the full blocks known so far; tokens never change, so they survive preemption."""
     num_published: int = 0

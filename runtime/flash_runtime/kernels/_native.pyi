@@ -78,6 +78,7 @@ class Engine:
         threads: int,
         num_blocks: int,
         block_size: int,
+        int8_cache: bool,
     ) -> None: ...
     def step(
         self,
@@ -86,7 +87,9 @@ class Engine:
         query_starts: _Ints,
         block_tables: _Ints,
         logit_rows: _Ints,
+        best_rows: _Ints,
         logits: _Floats,
+        best: _Ints,
         vocab: int,
     ) -> None: ...
     def expert_load(self, out: NDArray[np.int64]) -> None: ...

@@ -5,12 +5,13 @@ Knows the plan and the batch; knows nothing of requests, scheduling or text.
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from flash_runtime.engine.batch import Batch, FloatArray, IntArray
+from flash_runtime.engine.batch import Answers, Batch, IntArray
 from flash_runtime.kernels import _native
 from flash_runtime.kernels.info import CpuInfo, cpu_info
 from flash_runtime.kernels.layout import LANES
@@ -20,7 +21,14 @@ from flash_runtime.model.plan import ModelPlan
 MIN_CACHED_TOKENS: Final = 64
 """A cache below this holds no useful request, so it is a mistake in the configuration."""
 _MAX_BLOCKS: Final = 2**31 - 1
-_BF16_BYTES: Final = 2
+_SCALE_BYTES: Final = 4
+
+
+class KvDtype(StrEnum):
+    """How keys and values are stored; int8 has a scale per token and head, and room for nearly twice the tokens."""
+
+    BFLOAT16 = "bfloat16"
+    INT8 = "int8"
 
 
 class CpuProvider:
@@ -36,6 +44,7 @@ class CpuProvider:
         *,
         kv_cache_bytes: int,
         block_size: int = 16,
+        kv_dtype: KvDtype = KvDtype.BFLOAT16,
         threads: int | None = None,
         isa: str | None = None,
         active_experts: int | None = None,
@@ -53,8 +62,9 @@ class CpuProvider:
         self.info: CpuInfo = cpu_info(isa=isa, threads=threads)
         self.vocab_size = plan.vocab_size
         self.max_context_tokens = plan.max_context_tokens
+        self.window = plan.window
         self.block_size = block_size
-        self.num_blocks = _num_blocks(plan, kv_cache_bytes, block_size)
+        self.num_blocks = _num_blocks(plan, kv_cache_bytes, block_size, kv_dtype)
         weights = Weights(packed, plan)
         self._engine = _native.Engine(
             hidden=plan.hidden_size,
@@ -79,21 +89,26 @@ class CpuProvider:
             threads=self.info.threads,
             num_blocks=self.num_blocks,
             block_size=block_size,
+            int8_cache=kv_dtype is KvDtype.INT8,
         )
 
-    def step(self, batch: Batch) -> FloatArray:
+    def step(self, batch: Batch) -> Answers:
         """Run the batch; raises ValueError, before computing anything, if an index is out of its range."""
-        logits = np.empty((len(batch.logit_rows), self.vocab_size), dtype=np.float32)  # [R, V]
+        count = len(batch.logit_rows)
+        logits = np.empty((count + len(batch.best_rows), self.vocab_size), dtype=np.float32)  # [R + C, V]
+        best = np.empty(len(batch.best_rows), dtype=np.int32)  # [C]
         self._engine.step(
             _ints(batch.token_ids),
             _ints(batch.positions),
             _ints(batch.query_starts),
             _ints(batch.block_tables),
             _ints(batch.logit_rows),
+            _ints(batch.best_rows),
             logits,
+            best,
             self.vocab_size,
         )
-        return logits
+        return Answers(logits[:count], best)
 
     def expert_load(self) -> NDArray[np.int64] | None:
         """Tokens that chose each expert since the start [layers, experts]; None for a dense model.
@@ -107,14 +122,16 @@ class CpuProvider:
         return load
 
 
-def block_bytes(plan: ModelPlan, block_size: int) -> int:
+def block_bytes(plan: ModelPlan, block_size: int, kv_dtype: KvDtype = KvDtype.BFLOAT16) -> int:
     """Bytes of one block of keys and values over all layers; values are padded to whole registers."""
     value_dim = -(-plan.head_dim // LANES) * LANES
-    return plan.num_layers * plan.num_kv_heads * (plan.head_dim + value_dim) * block_size * _BF16_BYTES
+    elements = plan.head_dim + value_dim
+    of_one = elements + 2 * _SCALE_BYTES if kv_dtype is KvDtype.INT8 else 2 * elements  # token and head
+    return plan.num_layers * plan.num_kv_heads * block_size * of_one
 
 
-def _num_blocks(plan: ModelPlan, kv_cache_bytes: int, block_size: int) -> int:
-    one = block_bytes(plan, block_size)
+def _num_blocks(plan: ModelPlan, kv_cache_bytes: int, block_size: int, kv_dtype: KvDtype) -> int:
+    one = block_bytes(plan, block_size, kv_dtype)
     needed = -(-min(MIN_CACHED_TOKENS, plan.max_context_tokens) // block_size)
     if kv_cache_bytes < needed * one:
         raise ValueError(

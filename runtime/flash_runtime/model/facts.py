@@ -30,7 +30,7 @@ def facts(plan: ModelPlan) -> Facts:
     """Count a plan's parameters."""
     shapes = plan.linear_shapes()
     total = active = plan.hidden_size  # the final norm
-    for name in {plan.embedding, plan.head}:
+    for name in {plan.head} if plan.head_from_embedding else {plan.embedding, plan.head}:
         total += _size(shapes[name])
     active += _size(shapes[plan.head])
     for layer in plan.layers:

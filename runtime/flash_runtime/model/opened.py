@@ -10,7 +10,7 @@ from flash_runtime.model.variants import PACK_VERSION
 from flash_runtime.packed import PackedError, PackedFile
 
 if TYPE_CHECKING:
-    from flash_runtime.kernels.provider import CpuProvider
+    from flash_runtime.kernels.provider import CpuProvider, KvDtype
 
 BLOCK_TOKENS: Final = 16
 _AGAIN: Final = "pull or pack the model again (`flash-pull`, `flash pack`)"
@@ -27,13 +27,15 @@ def open_packed(path: Path) -> tuple[PackedFile, ModelPlan]:
         raise PackedError(f"{path}: {error}; {_AGAIN}") from error
 
 
-def native_provider(path: Path, *, cached_tokens: int) -> CpuProvider:
+def native_provider(path: Path, *, cached_tokens: int, kv_dtype: KvDtype | None = None) -> CpuProvider:
     """The native engine with a cache for one sequence; raises PackedError for a file that it cannot run."""
-    from flash_runtime.kernels.provider import MIN_CACHED_TOKENS, CpuProvider, block_bytes
+    from flash_runtime.kernels.provider import MIN_CACHED_TOKENS, CpuProvider, KvDtype, block_bytes
 
     packed, plan = open_packed(path)
     num_blocks = -(-max(cached_tokens, MIN_CACHED_TOKENS) // BLOCK_TOKENS)
+    kv_dtype = kv_dtype or KvDtype.BFLOAT16
+    cache_bytes = num_blocks * block_bytes(plan, BLOCK_TOKENS, kv_dtype)
     try:
-        return CpuProvider(packed, kv_cache_bytes=num_blocks * block_bytes(plan, BLOCK_TOKENS), block_size=BLOCK_TOKENS)
+        return CpuProvider(packed, kv_cache_bytes=cache_bytes, block_size=BLOCK_TOKENS, kv_dtype=kv_dtype)
     except ValueError as error:
         raise PackedError(f"{path}: {error}") from error

@@ -27,6 +27,7 @@ from flash_runtime.model.errors import CheckpointError
 from flash_runtime.model.families import Recipe, recipe
 from flash_runtime.model.families.recipe import Linear, read_bias, read_int4_blocks, read_vector, read_weight
 from flash_runtime.model.hf_text import load_tokenizer
+from flash_runtime.model.rotated import rotated
 from flash_runtime.model.variants import PACK_VERSION, formats, variant_named
 from flash_runtime.packed import PackedWriter
 
@@ -48,18 +49,24 @@ def pack(
     variant: str,
     progress: Progress,
     head: str | None = None,
+    rotate: bool | None = None,
     about: Mapping[str, str] | None = None,
     key: str = "",
     text_only: bool = False,
 ) -> None:
     """Write the packed model. `about` adds to what the checkpoint says of itself (source, sha256, …), `key` names it.
 
-    `head` replaces the variant's format of embedding and head. With `text_only`, the weights are left out: enough for a
-    gateway. Raises CheckpointError for damaged weights and
-    UnsupportedModel for what this release cannot run.
+    `head` replaces the variant's format of embedding and head, `rotate` its choice of rotation; where that is None, a
+    checkpoint's int4 blocks stay as they are: rounding them anew costs more than rotating gains. With `text_only`, the
+    weights are left out: enough for a gateway. Raises CheckpointError for damaged weights and UnsupportedModel for what
+    this release cannot run.
     """
     chosen = formats(variant, head=head)
     found = recipe(checkpoint)
+    if rotate is None:
+        rotate = chosen.rotated and not (chosen.weight == LinearFormat.INT4 and _holds_int4(checkpoint, found))
+    if rotate:
+        found = rotated(found)
     plan = replace(found.plan, weight_format=LinearFormat(chosen.weight), head_format=LinearFormat(chosen.head))
     text = checkpoint.text()
     _check_vocabulary(checkpoint, text)
@@ -69,6 +76,7 @@ def pack(
                 "key": key,
                 "pack_version": PACK_VERSION,
                 "variant": variant_named(variant),
+                "rotated": rotate,
                 "contents": "text" if text_only else "model",
                 "about": {**vars(checkpoint.about), **(about or {})},
                 "text": _text_header(text),
@@ -78,6 +86,12 @@ def pack(
         writer.add_bytes(TOKENIZER_BLOB, text.tokenizer_json)
         if not text_only:
             _write_weights(checkpoint, replace(found, plan=plan), writer, progress)
+
+
+def _holds_int4(checkpoint: Checkpoint, found: Recipe) -> bool:
+    """Whether int4 weights could be taken over without loss."""
+    linear = found.linears[found.plan.layers[0].qkv]
+    return read_int4_blocks(checkpoint, linear, 0) is not None
 
 
 def _write_weights(checkpoint: Checkpoint, sources: Recipe, writer: PackedWriter, progress: Progress) -> None:

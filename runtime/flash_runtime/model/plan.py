@@ -126,6 +126,14 @@ class ModelPlan:
     residual_factor: Factor = 1.0
     """Multiplies what attention and MLP add to the residual."""
     logits_factor: Factor = 1.0
+    head_from_embedding: bool = False
+    """Whether a head of its own holds the embedding's weights in another basis: as parameters they count once."""
+
+    @property
+    def window(self) -> int | None:
+        """Positions a token sees in the layer that sees most, its own among them; None = all before it."""
+        windows = [layer.window for layer in self.layers]
+        return None if None in windows else max((window for window in windows if window is not None), default=None)
 
     @property
     def score_factor(self) -> float:

@@ -46,6 +46,8 @@ class PullRequest:
     text_only: bool = False
     head: str | None = None
     """Format of embedding and head; None = the variant's own."""
+    rotate: bool | None = None
+    """Whether outliers are spread before rounding; None = as the variant does."""
 
 
 def pull(request: PullRequest, *, cache: Cache, progress: ProgressReporter) -> dict[str, Any]:
@@ -119,9 +121,10 @@ def _check_sha256(request: PullRequest, cache: Cache) -> None:
 
 
 def _key(request: PullRequest, cache: Cache) -> str:
-    """Names one packed result: the source, its content, the number format and our version of it."""
+    """Names one packed result: the source, its content, the number format, its rotation and our version of it."""
     chosen = formats(request.variant, head=request.head)
-    numbers = [variant_named(request.variant), chosen.weight, chosen.head, str(PACK_VERSION)]
+    rotation = f"rotated {chosen.rotated}, asked for {request.rotate}"
+    numbers = [variant_named(request.variant), chosen.weight, chosen.head, str(PACK_VERSION), rotation]
     facts = [request.source.uri, request.source.digest(cache), *numbers]
     return hashlib.sha256("\n".join(facts).encode()).hexdigest()[:32]
 
@@ -175,6 +178,7 @@ def _pack(request: PullRequest, key: str, path: Path, cache: Cache, progress: Pr
         path,
         variant=request.variant,
         head=request.head,
+        rotate=request.rotate,
         progress=lambda done, total: progress.update("pack", done, total, "tensors"),
         about={**request.source.about, "source": request.source.uri, "sha256": request.source.digest(cache)},
         key=key,

@@ -15,7 +15,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from flash_runtime.engine.batch import Batch, FloatArray
+from flash_runtime.engine.batch import Answers, Batch, FloatArray
 from flash_runtime.kernels.layout import (
     GROUP,
     LinearFormat,
@@ -50,6 +50,7 @@ class ReferenceProvider:
     def __init__(self, plan: ModelPlan, weights: Weights, *, num_blocks: int, block_size: int) -> None:
         self.vocab_size = plan.vocab_size
         self.max_context_tokens = plan.max_context_tokens
+        self.window: int | None = None  # it gathers all of a sequence's blocks, also those that no layer sees
         self.num_blocks = num_blocks
         self.block_size = block_size
         self._plan = plan
@@ -58,15 +59,15 @@ class ReferenceProvider:
         self._keys = np.zeros(slots, dtype=np.float32)
         self._values = np.zeros(slots, dtype=np.float32)
 
-    def step(self, batch: Batch) -> FloatArray:
+    def step(self, batch: Batch) -> Answers:
         plan, weights = self._plan, self._weights
         residual = np.float32(plan.residual_factor)
         x = weights.rows(plan.embedding, batch.token_ids) * np.float32(plan.embedding_factor)  # [T, H]
         for index, layer in enumerate(plan.layers):
             x = x + residual * self._attention(index, layer, self._norm(x, layer.attn_norm), batch)
             x = x + residual * self._mlp(layer.mlp, self._norm(x, layer.mlp_norm))
-        logits = weights.linear(plan.head, self._norm(x[batch.logit_rows], plan.final_norm))  # [R, V]
-        return logits * np.float32(plan.logits_factor)
+        logits = weights.linear(plan.head, self._norm(x[batch.head_rows], plan.final_norm))  # [R + C, V]
+        return Answers.of(logits * np.float32(plan.logits_factor), batch)
 
     def _norm(self, x: FloatArray, name: str) -> FloatArray:
         """RMS norm over the last axis."""

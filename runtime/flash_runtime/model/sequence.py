@@ -37,4 +37,4 @@ class Sequence:
                 block_tables=np.arange(-(-end // provider.block_size), dtype=np.int32)[None, :],
                 logit_rows=np.arange(len(token_ids), dtype=np.int32),
             )
-        )
+        ).logits

@@ -20,12 +20,14 @@ class Formats:
     """All linears of the layers."""
     head: str
     """Embedding and head. int4 costs more quality there than in the layers, and saves less."""
+    rotated: bool
+    """Whether outliers are spread over all features before rounding (see `rotation`)."""
 
 
 VARIANTS: Final[Mapping[str, Formats]] = {
-    "Cloud": Formats(weight="bf16", head="bf16"),
-    "Lite": Formats(weight="int8", head="int8"),
-    "Nano": Formats(weight="int4", head="int8"),
+    "Cloud": Formats(weight="bf16", head="bf16", rotated=False),
+    "Lite": Formats(weight="int8", head="int8", rotated=True),
+    "Nano": Formats(weight="int4", head="int8", rotated=True),
 }
 HEAD_CHOICES: Final[Mapping[str, tuple[str, ...]]] = {"Nano": ("int8", "int4")}
 """Variants whose head format may be chosen, the default first."""

@@ -38,14 +38,18 @@ def packed_in(folder: Path, kind: str, **changes: int) -> Path:
 
 def logits(config: EngineConfig) -> NDArray[np.float32]:
     count = 12
-    return load(config).provider.step(
-        Batch(
-            token_ids=np.arange(count, dtype=np.int32),
-            positions=np.arange(count, dtype=np.int32),
-            query_starts=np.array([0, count], dtype=np.int32),
-            block_tables=np.zeros((1, 1), dtype=np.int32),
-            logit_rows=np.arange(count, dtype=np.int32),
+    return (
+        load(config)
+        .provider.step(
+            Batch(
+                token_ids=np.arange(count, dtype=np.int32),
+                positions=np.arange(count, dtype=np.int32),
+                query_starts=np.array([0, count], dtype=np.int32),
+                block_tables=np.zeros((1, 1), dtype=np.int32),
+                logit_rows=np.arange(count, dtype=np.int32),
+            )
         )
+        .logits
     )
 
 

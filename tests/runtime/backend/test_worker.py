@@ -12,7 +12,7 @@ from fakes.paged_model import PagedModel
 
 from flash_runtime.backend.delivery import StreamClosed
 from flash_runtime.backend.worker import EngineWorker, Submission
-from flash_runtime.engine.batch import Batch, FloatArray
+from flash_runtime.engine.batch import Answers, Batch
 from flash_runtime.engine.loop import Engine, EngineLimits, EngineStats
 from flash_runtime.wire import Failure, FinishReason, GenerateRequest, StreamEvent
 
@@ -64,7 +64,7 @@ class SteppedModel(PagedModel):
         super().__init__(num_blocks=25_000, max_context_tokens=100_000, fatal_token=fatal_token)
         self.allowed = None if steps is None else threading.Semaphore(steps)
 
-    def step(self, batch: Batch) -> FloatArray:
+    def step(self, batch: Batch) -> Answers:
         if self.allowed is not None:
             assert self.allowed.acquire(timeout=SECONDS)
         return super().step(batch)

@@ -98,7 +98,7 @@ def prompts(count: int, length: int) -> Batch:
 
 def in_pieces(provider: CudaProvider) -> np.ndarray:
     """Logits of PROMPT, fed as a chunk, a single token and another chunk."""
-    return np.concatenate([provider.step(piece(PROMPT[a:b], a)) for a, b in pairwise([0, 7, 8, 16])])
+    return np.concatenate([provider.step(piece(PROMPT[a:b], a)).logits for a, b in pairwise([0, 7, 8, 16])])
 
 
 def errors(found: np.ndarray, expected: np.ndarray) -> np.ndarray:
@@ -110,7 +110,7 @@ def errors(found: np.ndarray, expected: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("kind", sorted(CONFIGS))
 def test_short_prompts_agree_to_the_rounding_of_floats(kind: str, packed_files: Any, cuda: Any) -> None:
     packed, batch = packed_files(kind), prompts(count=8, length=3)
-    relative = errors(cuda(packed).step(batch), reference_provider(packed).step(batch))
+    relative = errors(cuda(packed).step(batch).logits, reference_provider(packed).step(batch).logits)
     # A prompt with an activation on the border of two integers may differ; most have none.
     assert np.median(relative) <= ROUNDING
 
@@ -118,24 +118,24 @@ def test_short_prompts_agree_to_the_rounding_of_floats(kind: str, packed_files: 
 @pytest.mark.parametrize("kind", sorted(set(CONFIGS) - ROUTED_KINDS))
 def test_a_prompt_in_pieces_follows_the_reference(kind: str, packed_files: Any, cuda: Any) -> None:
     packed = packed_files(kind)
-    expected = reference_provider(packed).step(piece(PROMPT, 0))
+    expected = reference_provider(packed).step(piece(PROMPT, 0)).logits
     assert errors(in_pieces(cuda(packed)), expected).max() <= ONE_INTEGER_OFF
 
 
 @pytest.mark.parametrize("kind", ["llama", "qwen2_moe_all"])
 def test_keys_and_values_in_bf16_cost_little(kind: str, packed_files: Any, cuda: Any) -> None:
     packed = packed_files(kind)
-    expected = reference_provider(packed).step(piece(PROMPT, 0))
+    expected = reference_provider(packed).step(piece(PROMPT, 0)).logits
     found = in_pieces(cuda(packed, cache_dtype="bfloat16"))
     assert ROUNDING < errors(found, expected).max() <= BF16_CACHE
 
 
 def test_only_the_wanted_rows_come_back_in_their_order(packed_files: Any, cuda: Any) -> None:
     packed, whole = packed_files("qwen2_moe"), piece(PROMPT, 0)
-    every = cuda(packed).step(whole)
-    some = cuda(packed).step(replace(whole, logit_rows=ints([15, 3])))
+    every = cuda(packed).step(whole).logits
+    some = cuda(packed).step(replace(whole, logit_rows=ints([15, 3]))).logits
     np.testing.assert_allclose(some, every[[15, 3]], rtol=1e-4, atol=1e-4)
-    none = cuda(packed).step(replace(whole, logit_rows=ints([])))
+    none = cuda(packed).step(replace(whole, logit_rows=ints([]))).logits
     assert none.shape == (0, VOCAB_SIZE)
 
 
@@ -143,9 +143,9 @@ def test_fewer_active_experts_change_the_answer_as_they_change_the_references(pa
     packed, batch = packed_files("mixtral"), prompts(count=8, length=3)
     plan = ModelPlan.from_json(packed.header["model"]).with_active_experts(1)
     reference = ReferenceProvider(plan, PackedWeights(packed, plan), num_blocks=NUM_BLOCKS, block_size=BLOCK_SIZE)
-    found = cuda(packed, active_experts=1).step(batch)
-    assert np.median(errors(found, reference.step(batch))) <= ROUNDING
-    assert errors(found, cuda(packed).step(batch)).min() > 0.01
+    found = cuda(packed, active_experts=1).step(batch).logits
+    assert np.median(errors(found, reference.step(batch).logits)) <= ROUNDING
+    assert errors(found, cuda(packed).step(batch).logits).min() > 0.01
 
 
 def test_an_index_out_of_range_is_refused_before_anything_is_computed(packed_files: Any, cuda: Any) -> None:

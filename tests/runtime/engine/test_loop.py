@@ -308,3 +308,32 @@ def test_a_prompt_is_found_again_by_its_own_tenant_and_by_no_other() -> None:
         assert tokens(outputs) == PagedModel().expected(PROMPT, 3)
         cached.append(outputs[-1].cached_tokens)
     assert cached == [0, 0, 4, 0]
+
+
+def test_a_window_bounds_the_memory_of_a_long_answer() -> None:
+    model = PagedModel(window=10)
+    engine = an_engine(model)
+    engine.add("a", PROMPT, GenerateRequest(max_tokens=200))
+    answer: list[int] = []
+    most = 0
+    while engine.has_work:
+        answer += [token for output in engine.step() for token in output.token_ids]
+        engine.check_integrity()
+        most = max(most, engine.stats().kv_blocks_used)
+    assert answer == model.expected(PROMPT, 200)
+    assert most == 3, "the 9 tokens that the next one sees, in blocks of 4 at any offset"
+
+
+def test_a_prefix_is_found_when_the_blocks_before_its_window_are_gone() -> None:
+    model = PagedModel(window=6, num_blocks=12)
+    engine = an_engine(model)
+    long = [index % 90 for index in range(33)]
+    engine.add("first", long, GenerateRequest(max_tokens=2))
+    run(engine)
+    # Takes the blocks that were given back first: those of the beginning.
+    engine.add("other", [91] * 18, GenerateRequest(max_tokens=2))
+    run(engine)
+    engine.add("again", long, GenerateRequest(max_tokens=2))
+    outputs = run(engine)["again"]
+    assert tokens(outputs) == model.expected(long, 2)
+    assert outputs[-1].cached_tokens == 32

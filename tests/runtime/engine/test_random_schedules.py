@@ -10,7 +10,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from random import Random
 
-from flash_runtime.engine.blocks import BlockPool, root_key
+from flash_runtime.engine.blocks import NO_BLOCK, BlockPool, root_key
 from flash_runtime.engine.scheduler import Chunk, Scheduler
 from flash_runtime.engine.sequence import Sequence
 from flash_runtime.wire import GenerateRequest
@@ -37,7 +37,10 @@ class World:
         self.size = draw.choice([1, 2, 4])
         self.pool = BlockPool(draw.randint(3, 24), self.size)
         self.max_batch_tokens = draw.randint(1, 24)
-        self.scheduler = Scheduler(self.pool, max_running=draw.randint(1, 6), max_batch_tokens=self.max_batch_tokens)
+        self.window = draw.choice([None, None, draw.randint(1, 8)])
+        self.scheduler = Scheduler(
+            self.pool, max_running=draw.randint(1, 6), max_batch_tokens=self.max_batch_tokens, window=self.window
+        )
         self.shadow: list[list[Place | None]] = [[None] * self.size for _ in range(self.pool.num_blocks)]
         self.salts: dict[Sequence, str] = {}
 
@@ -94,6 +97,7 @@ class World:
             self.compute(chunk)
         self.scheduler.settle(chunks)
         for chunk in chunks:
+            self.bounded(chunk.sequence)
             self.sample(chunk)
         self.scheduler.check_integrity()
 
@@ -109,8 +113,20 @@ class World:
         wanted: list[Place] = [(salt, at, token) for at, token in enumerate(sequence.token_ids[:end])]
         for at in range(chunk.start, end):
             self.shadow[sequence.blocks[at // self.size]][at % self.size] = wanted[at]
-        found = [place for block in sequence.blocks for place in self.shadow[block]][:end]
-        assert found == wanted, "somebody else's keys and values would be read"
+        seen = 0 if self.window is None else max(0, chunk.start + 1 - self.window)
+        found = [self.shadow[sequence.blocks[at // self.size]][at % self.size] for at in range(seen, end)]
+        assert NO_BLOCK not in sequence.blocks[seen // self.size :], "a block that is seen was given back"
+        assert found == wanted[seen:], "somebody else's keys and values would be read"
+        if chunk.start and sequence.num_cached_tokens == chunk.start and sequence.num_unseen_blocks:
+            self.counts["hit past blocks out of sight"] += 1
+
+    def bounded(self, sequence: Sequence) -> None:
+        """A sequence holds blocks for what its next token sees and for what is still to be computed."""
+        if self.window is None:
+            return
+        held = len(sequence.blocks) - sequence.num_unseen_blocks
+        assert held <= self.pool.blocks_for(sequence.num_pending_tokens + self.window - 1) + 1
+        self.counts["given back"] += sequence.num_unseen_blocks > 0
 
     def sample(self, chunk: Chunk) -> None:
         sequence = chunk.sequence
@@ -129,5 +145,5 @@ def test_no_block_is_lost_or_used_twice_in_a_hundred_thousand_steps() -> None:
         World(Random(seed), counts).run(STEPS_PER_POOL)
         seed += 1
     print(f"{seed} pools:", ", ".join(f"{number} {what}" for what, number in sorted(counts.items())))
-    for what in ("cancelled", "chunked", "finished", "hit", "preempted"):
+    for what in ("cancelled", "chunked", "finished", "given back", "hit", "hit past blocks out of sight", "preempted"):
         assert counts[what] > 1000, f"hardly any {what}: the schedules test too little"

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flash_runtime.engine.sampling import LOWEST_LOGPROB, greedy, logprobs_of, philox, sample, uniform
+from flash_runtime.engine.batch import highest
+from flash_runtime.engine.sampling import LOWEST_LOGPROB, logprobs_of, philox, sample, uniform
 from flash_runtime.wire import GenerateRequest
 
 
@@ -51,14 +52,14 @@ def test_uniforms_of_neighbouring_seeds_and_positions_fill_the_interval_evenly()
 
 
 def test_greedy_takes_the_first_of_the_best_in_each_row() -> None:
-    best, is_finite = greedy(np.array([[0, 3, 3], [5, 1, 2]], dtype=np.float32))
+    best, is_finite = highest(np.array([[0, 3, 3], [5, 1, 2]], dtype=np.float32))
     assert best.tolist() == [1, 0]
     assert is_finite.all()
 
 
 @pytest.mark.parametrize("row", [[0.0, np.nan, 1.0], [0.0, np.inf, 1.0], [-np.inf, -np.inf, -np.inf]])
 def test_greedy_reports_a_row_without_a_finite_best(row: list[float]) -> None:
-    _, is_finite = greedy(np.array([row, [0.0, 1.0, 2.0]], dtype=np.float32))
+    _, is_finite = highest(np.array([row, [0.0, 1.0, 2.0]], dtype=np.float32))
     assert is_finite.tolist() == [False, True]
 
 

@@ -1,4 +1,4 @@
-"""Tiny packed models of random weights and their step in NumPy, with the kernels' roundings (int8, bf16 cache).
+"""Tiny packed models of random weights and their step in NumPy, with the kernels' roundings (int8, the cache).
 
 Legend: T tokens, H hidden, h and g query and key-value heads, d head features, E experts, V vocabulary, P positions.
 """
@@ -137,8 +137,16 @@ def bf16(x: FloatArray) -> FloatArray:
     return (((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16) << 16).astype(np.uint32).view(np.float32)
 
 
-def emulate_prompt(model: TinyModel, token_ids: Any) -> FloatArray:
-    """Logits [T, V] of one whole sequence, computed token by token without a cache."""
+def int8(x: FloatArray) -> FloatArray:
+    """x rounded to int8, one scale for each vector of the last axis."""
+    largest = np.abs(x).max(axis=-1, keepdims=True)
+    values = np.rint(x * (np.float32(127) / largest)).clip(-127, 127)
+    return (values * (largest / np.float32(127))).astype(np.float32)
+
+
+def emulate_prompt(model: TinyModel, token_ids: Any, *, cache: str = "bfloat16") -> FloatArray:
+    """Logits [T, V] of one whole sequence, computed token by token; keys and values are rounded as the cache does."""
+    stored = {"bfloat16": bf16, "int8": int8}[cache]
     plan, blobs = model.plan, model.blobs
     heads, kv_heads, dim = plan["num_heads"], plan["num_kv_heads"], plan["head_dim"]
     tokens = len(token_ids)
@@ -169,7 +177,7 @@ def emulate_prompt(model: TinyModel, token_ids: Any) -> FloatArray:
         if layer["q_norm"]:
             wide = (tokens, -1) if layer["qk_norm_over"] == "projection" else (tokens, -1, dim)
             q, k = (norm(x.reshape(wide), layer[n]).reshape(x.shape) for x, n in ((q, "q_norm"), (k, "k_norm")))
-        q, k, v = turn(q), bf16(turn(k)), bf16(v)
+        q, k, v = turn(q), stored(turn(k)), stored(v)
         out = np.empty_like(q)
         for h in range(heads):
             scores = q[:, h] @ k[:, h * kv_heads // heads].T * factor("attention", dim**-0.5)  # [T, P]
@@ -241,7 +249,7 @@ def tiny_model() -> Callable[..., TinyModel]:
 
 
 @pytest.fixture(scope="session")
-def emulate() -> Callable[[TinyModel, Any], FloatArray]:
+def emulate() -> Callable[..., FloatArray]:
     return emulate_prompt
 
 

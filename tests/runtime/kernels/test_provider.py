@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from flash_runtime.engine.batch import NO_TOKEN
 from flash_runtime.kernels import _native
 from flash_runtime.kernels.provider import CpuProvider
 
@@ -42,28 +43,33 @@ def provider(model: Any, **arguments: Any) -> CpuProvider:
     return CpuProvider(model, **{"kv_cache_bytes": 2**21, "threads": 2, **arguments})
 
 
-def assert_close(logits: np.ndarray, expected: np.ndarray) -> None:
-    """A value that rounds to the neighbouring int8 or bf16 moves its row a little, and later rows that attend to it."""
+def assert_close(model: Any, logits: np.ndarray, expected: np.ndarray) -> None:
+    """A value that rounds to the neighbouring int8 or bf16 moves its row a little, and later rows that attend to it.
+
+    Rows before the first such value agree to 1e-6 or so. In the int4 prompts it comes early, at row 17 of 150; NumPy's
+    own step does the same when its activations change by one unit in the last place.
+    """
     difference = np.abs(logits - expected)
-    assert np.median(difference) < 5e-3
+    formats = model.plan["weight_format"], model.plan["head_format"]
+    assert np.median(difference) < (5e-3 if "int4" in formats else 1e-3)
     assert difference.max() < 0.25 * expected.std()
 
 
 def test_a_prompt_gives_the_reference_logits(model: Any, emulate: Any, batch: Any, piece: Any, isa: str) -> None:
-    logits = provider(model, isa=isa).step(batch(piece(PROMPT, 0, list(range(2, 12)))))
-    assert_close(logits, emulate(model, PROMPT))
+    logits = provider(model, isa=isa).step(batch(piece(PROMPT, 0, list(range(2, 12))))).logits
+    assert_close(model, logits, emulate(model, PROMPT))
 
 
 def test_a_single_token_leaves_most_experts_empty_and_is_right(
     model: Any, emulate: Any, batch: Any, piece: Any, isa: str
 ) -> None:
-    logits = provider(model, isa=isa).step(batch(piece([5], 0, [3])))
-    assert_close(logits, emulate(model, [5]))
+    logits = provider(model, isa=isa).step(batch(piece([5], 0, [3]))).logits
+    assert_close(model, logits, emulate(model, [5]))
 
 
 def test_all_instruction_sets_give_the_same_bits(model: Any, batch: Any, piece: Any) -> None:
     whole = batch(piece(PROMPT, 0, list(range(10))))
-    results = [provider(model, isa=isa).step(whole) for isa in _native.supported_isas()]
+    results = [provider(model, isa=isa).step(whole).logits for isa in _native.supported_isas()]
     assert all(np.array_equal(results[0], result) for result in results)
 
 
@@ -71,50 +77,83 @@ def test_all_instruction_sets_give_the_same_bits(model: Any, batch: Any, piece: 
 def test_cutting_a_prompt_into_steps_changes_no_bit(
     model: Any, batch: Any, piece: Any, isa: str, block_size: int
 ) -> None:
-    whole = provider(model, isa=isa).step(batch(piece(PROMPT, 0, list(range(10)))))
+    whole = provider(model, isa=isa).step(batch(piece(PROMPT, 0, list(range(10))))).logits
     cut = provider(model, isa=isa, block_size=block_size, threads=1)
     bounds = [0, 1, 8, 72, 73, 140, 150]
     blocks = [9, 4, 7, 1, 0, 8, 2, 6, 5, 3]
-    parts = [cut.step(batch(piece(PROMPT[a:b], a, blocks))) for a, b in pairwise(bounds)]
+    parts = [cut.step(batch(piece(PROMPT[a:b], a, blocks))).logits for a, b in pairwise(bounds)]
     assert np.array_equal(np.concatenate(parts), whole)
 
 
 def test_company_in_the_batch_changes_no_bit(model: Any, batch: Any, piece: Any, isa: str) -> None:
     alone = provider(model, isa=isa)
-    expected = [alone.step(batch(piece(PROMPT[:40], 0, [0, 1, 2])))]
-    expected += [alone.step(batch(piece(PROMPT[40 + i : 41 + i], 40 + i, [0, 1, 2]))) for i in range(5)]
+    expected = [alone.step(batch(piece(PROMPT[:40], 0, [0, 1, 2]))).logits]
+    expected += [alone.step(batch(piece(PROMPT[40 + i : 41 + i], 40 + i, [0, 1, 2]))).logits for i in range(5)]
     crowd = provider(model, isa=isa)
     others = np.random.default_rng(9).integers(0, 101, (4, 60))
     own = slice(60, 100)
     mixed = batch(
         piece(others[0], 0, [10, 11, 12, 13]), piece(PROMPT[:40], 0, [7, 3, 5]), piece(others[1], 0, [20, 21, 22, 23])
     )
-    got = [crowd.step(mixed)[own]]
+    got = [crowd.step(mixed).logits[own]]
     for i in range(5):
         step = batch(
             piece(others[2][i : i + 1], 60 + i, [10, 11, 12, 13, 14]),
             piece(PROMPT[40 + i : 41 + i], 40 + i, [7, 3, 5]),
             piece(others[3][8 * i : 8 * i + 8], 60 + 8 * i, [20, 21, 22, 23, 24, 25, 26]),
         )
-        got.append(crowd.step(step)[1:2])
+        got.append(crowd.step(step).logits[1:2])
     assert all(np.array_equal(a, b) for a, b in zip(got, expected, strict=True))
 
 
 def test_only_the_wanted_rows_come_back_in_their_order(model: Any, batch: Any, piece: Any) -> None:
     whole = batch(piece(PROMPT[:20], 0, [0, 1]))
-    logits = provider(model).step(whole)
-    some = provider(model).step(replace(whole, logit_rows=np.array([19, 3], dtype=np.int32)))
+    logits = provider(model).step(whole).logits
+    some = provider(model).step(replace(whole, logit_rows=np.array([19, 3], dtype=np.int32))).logits
     assert np.array_equal(some, logits[[19, 3]])
-    none = provider(model).step(replace(whole, logit_rows=np.array([], dtype=np.int32)))
+    none = provider(model).step(replace(whole, logit_rows=np.array([], dtype=np.int32))).logits
     assert none.shape == (0, 101)
+
+
+def test_the_best_token_of_a_row_is_the_first_of_its_highest_logits(
+    tiny_model: Any, batch: Any, piece: Any, isa: str
+) -> None:
+    model = tiny_model(vocab=1303)
+    model.blobs["head.weight"][:] = np.roll(model.blobs["head.weight"], 40, axis=0)  # equals far apart: 82 panels
+    model.blobs["head.weight"][41:] = model.blobs["head.weight"][:41]
+    model.blobs["head.scale"][656:] = model.blobs["head.scale"][:656]
+    whole = batch(piece(np.arange(220) % 101, 0, list(range(14))))
+    logits = provider(model, isa=isa).step(whole).logits
+    wanted, best = np.array([3, 219, 100], dtype=np.int32), np.arange(219, -1, -1, dtype=np.int32)
+    answers = provider(model, isa=isa).step(replace(whole, logit_rows=wanted, best_rows=best))
+    assert np.array_equal(answers.logits, logits[wanted])
+    assert answers.best.tolist() == logits[best].argmax(axis=1).tolist()
+    assert answers.best.max() < 656
+    assert provider(model, isa=isa).step(replace(whole, logit_rows=best[:0], best_rows=best)).logits.shape == (0, 1303)
+
+
+def test_the_best_token_is_none_for_a_row_that_is_not_finite(tiny_model: Any, batch: Any, piece: Any, isa: str) -> None:
+    model = tiny_model()
+    rows = np.arange(22, dtype=np.int32)
+    good, bad = np.arange(20) + 1, 50
+    whole = replace(
+        batch(piece([bad], 0, [2]), piece(good, 0, [0, 1]), piece([bad], 0, [3])), logit_rows=rows[:0], best_rows=rows
+    )
+    expected = provider(model, isa=isa).step(whole).best
+    assert (expected != NO_TOKEN).all()
+    for damage in (np.nan, np.inf):
+        scale = model.blob("embedding.scale").copy()
+        scale[bad] = damage
+        best = provider(model.with_blob("embedding.scale", scale), isa=isa).step(whole).best
+        assert best.tolist() == [NO_TOKEN, *expected[1:21].tolist(), NO_TOKEN]
 
 
 def test_steps_from_several_threads_queue_up(model: Any, batch: Any, piece: Any) -> None:
     shared = provider(model)
     work = [batch(piece(PROMPT[i : i + 20], 0, [2 * i, 2 * i + 1])) for i in range(4)]
-    expected = [provider(model).step(item) for item in work]
+    expected = [provider(model).step(item).logits for item in work]
     results: dict[int, np.ndarray] = {}
-    threads = [threading.Thread(target=lambda i=i: results.update({i: shared.step(work[i])})) for i in range(4)]
+    threads = [threading.Thread(target=lambda i=i: results.update({i: shared.step(work[i]).logits})) for i in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -142,12 +181,12 @@ def test_weights_are_read_in_place(tiny_model: Any, batch: Any, piece: Any) -> N
     for blob in model.blobs.values():
         blob.flags.writeable = False
     own = provider(model)
-    before = own.step(batch(piece([1], 0, [0])))
+    before = own.step(batch(piece([1], 0, [0]))).logits
     blob = model.blobs["head.weight"]
     blob.flags.writeable = True
     blob[:] = 128
     assert before.any()
-    assert not own.step(batch(piece([1], 0, [0]))).any()
+    assert not own.step(batch(piece([1], 0, [0]))).logits.any()
 
 
 BAD_BATCHES = [
@@ -163,6 +202,7 @@ BAD_BATCHES = [
     ({"block_tables": [[2**30, 0]]}, r"block_tables \(1073741824\)"),
     ({"block_tables": [[0, 1], [0, 1]]}, "block_tables has 2 elements, expected 1"),
     ({"logit_rows": [2]}, r"logit_rows \(2\) must lie in 0..1"),
+    ({"best_rows": [0, -1]}, r"best_rows \(-1\) must lie in 0..1"),
     ({"positions": [0]}, "positions has 1 elements, expected 2"),
 ]
 
@@ -241,11 +281,42 @@ def test_a_long_prompt_gives_the_same_bits_on_any_number_of_threads_and_in_piece
     model = tiny_model(hidden=64, heads=4, head_dim=8, width=64, window=window).with_plan(max_context_tokens=4096)
     prompt = np.random.default_rng(4).integers(0, 101, 2305)
     blocks = list(range(145))
-    alone = provider(model, isa=isa, threads=1).step(batch(piece(prompt, 0, blocks)))
+    alone = provider(model, isa=isa, threads=1).step(batch(piece(prompt, 0, blocks))).logits
     cut = provider(model, isa=isa, threads=3)
     bounds = [0, 1000, 1024, 1030, 2047, 2049, 2300, 2304, 2305]
-    parts = [cut.step(batch(piece(prompt[a:b], a, blocks))) for a, b in pairwise(bounds)]
+    parts = [cut.step(batch(piece(prompt[a:b], a, blocks))).logits for a, b in pairwise(bounds)]
     assert np.array_equal(np.concatenate(parts), alone)
+
+
+def windowed(tiny_model: Any) -> Any:
+    model = tiny_model(window=20)
+    layers = [{**layer, "window": window} for layer, window in zip(model.plan["layers"], (20, 40), strict=True)]
+    return model.with_plan(layers=layers)
+
+
+def test_blocks_before_the_window_of_all_layers_are_never_read(
+    tiny_model: Any, batch: Any, piece: Any, isa: str
+) -> None:
+    model = windowed(tiny_model)
+    absent = next(token for token in range(101) if token not in PROMPT)
+    scale = model.blob("embedding.scale").copy()
+    scale[absent] = np.nan
+    own = provider(model.with_blob("embedding.scale", scale), isa=isa)
+    assert own.window == 40
+    blocks = list(range(10))
+    whole = own.step(batch(piece(PROMPT, 0, blocks))).logits
+    own.step(batch(piece([absent] * 96, 0, blocks[:6])))  # somebody else's now
+    # position 140 sees 101 and later, so block 6 and later
+    after = own.step(batch(piece(PROMPT[140:], 140, [-1] * 6 + blocks[6:]))).logits
+    assert np.array_equal(after, whole[140:])
+
+
+def test_a_block_that_some_layer_sees_must_be_there(tiny_model: Any, batch: Any, piece: Any) -> None:
+    step = batch(piece(PROMPT[140:], 140, [-1] * 7 + [7, 8, 9]))
+    with pytest.raises(ValueError, match=r"block_tables \(-1\) must lie in 0.."):
+        provider(windowed(tiny_model)).step(step)
+    with pytest.raises(ValueError, match=r"block_tables \(-1\) must lie in 0.."):  # one layer sees everything
+        provider(tiny_model(window=20)).step(step)
 
 
 def test_attention_over_several_splits_is_right(tiny_model: Any, emulate: Any, batch: Any, piece: Any) -> None:
@@ -253,5 +324,5 @@ def test_attention_over_several_splits_is_right(tiny_model: Any, emulate: Any, b
     prompt = np.random.default_rng(4).integers(0, 101, 1100)
     own = provider(model)
     own.step(batch(piece(prompt[:1020], 0, list(range(69)))))
-    rest = own.step(batch(piece(prompt[1020:], 1020, list(range(69)))))
-    assert_close(rest, emulate(model, prompt)[1020:])
+    rest = own.step(batch(piece(prompt[1020:], 1020, list(range(69))))).logits
+    assert_close(model, rest, emulate(model, prompt)[1020:])

@@ -20,11 +20,18 @@ from flash_runtime.packed import PackedFile
 
 GOLDEN = Path(__file__).parents[1] / "fixtures" / "golden"
 LOGITS_TOLERANCE = 1e-3
-RELATIVE_ERROR = {"Cloud": 0.025, "Lite": 0.06, "Nano": 0.5}
-"""Norm of a position's error over that of its logits. Random weights are the hardest case, most of all for int4, which
-lives on weights that are not evenly spread. Measured: at most 0.016, 0.046 and 0.41."""
-SAME_ARGMAX = {"Cloud": 0.9, "Lite": 0.85, "Nano": 0.45}
-"""Share of positions with the same most likely token. Measured: at least 0.94, 0.87 and 0.5."""
+RELATIVE_ERROR = {("Cloud", False): 0.025, ("Lite", False): 0.06, ("Nano", False): 0.5} | {
+    ("Lite", True): 0.07,
+    ("Nano", True): 0.5,
+}
+"""Norm of a position's error over that of its logits, by variant and whether it is rotated. Random weights are the
+hardest case, most of all for int4, which lives on weights that are not evenly spread. These are uniform, without any
+outliers, and rotating makes them less even. Measured: at most 0.016, 0.046, 0.41, 0.058 and 0.39."""
+SAME_ARGMAX = {("Cloud", False): 0.9, ("Lite", False): 0.85, ("Nano", False): 0.45} | {
+    ("Lite", True): 0.8,
+    ("Nano", True): 0.4,
+}
+"""Share of positions with the same most likely token. Measured: at least 0.94, 0.87, 0.5, 0.81 and 0.43."""
 ROUTED_KINDS = {"qwen3_moe", "qwen3_moe_window", "qwen2_moe", "olmoe", "mixtral", "granite_moe"}
 """Where rounding may send a token to another expert; each has a sibling whose experts all take part."""
 KERNELS_RELATIVE_ERROR = {"Cloud": 0.025, "Lite": 0.06, "Nano": 0.06}
@@ -54,8 +61,10 @@ def float_provider(checkpoint: Checkpoint) -> ReferenceProvider:
     return ReferenceProvider(sources.plan, CheckpointWeights(checkpoint, sources), num_blocks=16, block_size=BLOCK_SIZE)
 
 
-def packed_provider(checkpoint: Checkpoint, folder: Path, variant: str) -> ReferenceProvider:
-    pack(checkpoint, folder / "model.flash", variant=variant, progress=lambda done, total: None)
+def packed_provider(
+    checkpoint: Checkpoint, folder: Path, variant: str, *, rotate: bool | None = None
+) -> ReferenceProvider:
+    pack(checkpoint, folder / "model.flash", variant=variant, rotate=rotate, progress=lambda done, total: None)
     packed = PackedFile.open(folder / "model.flash")
     plan = ModelPlan.from_json(packed.header["model"])
     return ReferenceProvider(plan, PackedWeights(packed, plan), num_blocks=16, block_size=BLOCK_SIZE)
@@ -73,7 +82,7 @@ def logits_of(provider: Provider, token_ids: np.ndarray, *, chunks: list[int], f
             block_tables=blocks,
             logit_rows=np.arange(length, dtype=np.int32),
         )
-        rows.append(provider.step(batch))
+        rows.append(provider.step(batch).logits)
         start += length
     assert start == len(token_ids)
     return np.concatenate(rows)
@@ -95,17 +104,17 @@ def test_feeding_a_prompt_in_chunks_changes_nothing(
     assert np.abs(found - expected).max() <= LOGITS_TOLERANCE
 
 
-@pytest.mark.parametrize("variant", sorted(VARIANTS))
+@pytest.mark.parametrize(("variant", "rotate"), sorted(RELATIVE_ERROR))
 @pytest.mark.parametrize("kind", sorted(set(CONFIGS) - ROUTED_KINDS))
 def test_logits_of_every_variant_stay_close_to_those_of_transformers(
-    golden: tuple[np.ndarray, np.ndarray], checkpoint: Checkpoint, tmp_path: Path, variant: str
+    golden: tuple[np.ndarray, np.ndarray], checkpoint: Checkpoint, tmp_path: Path, variant: str, rotate: bool
 ) -> None:
     token_ids, expected = golden
-    found = logits_of(packed_provider(checkpoint, tmp_path, variant), token_ids, chunks=[16])
+    found = logits_of(packed_provider(checkpoint, tmp_path, variant, rotate=rotate), token_ids, chunks=[16])
     errors = np.linalg.norm(found - expected, axis=-1) / np.linalg.norm(expected, axis=-1)  # [T]
-    assert errors.max() <= RELATIVE_ERROR[variant]
+    assert errors.max() <= RELATIVE_ERROR[variant, rotate]
     same = (found.argmax(-1) == expected.argmax(-1)).mean()
-    assert same >= SAME_ARGMAX[variant]
+    assert same >= SAME_ARGMAX[variant, rotate]
 
 
 @pytest.mark.parametrize("variant", sorted(VARIANTS))
@@ -124,14 +133,18 @@ def test_the_kernels_follow_the_reference_on_the_same_packed_file(
 def test_two_sequences_in_one_step_get_what_each_gets_alone(tmp_path: Path) -> None:
     checkpoint = open_checkpoint(write_checkpoint(tmp_path, "qwen3_moe"))
     first, second = np.array([5, 9, 200, 31, 7], dtype=np.int32), np.array([250, 3, 44], dtype=np.int32)
-    together = float_provider(checkpoint).step(
-        Batch(
-            token_ids=np.concatenate([first, second]),
-            positions=np.array([0, 1, 2, 3, 4, 0, 1, 2], dtype=np.int32),
-            query_starts=np.array([0, 5, 8], dtype=np.int32),
-            block_tables=np.array([[3, 1], [7, -1]], dtype=np.int32),
-            logit_rows=np.array([4, 7], dtype=np.int32),
+    together = (
+        float_provider(checkpoint)
+        .step(
+            Batch(
+                token_ids=np.concatenate([first, second]),
+                positions=np.array([0, 1, 2, 3, 4, 0, 1, 2], dtype=np.int32),
+                query_starts=np.array([0, 5, 8], dtype=np.int32),
+                block_tables=np.array([[3, 1], [7, -1]], dtype=np.int32),
+                logit_rows=np.array([4, 7], dtype=np.int32),
+            )
         )
+        .logits
     )
     alone = [logits_of(float_provider(checkpoint), ids, chunks=[len(ids)])[-1] for ids in (first, second)]
     np.testing.assert_allclose(together, np.stack(alone), atol=1e-5)

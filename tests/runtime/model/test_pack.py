@@ -24,14 +24,23 @@ PEAK_TENSORS = 8
 """Float32 tensors of the largest size that packing may hold at once."""
 
 
-def packed(checkpoint: Path, path: Path, *, variant: str = "Lite", text_only: bool = False) -> PackedFile:
-    pack(open_checkpoint(checkpoint), path, variant=variant, progress=lambda done, total: None, text_only=text_only)
+def packed(
+    checkpoint: Path, path: Path, *, variant: str = "Lite", text_only: bool = False, rotate: bool | None = None
+) -> PackedFile:
+    pack(
+        open_checkpoint(checkpoint),
+        path,
+        variant=variant,
+        rotate=rotate,
+        progress=lambda done, total: None,
+        text_only=text_only,
+    )
     return PackedFile.open(path)
 
 
 @pytest.mark.parametrize("kind", sorted(CONFIGS))
 def test_dequantised_weights_are_within_half_a_step_of_the_originals(kind: str, tmp_path: Path) -> None:
-    file = packed(write_checkpoint(tmp_path / "checkpoint", kind), tmp_path / "model.flash")
+    file = packed(write_checkpoint(tmp_path / "checkpoint", kind), tmp_path / "model.flash", rotate=False)
     plan = ModelPlan.from_json(file.header["model"])
     originals = dict(tensors(CONFIGS[kind]))
     attention = "model.layers.0.self_attn"
@@ -49,7 +58,7 @@ def test_dequantised_weights_are_within_half_a_step_of_the_originals(kind: str, 
 
 
 def test_experts_lie_in_order(tmp_path: Path) -> None:
-    file = packed(write_checkpoint(tmp_path / "checkpoint", "qwen3_moe"), tmp_path / "model.flash")
+    file = packed(write_checkpoint(tmp_path / "checkpoint", "qwen3_moe"), tmp_path / "model.flash", rotate=False)
     originals = dict(tensors(CONFIGS["qwen3_moe"]))
     weight, scale = file.blob("layers.2.experts.gate_up.weight"), file.blob("layers.2.experts.gate_up.scale")
     for expert in range(8):
@@ -81,10 +90,11 @@ def test_text_only_leaves_the_weights_out(tmp_path: Path) -> None:
     assert file.header["model"]["max_context_tokens"] == 512
 
 
-def test_packing_twice_gives_the_same_bytes(tmp_path: Path) -> None:
+@pytest.mark.parametrize("variant", ["Cloud", "Lite", "Nano"])
+def test_packing_twice_gives_the_same_bytes(tmp_path: Path, variant: str) -> None:
     folder = write_checkpoint(tmp_path / "c", "qwen3_moe")
-    packed(folder, tmp_path / "one")
-    packed(folder, tmp_path / "two")
+    packed(folder, tmp_path / "one", variant=variant)
+    packed(folder, tmp_path / "two", variant=variant)
     assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
 
 
@@ -92,7 +102,7 @@ def test_progress_reaches_the_number_of_tensors(tmp_path: Path) -> None:
     seen: list[tuple[int, int]] = []
     checkpoint = open_checkpoint(write_checkpoint(tmp_path / "c", "qwen2"))
     pack(checkpoint, tmp_path / "f", variant="Lite", progress=lambda done, total: seen.append((done, total)))
-    total = len(dict(tensors(CONFIGS["qwen2"])))
+    total = len(dict(tensors(CONFIGS["qwen2"]))) + 1  # the tied embedding is read once more, for the head
     assert seen[0] == (0, total)
     assert seen[-1] == (total, total)
     assert seen == sorted(seen)
@@ -103,7 +113,7 @@ def test_every_expert_of_a_stacked_tensor_counts_as_progress(tmp_path: Path) -> 
     checkpoint = open_checkpoint(write_checkpoint(tmp_path / "c", "granite_moe"))
     pack(checkpoint, tmp_path / "f", variant="Lite", progress=lambda done, total: seen.append((done, total)))
     per_layer = 4 + 2 + 1 + 2 * 8  # attention, norms, router, two linears of each expert
-    assert seen[-1] == (2 + 3 * per_layer,) * 2
+    assert seen[-1] == (3 + 3 * per_layer,) * 2  # the embedding twice: it is the head too
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
@@ -204,13 +214,31 @@ def test_int4_blocks_of_a_gguf_are_taken_over_without_loss(tmp_path: Path, kind:
             np.testing.assert_array_equal(found, originals.linear(name, unit, expert=expert).T, err_msg=name)
 
 
+@pytest.mark.parametrize(
+    ("variant", "rotate", "expected"),
+    [("Lite", None, True), ("Lite", False, False), ("Nano", None, False), ("Nano", True, True), ("Cloud", None, False)],
+)
+def test_int4_blocks_keep_nano_as_it_is_and_lite_is_rotated(
+    tmp_path: Path, variant: str, rotate: bool | None, expected: bool
+) -> None:
+    gguf = write_gguf(tmp_path / "m.gguf", "llama", quantisation="Q4_1")
+    header = packed(gguf, tmp_path / "f", variant=variant, rotate=rotate).header
+    assert header["rotated"] is expected
+
+
+def test_nano_is_rotated_where_it_has_to_round(tmp_path: Path) -> None:
+    header = packed(write_checkpoint(tmp_path / "c", "qwen2"), tmp_path / "f", variant="Nano").header
+    assert header["rotated"] is True
+    assert header["model"]["head"] != header["model"]["embedding"]
+
+
 def test_weights_beyond_a_format_are_named(tmp_path: Path) -> None:
     folder = write_checkpoint(tmp_path / "c", "llama")
     weights = load_file(folder / "model.safetensors")
     weights["model.layers.1.self_attn.o_proj.weight"].flat[7] = 1e6
     save_file(weights, folder / "model.safetensors")
     with pytest.raises(CheckpointError, match=r"o_proj.*float16.*found 1e\+06"):
-        packed(folder, tmp_path / "model.flash", variant="Nano")
+        packed(folder, tmp_path / "model.flash", variant="Nano", rotate=False)
 
 
 @pytest.mark.parametrize("variant", ["Cloud", "Lite", "Nano"])

@@ -115,6 +115,16 @@ def test_the_head_format_tells_packed_files_apart(cache: Cache, gguf: Path, tmp_
     assert plain["key"] != small["key"]
 
 
+def test_a_rotated_file_and_a_plain_one_are_told_apart(cache: Cache, gguf: Path, tmp_path: Path) -> None:
+    source = local(gguf)
+    rotated, plain = (
+        pull(PullRequest(source, "Lite", tmp_path / "a", rotate=rotate), cache=cache, progress=quiet())
+        for rotate in (None, False)
+    )
+    assert (rotated["rotated"], plain["rotated"]) == (True, False)
+    assert rotated["key"] != plain["key"]
+
+
 def packed_elsewhere(cache: Cache, gguf: Path, path: Path) -> LocalSource:
     pack_file(PullRequest(local(gguf), "Nano", path.parent), path, cache=cache, progress=quiet())
     return local(path)

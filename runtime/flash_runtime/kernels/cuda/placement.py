@@ -54,6 +54,7 @@ def place(batch: Batch, bounds: Bounds) -> Placement:
     _check("token_ids", batch.token_ids, bounds.vocab_size)
     _check("positions", batch.positions, bounds.max_context_tokens)
     _check("logit_rows", batch.logit_rows, tokens)
+    _check("best_rows", batch.best_rows, tokens)
     slots = np.empty(tokens, dtype=np.int64)
     sequences = []
     for rows, table in _parts(batch, tokens):

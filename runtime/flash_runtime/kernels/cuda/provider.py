@@ -3,7 +3,8 @@
 It runs on a GPU; with triton-lang's interpreter (TRITON_INTERPRET=1) it runs on CPU tensors, for tests. Knows the plan
 and the batch; knows nothing of requests, scheduling or text.
 
-Legend: T tokens of the step, H hidden, h and g query and key-value heads, d head features, R logit rows, V vocabulary.
+Legend: T tokens of the step, H hidden, h and g query and key-value heads, d head features, R rows of logits, C rows of
+which only the best token is wanted, V vocabulary.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-from flash_runtime.engine.batch import Batch, FloatArray
+from flash_runtime.engine.batch import Answers, Batch, FloatArray
 from flash_runtime.kernels.cuda.attention import PagedCache, attend, turn
 from flash_runtime.kernels.cuda.extra import torch, triton
 from flash_runtime.kernels.cuda.linear import Linear
@@ -86,6 +87,7 @@ class CudaProvider:
             )
         self.vocab_size = plan.vocab_size
         self.max_context_tokens = plan.max_context_tokens
+        self.window: int | None = None  # it gathers all of a sequence's blocks, also those that no layer sees
         self.num_blocks = kv_cache_bytes // one
         self.block_size = block_size
         self._plan = plan
@@ -104,13 +106,13 @@ class CudaProvider:
             device=self._device,
         )
 
-    def step(self, batch: Batch) -> FloatArray:
+    def step(self, batch: Batch) -> Answers:
         """Run the batch; raises ValueError, before computing anything, if an index is out of its range."""
         bounds = Bounds(self.vocab_size, self.max_context_tokens, self.num_blocks, self.block_size)
         placement = place(batch, bounds)
         with torch.inference_mode():
             logits: FloatArray = self._run(batch, placement).cpu().numpy()
-        return logits
+        return Answers.of(logits, batch)
 
     def _run(self, batch: Batch, placement: Placement) -> Any:
         plan = self._plan
@@ -119,8 +121,8 @@ class CudaProvider:
         for index, layer in enumerate(self._layers):
             x = x + plan.residual_factor * self._attention(index, layer, self._norm(x, layer.attn_norm), step)
             x = x + plan.residual_factor * layer.mlp(self._norm(x, layer.mlp_norm))
-        wanted = x[self._indices(batch.logit_rows)]
-        return self._head(self._norm(wanted, self._final_norm)) * plan.logits_factor  # [R, V]
+        wanted = x[self._indices(batch.head_rows)]
+        return self._head(self._norm(wanted, self._final_norm)) * plan.logits_factor  # [R + C, V]
 
     def _prepare(self, batch: Batch, placement: Placement) -> _Step:
         positions = self._indices(batch.positions)

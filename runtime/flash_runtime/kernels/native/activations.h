@@ -25,9 +25,7 @@ void round_bf16(const float* x, int count, float* out) {
     const int padded = (count + kGroup - 1) / kGroup * kGroup;
     for (int i = 0; i < padded; i += kLanes) {
         Vec value = i < count ? load_up_to(x + i, count - i) : Vec{};
-        BitVec bits;
-        std::memcpy(&bits, &value, sizeof bits);
-        bits = (bits + 0x7fffu + ((bits >> 16) & 1u)) & 0xffff0000u;
+        const BitVec bits = bf16_bits(value) & 0xffff0000u;
         std::memcpy(&value, &bits, sizeof value);
         store(out + i, value);
     }

@@ -1,7 +1,8 @@
 // Causal attention over the paged cache: online softmax (Milakov & Gimelshein 2018) in chunks of kKeyChunk keys.
 // Chunks are counted from position 0, so a row's result is the same however its prompt was cut into steps. Each split
 // of kKeySplit keys has a softmax of its own and the splits are merged in order (flash-decoding, Dao et al. 2023), in
-// one job or in several, with the same result.
+// one job or in several, with the same result. Of an int8 cache, a key's scale multiplies its scores and a value's scale
+// its weights.
 // Included only by the kernels_*.cpp files (see vec.h).
 #pragma once
 
@@ -25,25 +26,45 @@ struct ChunkState : Sums {
     float rescale[kAttentionRows];
 };
 
+FLASH_INLINE Vec from_cache(const uint16_t* from) { return from_bf16(from); }
+FLASH_INLINE Vec from_cache(const int8_t* from) { return from_int8(from); }
+
+template <class Element> constexpr bool kScaled = sizeof(Element) == 1;
+
+// Where each vector of kLanes keys of a chunk lies in the cache.
+template <class Element> struct ChunkPlace {
+    const Element* keys[kChunkVecs];
+    const Element* values[kChunkVecs];
+    const float* key_scale[kChunkVecs]; // of int8
+    const float* value_scale[kChunkVecs];
+};
+
 // scores[r][key] = q[r] . k[key] for the chunk's four vectors of keys.
-template <int Rows>
-FLASH_INLINE void score_tile(const AttentionJob& job, const uint16_t* const* keys, int row, ChunkState& state) {
+template <int Rows, class Element>
+FLASH_INLINE void score_tile(const AttentionJob& job, const ChunkPlace<Element>& place, int row, ChunkState& state) {
     Vec total[Rows][kChunkVecs] = {};
     for (int d = 0; d < job.head_dim; ++d) {
         Vec key[kChunkVecs];
-        for (int v = 0; v < kChunkVecs; ++v) key[v] = from_bf16(keys[v] + static_cast<ptrdiff_t>(d) * job.block_size);
+        for (int v = 0; v < kChunkVecs; ++v) {
+            key[v] = from_cache(place.keys[v] + static_cast<ptrdiff_t>(d) * job.block_size);
+        }
         for (int r = 0; r < Rows; ++r) {
             const Vec query = splat(job.query[row + r][d]);
             for (int v = 0; v < kChunkVecs; ++v) total[r][v] = total[r][v] + query * key[v];
         }
     }
     for (int r = 0; r < Rows; ++r) {
-        for (int v = 0; v < kChunkVecs; ++v) store(state.weight[row + r] + v * kLanes, total[r][v] * job.scale);
+        for (int v = 0; v < kChunkVecs; ++v) {
+            if constexpr (kScaled<Element>) total[r][v] = total[r][v] * load(place.key_scale[v]);
+            store(state.weight[row + r] + v * kLanes, total[r][v] * job.scale);
+        }
     }
 }
 
 // Turns one row's scores into numerators under the running maximum; keys outside first..visible-1 get weight zero.
-void update_row(ChunkState& state, int row, int first, int visible) {
+// What is left are the values' weights: numerators, times the values' scales if they have some.
+template <class Element>
+void update_row(const ChunkPlace<Element>& place, ChunkState& state, int row, int first, int visible) {
     float* weight = state.weight[row];
     if (visible <= 0 || first >= kKeyChunk) {
         std::memset(weight, 0, sizeof(float) * kKeyChunk);
@@ -59,8 +80,14 @@ void update_row(ChunkState& state, int row, int first, int visible) {
     Vec total{};
     for (int v = 0; v < kChunkVecs; ++v) {
         const Vec numerator = exponential(load(weight + v * kLanes) - max);
-        store(weight + v * kLanes, numerator);
         total = total + numerator;
+        if constexpr (kScaled<Element>) {
+            // a key that is not seen may have any scale, NaN too, left by whoever had the block before
+            const Vec scaled = numerator * load(place.value_scale[v]);
+            store(weight + v * kLanes, numerator > splat(0.0f) ? scaled : Vec{});
+        } else {
+            store(weight + v * kLanes, numerator);
+        }
     }
     const bool same = state.max[row] == max; // most often so, and exp(0) is 1
     const float rescale = same ? 1.0f : exponential(splat(state.max[row] - max))[0];
@@ -70,8 +97,8 @@ void update_row(ChunkState& state, int row, int first, int visible) {
 }
 
 // out[r][dims] = out[r][dims] * rescale[r] + weights . values
-template <int Rows, int Vecs>
-FLASH_INLINE void value_tile(const AttentionJob& job, const uint16_t* const* values, int num_keys, int row, int dim,
+template <int Rows, int Vecs, class Element>
+FLASH_INLINE void value_tile(const AttentionJob& job, const ChunkPlace<Element>& place, int num_keys, int row, int dim,
                              ChunkState& state) {
     Vec total[Rows][Vecs];
     for (int r = 0; r < Rows; ++r) {
@@ -79,9 +106,9 @@ FLASH_INLINE void value_tile(const AttentionJob& job, const uint16_t* const* val
         for (int v = 0; v < Vecs; ++v) total[r][v] = load(from + v * kLanes) * state.rescale[row + r];
     }
     for (int key = 0; key < num_keys; ++key) {
-        const uint16_t* from = values[key / kLanes] + static_cast<ptrdiff_t>(key % kLanes) * job.value_dim + dim;
+        const Element* from = place.values[key / kLanes] + static_cast<ptrdiff_t>(key % kLanes) * job.value_dim + dim;
         Vec value[Vecs];
-        for (int v = 0; v < Vecs; ++v) value[v] = from_bf16(from + v * kLanes);
+        for (int v = 0; v < Vecs; ++v) value[v] = from_cache(from + v * kLanes);
         for (int r = 0; r < Rows; ++r) {
             const Vec weight = splat(state.weight[row + r][key]);
             for (int v = 0; v < Vecs; ++v) total[r][v] = total[r][v] + weight * value[v];
@@ -93,18 +120,18 @@ FLASH_INLINE void value_tile(const AttentionJob& job, const uint16_t* const* val
     }
 }
 
-template <int Rows>
-void row_tile(const AttentionJob& job, const uint16_t* const* keys, const uint16_t* const* values, int chunk_begin,
-              int num_keys, int row, ChunkState& state) {
-    score_tile<Rows>(job, keys, row, state);
+template <int Rows, class Element>
+void row_tile(const AttentionJob& job, const ChunkPlace<Element>& place, int chunk_begin, int num_keys, int row,
+              ChunkState& state) {
+    score_tile<Rows>(job, place, row, state);
     for (int r = row; r < row + Rows; ++r) {
-        update_row(state, r, job.first[r] - chunk_begin, job.visible[r] - chunk_begin);
+        update_row(place, state, r, job.first[r] - chunk_begin, job.visible[r] - chunk_begin);
     }
     int dim = 0;
     for (; dim + 4 * kLanes <= job.value_dim; dim += 4 * kLanes) {
-        value_tile<Rows, 4>(job, values, num_keys, row, dim, state);
+        value_tile<Rows, 4>(job, place, num_keys, row, dim, state);
     }
-    for (; dim < job.value_dim; dim += kLanes) value_tile<Rows, 1>(job, values, num_keys, row, dim, state);
+    for (; dim < job.value_dim; dim += kLanes) value_tile<Rows, 1>(job, place, num_keys, row, dim, state);
 }
 
 struct KeyRange {
@@ -123,7 +150,9 @@ KeyRange seen_keys(const AttentionJob& job) {
 }
 
 // The softmax over the seen keys of one split.
-void attend_split(const AttentionJob& job, KeyRange seen, int split, ChunkState& state) {
+template <class Element> void attend_split_of(const AttentionJob& job, KeyRange seen, int split, ChunkState& state) {
+    const Element* const keys = static_cast<const Element*>(job.keys);
+    const Element* const values = static_cast<const Element*>(job.values);
     for (int r = 0; r < job.rows; ++r) {
         state.max[r] = -__builtin_inff();
         state.total[r] = 0.0f;
@@ -133,28 +162,41 @@ void attend_split(const AttentionJob& job, KeyRange seen, int split, ChunkState&
     const int end = seen.end - split_begin < kKeySplit ? seen.end : split_begin + kKeySplit;
     // whole chunks that no row sees are left out; others count from position 0 all the same
     const int first = seen.begin > split_begin ? seen.begin : split_begin;
+    const int held = first / kLanes * kLanes; // the cache need not hold what comes before
     for (int begin = first / kKeyChunk * kKeyChunk; begin < end; begin += kKeyChunk) {
         const int num_keys = end - begin < kKeyChunk ? end - begin : kKeyChunk;
-        const uint16_t* keys[kChunkVecs];
-        const uint16_t* values[kChunkVecs];
+        ChunkPlace<Element> place;
         for (int v = 0; v < kChunkVecs; ++v) {
-            // past the end the first vector is read again; its scores are masked
-            const int position = begin + (v * kLanes < num_keys ? v * kLanes : 0);
+            // past the end and before all rows' windows another vector is read in its place; the scores are masked
+            const int wanted = begin + (v * kLanes < num_keys ? v * kLanes : 0);
+            const int position = wanted < held ? held : wanted;
             const ptrdiff_t block = job.blocks[position / job.block_size];
             const ptrdiff_t inside = position % job.block_size;
-            keys[v] = job.keys + block * job.key_block_stride + inside;
-            values[v] = job.values + block * job.value_block_stride + inside * job.value_dim;
+            place.keys[v] = keys + block * job.key_block_stride + inside;
+            place.values[v] = values + block * job.value_block_stride + inside * job.value_dim;
+            if constexpr (kScaled<Element>) {
+                place.key_scale[v] = job.key_scale + block * job.scale_block_stride + inside;
+                place.value_scale[v] = job.value_scale + block * job.scale_block_stride + inside;
+            }
         }
         for (int row = 0; row < job.rows; row += kRowTile) {
             switch (job.rows - row) {
-            case 1: row_tile<1>(job, keys, values, begin, num_keys, row, state); break;
-            case 2: row_tile<2>(job, keys, values, begin, num_keys, row, state); break;
-            case 3: row_tile<3>(job, keys, values, begin, num_keys, row, state); break;
-            case 4: row_tile<4>(job, keys, values, begin, num_keys, row, state); break;
-            case 5: row_tile<5>(job, keys, values, begin, num_keys, row, state); break;
-            default: row_tile<6>(job, keys, values, begin, num_keys, row, state); break;
+            case 1: row_tile<1>(job, place, begin, num_keys, row, state); break;
+            case 2: row_tile<2>(job, place, begin, num_keys, row, state); break;
+            case 3: row_tile<3>(job, place, begin, num_keys, row, state); break;
+            case 4: row_tile<4>(job, place, begin, num_keys, row, state); break;
+            case 5: row_tile<5>(job, place, begin, num_keys, row, state); break;
+            default: row_tile<6>(job, place, begin, num_keys, row, state); break;
             }
         }
+    }
+}
+
+void attend_split(const AttentionJob& job, KeyRange seen, int split, ChunkState& state) {
+    if (job.key_scale) {
+        attend_split_of<int8_t>(job, seen, split, state);
+    } else {
+        attend_split_of<uint16_t>(job, seen, split, state);
     }
 }
 

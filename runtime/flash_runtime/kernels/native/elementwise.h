@@ -7,8 +7,14 @@
 namespace flash {
 namespace {
 
+constexpr float kSmallestMax = 1e-35f; // 127 / max stays finite above it
+
+// larger() turns a NaN into -127 before the conversion to integers
+FLASH_INLINE IntVec rounded_int8(Vec value) {
+    return __builtin_convertvector(smaller(larger(nearest(value), splat(-127.0f)), splat(127.0f)), IntVec);
+}
+
 void quantise(const float* x, int count, int8_t* values, float* scale, int32_t* offset) {
-    constexpr float kSmallestMax = 1e-35f; // 127 / max stays finite above it
     const int groups = (count + kGroup - 1) / kGroup;
     for (int g = 0; g < groups; ++g) {
         Vec part[4];
@@ -24,9 +30,7 @@ void quantise(const float* x, int count, int8_t* values, float* scale, int32_t* 
         const float inverse = empty ? 0.0f : 127.0f / max;
         IntVec totals{};
         for (int i = 0; i < 4; ++i) {
-            // larger() turns a NaN into -127 before the conversion to integers
-            const Vec rounded = smaller(larger(nearest(part[i] * inverse), splat(-127.0f)), splat(127.0f));
-            const IntVec whole = __builtin_convertvector(rounded, IntVec);
+            const IntVec whole = rounded_int8(part[i] * inverse);
             const ByteVec bytes = narrow(whole);
             std::memcpy(values + g * kGroup + i * kLanes, &bytes, sizeof bytes);
             totals = totals + whole;
@@ -34,6 +38,20 @@ void quantise(const float* x, int count, int8_t* values, float* scale, int32_t* 
         scale[g] = empty ? 0.0f : max / 127.0f;
         offset[g] = -kZeroPoint * sum(totals);
     }
+}
+
+void quantise_head(const float* x, int count, int8_t* values, float* scale) {
+    IntVec top{};
+    for (int i = 0; i < count; i += kLanes) top = larger_magnitude(load_up_to(x + i, count - i), top);
+    const float max = largest_magnitude(top); // not finite if any value is not, as in quantise
+    const bool empty = max < kSmallestMax;
+    const float inverse = empty ? 0.0f : 127.0f / max;
+    for (int i = 0; i < count; i += kLanes) {
+        const int left = count - i < kLanes ? count - i : kLanes;
+        const ByteVec bytes = narrow(rounded_int8(load_up_to(x + i, left) * inverse));
+        std::memcpy(values + i, &bytes, static_cast<size_t>(left));
+    }
+    *scale = empty ? 0.0f : max / 127.0f;
 }
 
 void rms_norm(const float* x, const float* weight, int count, float epsilon, float* out) {
@@ -87,6 +105,21 @@ void softmax(float* x, int count) {
         total += sum(load_up_to(x + i, left));
     }
     for (int i = 0; i < count; ++i) x[i] = x[i] / total;
+}
+
+float highest(const float* x, int count) {
+    Vec top = splat(x[0]);
+    IntVec magnitude{};
+    for (int i = 0; i < count; i += kLanes) {
+        const int left = count - i;
+        // the padding lanes repeat x[0], as in softmax
+        Vec value = splat(x[0]);
+        std::memcpy(&value, x + i, sizeof(float) * static_cast<size_t>(left < kLanes ? left : kLanes));
+        top = larger(value, top);
+        magnitude = larger_magnitude(value, magnitude);
+    }
+    const float size = largest_magnitude(magnitude);
+    return size != size ? size : largest(top);
 }
 
 template <int Tokens, int Experts>

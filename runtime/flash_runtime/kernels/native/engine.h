@@ -1,7 +1,8 @@
 // One loaded model on the CPU: weights by pointer, its paged key/value cache, and the step that runs a batch.
 // Knows no Python, no files and no scheduling; sizes and pointers were checked by whoever built the Model.
 //
-// Legend: T tokens of the step, R rows of logits, H hidden size, A = heads * head_dim, F expert width, V vocabulary.
+// Legend: T tokens of the step, R rows of logits, C rows of which only the best
+// token is wanted, H hidden size, A = heads * head_dim, F expert width, V vocabulary.
 #pragma once
 
 #include <algorithm>
@@ -72,11 +73,15 @@ struct Batch {
     int tokens;
     const int32_t* query_starts; // [sequences + 1]
     int sequences;
-    const int32_t* block_tables; // [sequences, blocks_per_row]
+    const int32_t* block_tables; // [sequences, blocks_per_row], negative where no token sees the block
     int blocks_per_row;
     const int32_t* logit_rows; // [R]
     int rows;
+    const int32_t* best_rows; // [C]
+    int best;
 };
+
+constexpr int32_t kNoToken = -1; // of a row whose logits are not finite
 
 // Rounded activations that grow with the largest step seen.
 struct QuantBuffer {
@@ -94,10 +99,12 @@ struct QuantBuffer {
 
 class Engine {
 public:
-    Engine(Model model, const Kernels& kernels, int threads, int num_blocks, int block_size);
+    Engine(Model model, const Kernels& kernels, int threads, int num_blocks, int block_size,
+           CacheFormat cache_format = CacheFormat::bf16);
 
-    // logits: [R, V]. Throws std::invalid_argument if an index is out of range; steps of several threads queue up.
-    void step(const Batch& batch, float* logits);
+    // logits: [R + C, V]. best: [C] the token of the highest logit, the lowest id among equals, or kNoToken. Throws
+    // std::invalid_argument if an index is out of range; steps of several threads queue up.
+    void step(const Batch& batch, float* logits, int32_t* best);
 
     int threads() const { return pool_.threads(); }
 
@@ -119,6 +126,13 @@ private:
         int end;
     };
 
+    struct CacheLayer { // block 0, head 0 of one layer's keys and values
+        uint8_t* keys;
+        uint8_t* values;
+        float* key_scale; // of int8, else null
+        float* value_scale;
+    };
+
     void check(const Batch& batch) const;
     void prepare(const Batch& batch);
     // Calls body(begin, end) over ranges of 0..count; few rows stay on this thread: a wake-up would cost more.
@@ -131,13 +145,23 @@ private:
         pool_.run(divide_up(count, size), [&](int i) { body(i * size, std::min(count, (i + 1) * size)); });
     }
 
+    struct Cut { // of a linear into tasks: each a block of rows and a chunk of so many panels
+        int panels;
+        int chunks;
+        int tasks;
+    };
+    Cut cut(const Linear& linear, int rows) const;
+    LinearJob linear_job(const Linear& linear, const Cut& cut, int task, QuantBuffer& input, int rows, float* out);
     // out = factor * linear(input), or added to what is there.
     void run_linear(const Linear& linear, QuantBuffer& input, int rows, float* out, bool accumulate, float factor);
     void embed(const Batch& batch);
+    void head(const Batch& batch, float* logits, int32_t* best);
     void norm_rows(const float* weight, int rows, const int32_t* index, LinearFormat format);
     void attention(const Batch& batch, const Layer& layer, size_t layer_index);
     AttentionJob attention_job(const Batch& batch, const Layer& layer, size_t layer_index, const Tile& tile,
                                int kv_head);
+    CacheLayer cache_layer(size_t layer_index) const;
+    void write_token(const CacheLayer& cache, ptrdiff_t block, int inside, const float* key, const float* value);
     void attend_in_parts(const Batch& batch, const Layer& layer, size_t layer_index);
     void write_cache(const Batch& batch, const Layer& layer, size_t layer_index);
     void route(const Layer& layer, size_t layer_index, int tokens);
@@ -155,6 +179,7 @@ private:
     Pool pool_;
     std::mutex mutex_;
 
+    int window_ = 0; // positions a token sees in the layer that sees most, its own among them; 0: all before it
     int most_experts_ = 0;
     std::vector<std::atomic<int64_t>> load_; // [layers, most_experts], written by the step alone
 
@@ -163,11 +188,13 @@ private:
     int value_dim_;                    // head_dim rounded up to kLanes
     ptrdiff_t key_head_, value_head_;  // elements of one (block, head)
     ptrdiff_t key_layer_, value_layer_; // elements of one layer
+    CacheFormat cache_format_;
     struct Unmap {
         size_t bytes;
-        void operator()(uint16_t* memory) const;
+        void operator()(uint8_t* memory) const;
     };
-    std::unique_ptr<uint16_t, Unmap> cache_; // bf16: keys of all layers, then values of all layers
+    // Keys of all layers, then values of all layers; of int8, then the scales of keys and those of values.
+    std::unique_ptr<uint8_t, Unmap> cache_;
 
     // scratch of a step
     std::vector<float> hidden_;       // [T, H] the residual stream
@@ -187,6 +214,8 @@ private:
     std::vector<Share> shares_;
     std::vector<float> expert_out_;   // [T * top_k, H]
     std::vector<float> shared_weight_; // [T]
+    std::vector<int32_t> head_rows_;  // [R + C]
+    std::vector<float> highest_;      // [C, chunks of the head]
     QuantBuffer input_;               // of hidden rows or attention outputs
     QuantBuffer activation_;          // of expert hidden rows
 };

@@ -22,6 +22,8 @@ constexpr int kInt4Group = 32; // input features that share one d and m of int4 
 constexpr int kInt4PerGroup = kGroup / kInt4Group;
 constexpr int kInt4Scales = 1 + kInt4PerGroup; // constants of an activation group for int4 weights
 
+enum class CacheFormat : uint8_t { bf16, int8 }; // of keys and values; int8 with a scale per token and head
+
 enum class LinearFormat : uint8_t { int8, int4, bf16 };
 
 // Bytes of one panel's weights over `groups` activation groups.
@@ -63,10 +65,13 @@ struct LinearJob {
 
 // Causal attention of up to kAttentionRows query rows of one sequence that share one key/value head.
 struct AttentionJob {
-    const uint16_t* keys;   // bf16 [block][...][head_dim][block_size], at the head
-    const uint16_t* values; // bf16 [block][...][block_size][value_dim], at the head
-    ptrdiff_t key_block_stride;
+    const void* keys;         // bf16 or int8 [block][...][head_dim][block_size], at the head
+    const void* values;       // bf16 or int8 [block][...][block_size][value_dim], at the head
+    const float* key_scale;   // int8: [block][...][block_size], at the head; null: bf16
+    const float* value_scale; // int8: as key_scale
+    ptrdiff_t key_block_stride; // all three in elements
     ptrdiff_t value_block_stride;
+    ptrdiff_t scale_block_stride;
     const int32_t* blocks; // physical block of each logical block
     int block_size;
     int head_dim;
@@ -100,11 +105,15 @@ struct Kernels {
     // out = silu(gate) * up
     void (*swiglu)(const float* gate, const float* up, int count, float* out);
     void (*softmax)(float* x, int count);
+    // The highest value, count > 0; NaN if any is.
+    float (*highest)(const float* x, int count);
     // out[t * experts + e] = x[t * width ...] . weight[e * width ...]
     void (*router)(const float* x, int tokens, const float* weight, int experts, int width, float* out);
     // out += factor * x
     void (*add_scaled)(const float* x, float factor, int count, float* out);
     void (*to_bf16)(const float* x, int count, uint16_t* out);
+    // Quantise count floats with one scale for all.
+    void (*quantise_head)(const float* x, int count, int8_t* values, float* scale);
     // As quantise, for int4 weights: kInt4Scales constants per group, no offsets.
     void (*quantise_halves)(const float* x, int count, int8_t* values, float* scale);
     // Round to bfloat16 and widen again; whole groups, the tail filled with zeros.

@@ -12,10 +12,12 @@ float as_float(uint32_t bits) {
     return out;
 }
 
-// float16 to float32, exact: the exponent's bias changes by 112; subnormal numbers come out right, too.
+// float16 to float32, exact: the exponent's bias changes by 112; subnormal numbers come out right, too. Infinity and NaN
+// have no bias.
 float from_half(uint16_t half) {
     const uint32_t sign = static_cast<uint32_t>(half & 0x8000u) << 16;
-    const float size = as_float(static_cast<uint32_t>(half & 0x7fffu) << 13) * 0x1p112f;
+    const uint32_t bits = static_cast<uint32_t>(half & 0x7fffu) << 13;
+    const float size = (half & 0x7c00u) == 0x7c00u ? as_float(bits | 0x7f800000u) : as_float(bits) * 0x1p112f;
     return sign ? -size : size;
 }
 

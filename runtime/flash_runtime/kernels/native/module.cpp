@@ -24,6 +24,7 @@ using Halves = nb::ndarray<const uint16_t, nb::c_contig, nb::device::cpu>; // bi
 using Ints = nb::ndarray<const int32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using IntTable = nb::ndarray<const int32_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using Counts = nb::ndarray<int64_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using Tokens = nb::ndarray<int32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Logits = nb::ndarray<float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 
 void expect(const char* what, size_t found, size_t expected) {
@@ -76,16 +77,18 @@ flash::Linear bf16_linear(const Halves& weight, const std::optional<Floats>& bia
 
 // Keeps the arrays alive that the model points into.
 struct PyEngine {
-    PyEngine(flash::Model model, nb::object arrays, const std::string& isa, int threads, int num_blocks, int block_size)
-        : engine(std::move(model), flash::kernels_named(isa), threads, num_blocks, block_size),
+    PyEngine(flash::Model model, nb::object arrays, const std::string& isa, int threads, int num_blocks, int block_size,
+             flash::CacheFormat cache_format)
+        : engine(std::move(model), flash::kernels_named(isa), threads, num_blocks, block_size, cache_format),
           owner(std::move(arrays)), name(isa) {}
 
     void step(const Ints& token_ids, const Ints& positions, const Ints& query_starts, const IntTable& block_tables,
-              const Ints& logit_rows, const Logits& out, int vocab) {
+              const Ints& logit_rows, const Ints& best_rows, const Logits& out, const Tokens& best, int vocab) {
         if (query_starts.size() == 0) throw std::invalid_argument("query_starts must not be empty");
         expect("positions", positions.size(), token_ids.size());
         expect("block_tables", block_tables.shape(0), query_starts.size() - 1);
-        expect("logits", out.size(), logit_rows.size() * static_cast<size_t>(vocab));
+        expect("logits", out.size(), (logit_rows.size() + best_rows.size()) * static_cast<size_t>(vocab));
+        expect("best", best.size(), best_rows.size());
         const flash::Batch batch{token_ids.data(),
                                  positions.data(),
                                  static_cast<int>(token_ids.size()),
@@ -94,9 +97,11 @@ struct PyEngine {
                                  block_tables.data(),
                                  static_cast<int>(block_tables.shape(1)),
                                  logit_rows.data(),
-                                 static_cast<int>(logit_rows.size())};
+                                 static_cast<int>(logit_rows.size()),
+                                 best_rows.data(),
+                                 static_cast<int>(best_rows.size())};
         const nb::gil_scoped_release released;
-        engine.step(batch, out.data());
+        engine.step(batch, out.data(), best.data());
     }
 
     void expert_load(const Counts& out) const {
@@ -167,7 +172,7 @@ NB_MODULE(_native, m) {
                int max_positions, const Floats& rope_inv_freq, float rope_scale, float embedding_factor,
                float score_factor, float residual_factor, float logits_factor, const flash::Linear& embedding,
                const Floats& final_norm, const flash::Linear& head, std::vector<flash::Layer> layers, nb::object arrays,
-               const std::string& isa, int threads, int num_blocks, int block_size) {
+               const std::string& isa, int threads, int num_blocks, int block_size, bool int8_cache) {
                 if (head_dim > flash::kMaxHeadDim) throw std::invalid_argument("head_dim is too large");
                 flash::Model model;
                 model.hidden = hidden;
@@ -187,15 +192,17 @@ NB_MODULE(_native, m) {
                 model.final_norm = floats("final_norm", final_norm, static_cast<size_t>(hidden));
                 model.head = head;
                 model.layers = std::move(layers);
-                new (self) PyEngine(std::move(model), std::move(arrays), isa, threads, num_blocks, block_size);
+                const auto cache = int8_cache ? flash::CacheFormat::int8 : flash::CacheFormat::bf16;
+                new (self) PyEngine(std::move(model), std::move(arrays), isa, threads, num_blocks, block_size, cache);
             },
             nb::kw_only(), "hidden"_a, "heads"_a, "kv_heads"_a, "head_dim"_a, "vocab"_a, "norm_epsilon"_a,
             "max_positions"_a, "rope_inv_freq"_a, "rope_scale"_a, "embedding_factor"_a, "score_factor"_a,
             "residual_factor"_a, "logits_factor"_a, "embedding"_a, "final_norm"_a, "head"_a, "layers"_a,
-            "arrays"_a, "isa"_a, "threads"_a, "num_blocks"_a, "block_size"_a)
+            "arrays"_a, "isa"_a, "threads"_a, "num_blocks"_a, "block_size"_a,
+            "int8_cache"_a)
         .def("step", &PyEngine::step, "token_ids"_a.noconvert(), "positions"_a.noconvert(),
              "query_starts"_a.noconvert(), "block_tables"_a.noconvert(), "logit_rows"_a.noconvert(),
-             "logits"_a.noconvert(), "vocab"_a)
+             "best_rows"_a.noconvert(), "logits"_a.noconvert(), "best"_a.noconvert(), "vocab"_a)
         .def("expert_load", &PyEngine::expert_load, "out"_a.noconvert())
         .def_prop_ro("num_layers", [](const PyEngine& self) { return self.engine.num_layers(); })
         .def_prop_ro("most_experts", [](const PyEngine& self) { return self.engine.most_experts(); })

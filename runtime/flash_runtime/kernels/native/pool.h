@@ -12,8 +12,9 @@ namespace flash {
 
 // run() hands out task numbers 0..count-1 to the caller and the workers and returns when all are done. Each thread
 // begins with an equal, consecutive part and takes it in order, so that a task can request the memory of the next one;
-// who has finished takes over tasks from the ends of the others' parts. A worker that the scheduler keeps away is not
-// waited for: only those that entered the loop are. Tasks must not throw.
+// who has finished takes over half of what another has left. A worker that the scheduler keeps away is not
+// waited for: only those that entered the loop are. Threads that wait spin for some microseconds, but not on the core
+// that the awaited thread was last seen on: there they would keep it from running. Tasks must not throw.
 class Pool {
 public:
     explicit Pool(int threads); // the calling thread is one of them
@@ -37,11 +38,14 @@ private:
     void run_shared(int count, Function function, const void* context);
     void work(int thread);
     void take_tasks(int thread);
+    bool take_over(int thread);
+    bool shares_core(int thread) const; // with a thread that this one waits for
 
     Function function_ = nullptr;
     const void* context_ = nullptr;
-    struct alignas(64) Part { // tasks begin..end-1 of one thread, both in one word: (end << 32) + begin
-        std::atomic<uint64_t> range{0};
+    struct alignas(64) Part { // of one thread
+        std::atomic<uint64_t> range{0}; // its tasks, begin and end in one word
+        std::atomic<int> core{-1};      // where it ran when it last entered a loop
     };
     std::vector<Part> parts_;
     alignas(64) std::atomic<int> round_{0};   // odd while a loop is open; changes wake the workers

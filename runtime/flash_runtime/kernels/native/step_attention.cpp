@@ -2,15 +2,60 @@
 #include "engine.h"
 
 namespace flash {
+namespace {
+
+// A key's features lie block_size apart: so sixteen keys can be multiplied at once.
+template <class Element> void scatter(const Element* from, int count, int stride, Element* to) {
+    for (int i = 0; i < count; ++i) to[static_cast<ptrdiff_t>(i) * stride] = from[i];
+}
+
+} // namespace
+
+Engine::CacheLayer Engine::cache_layer(size_t layer_index) const {
+    const bool scaled = cache_format_ == CacheFormat::int8;
+    const ptrdiff_t element = scaled ? sizeof(int8_t) : sizeof(uint16_t);
+    const ptrdiff_t layers = static_cast<ptrdiff_t>(model_.layers.size());
+    const ptrdiff_t layer = static_cast<ptrdiff_t>(layer_index);
+    uint8_t* const values = cache_.get() + layers * key_layer_ * element;
+    CacheLayer out{cache_.get() + layer * key_layer_ * element, values + layer * value_layer_ * element, nullptr,
+                   nullptr};
+    if (!scaled) return out;
+    // aligned: a layer has a multiple of 16 elements, because a block has
+    float* const scales = reinterpret_cast<float*>(values + layers * value_layer_);
+    const ptrdiff_t scale_layer = static_cast<ptrdiff_t>(num_blocks_) * model_.kv_heads * block_size_;
+    out.key_scale = scales + layer * scale_layer;
+    out.value_scale = scales + (layers + layer) * scale_layer;
+    return out;
+}
+
+// Keys and values [kv_heads, head_dim] of one token, to its place in its block.
+void Engine::write_token(const CacheLayer& cache, ptrdiff_t block, int inside, const float* key, const float* value) {
+    const int dim = model_.head_dim;
+    for (int h = 0; h < model_.kv_heads; ++h, key += dim, value += dim) {
+        const ptrdiff_t head = block * model_.kv_heads + h;
+        const ptrdiff_t key_at = head * key_head_ + inside;
+        const ptrdiff_t value_at = head * value_head_ + static_cast<ptrdiff_t>(inside) * value_dim_;
+        if (cache_format_ == CacheFormat::int8) {
+            int8_t rounded[kMaxHeadDim];
+            const ptrdiff_t scale_at = head * block_size_ + inside;
+            kernels_.quantise_head(key, dim, rounded, cache.key_scale + scale_at);
+            scatter(rounded, dim, block_size_, reinterpret_cast<int8_t*>(cache.keys) + key_at);
+            int8_t* const values = reinterpret_cast<int8_t*>(cache.values);
+            kernels_.quantise_head(value, dim, values + value_at, cache.value_scale + scale_at);
+        } else {
+            uint16_t rounded[kMaxHeadDim];
+            kernels_.to_bf16(key, dim, rounded);
+            scatter(rounded, dim, block_size_, reinterpret_cast<uint16_t*>(cache.keys) + key_at);
+            kernels_.to_bf16(value, dim, reinterpret_cast<uint16_t*>(cache.values) + value_at);
+        }
+    }
+}
 
 // Normalises and rotates queries and keys in place, and writes keys and values to the cache.
 void Engine::write_cache(const Batch& batch, const Layer& layer, size_t layer_index) {
     const int dim = model_.head_dim;
-    uint16_t* keys = cache_.get() + static_cast<ptrdiff_t>(layer_index) * key_layer_;
-    uint16_t* values = cache_.get() + static_cast<ptrdiff_t>(model_.layers.size()) * key_layer_ +
-                       static_cast<ptrdiff_t>(layer_index) * value_layer_;
+    const CacheLayer cache = cache_layer(layer_index);
     for_rows(batch.tokens, [&](int first, int last) {
-        uint16_t half_precision[kMaxHeadDim];
         for (int t = first; t < last; ++t) {
             const ptrdiff_t angle = static_cast<ptrdiff_t>(t) * (dim / 2);
             float* head = qkv_.data() + static_cast<ptrdiff_t>(t) * layer.qkv.features;
@@ -31,14 +76,7 @@ void Engine::write_cache(const Batch& batch, const Layer& layer, size_t layer_in
             const int position = batch.positions[t];
             const ptrdiff_t table = static_cast<ptrdiff_t>(sequence_of_[t]) * batch.blocks_per_row;
             const ptrdiff_t block = batch.block_tables[table + position / block_size_];
-            const int inside = position % block_size_;
-            for (int h = 0; h < model_.kv_heads; ++h, key += dim, value += dim) {
-                const ptrdiff_t place = block * model_.kv_heads + h;
-                kernels_.to_bf16(key, dim, half_precision);
-                uint16_t* to = keys + place * key_head_ + inside;
-                for (int d = 0; d < dim; ++d) to[static_cast<ptrdiff_t>(d) * block_size_] = half_precision[d];
-                kernels_.to_bf16(value, dim, values + place * value_head_ + inside * value_dim_);
-            }
+            write_token(cache, block, position % block_size_, key, value);
         }
     });
 }
@@ -47,12 +85,15 @@ AttentionJob Engine::attention_job(const Batch& batch, const Layer& layer, size_
                                    int kv_head) {
     const int dim = model_.head_dim;
     const int group = model_.heads / model_.kv_heads;
-    const uint16_t* keys = cache_.get() + static_cast<ptrdiff_t>(layer_index) * key_layer_;
-    const uint16_t* values = cache_.get() + static_cast<ptrdiff_t>(model_.layers.size()) * key_layer_ +
-                             static_cast<ptrdiff_t>(layer_index) * value_layer_;
+    const CacheLayer cache = cache_layer(layer_index);
+    const bool scaled = cache_format_ == CacheFormat::int8;
+    const ptrdiff_t element = scaled ? sizeof(int8_t) : sizeof(uint16_t);
     AttentionJob job;
-    job.keys = keys + kv_head * key_head_;
-    job.values = values + kv_head * value_head_;
+    job.keys = cache.keys + kv_head * key_head_ * element;
+    job.values = cache.values + kv_head * value_head_ * element;
+    job.key_scale = scaled ? cache.key_scale + kv_head * block_size_ : nullptr;
+    job.value_scale = scaled ? cache.value_scale + kv_head * block_size_ : nullptr;
+    job.scale_block_stride = static_cast<ptrdiff_t>(block_size_) * model_.kv_heads;
     job.key_block_stride = key_head_ * model_.kv_heads;
     job.value_block_stride = value_head_ * model_.kv_heads;
     job.blocks = batch.block_tables + static_cast<ptrdiff_t>(tile.sequence) * batch.blocks_per_row;

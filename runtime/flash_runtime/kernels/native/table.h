@@ -19,9 +19,11 @@ constexpr Kernels kernel_table(const char* name) {
             .rope = rope,
             .swiglu = swiglu,
             .softmax = softmax,
+            .highest = highest,
             .router = router,
             .add_scaled = add_scaled,
             .to_bf16 = to_bf16,
+            .quantise_head = quantise_head,
             .quantise_halves = quantise_halves,
             .round_bf16 = round_bf16};
 }

@@ -149,7 +149,7 @@ FLASH_INLINE ByteVec narrow(IntVec whole) {
 }
 
 // float16 to float32, exact. Without the instruction: the exponent's bias changes by 112, which makes subnormal numbers
-// right, too; infinity and NaN do not occur in packed weights.
+// right, too. Infinity and NaN, which only damaged weights hold, get all bits of the exponent.
 FLASH_INLINE Vec from_half(const uint16_t* from) {
 #if defined(__AVX512F__)
     const __m256i half = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from));
@@ -162,9 +162,10 @@ FLASH_INLINE Vec from_half(const uint16_t* from) {
     Vec size;
     std::memcpy(&size, &magnitude, sizeof size);
     size = size * 0x1p112f;
+    const BitVec damaged = ((bits & 0x7fffu) + 0x400u) & 0x8000u; // 0x8000 for these two, else 0
     BitVec out;
     std::memcpy(&out, &size, sizeof out);
-    out |= (bits & 0x8000u) << 16;
+    out |= (bits & 0x8000u) << 16 | ((damaged << 16) - (damaged << 8));
     std::memcpy(&size, &out, sizeof size);
     return size;
 #endif
@@ -179,18 +180,32 @@ FLASH_INLINE Vec from_bf16(const uint16_t* from) {
     return out;
 }
 
-// Round to nearest even; a NaN keeps its sign and stays NaN or becomes infinity, which the next sum shows either way.
-FLASH_INLINE HalfVec as_bf16(Vec value) {
-    BitVec bits;
-    std::memcpy(&bits, &value, sizeof bits);
-    bits = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
-    return __builtin_convertvector(bits, HalfVec);
+FLASH_INLINE Vec from_int8(const int8_t* from) {
+    ByteVec bytes;
+    std::memcpy(&bytes, from, sizeof bytes);
+#if defined(__AVX512F__)
+    const IntVec whole = reinterpret_cast<IntVec>(_mm512_maskz_cvtepi8_epi32(0xffff, reinterpret_cast<__m128i>(bytes)));
+#else
+    const IntVec whole = __builtin_convertvector(bytes, IntVec);
+#endif
+    return __builtin_convertvector(whole, Vec);
 }
 
-// exp within 2e-7 relative; below -87 it is 0, above 88 it stays at exp(88). Range reduction and coefficients are those
+// Rounded to nearest even, in the upper half of each lane's bits. A NaN is quieted instead: rounding could carry it over
+// into zero.
+FLASH_INLINE BitVec bf16_bits(Vec value) {
+    BitVec bits;
+    std::memcpy(&bits, &value, sizeof bits);
+    const BitVec is_nan = 0u - ((0x7f800000u - (bits & 0x7fffffffu)) >> 31); // all bits, or none
+    return ((bits + 0x7fffu + ((bits >> 16) & 1u)) & ~is_nan) | ((bits | 0x400000u) & is_nan);
+}
+
+FLASH_INLINE HalfVec as_bf16(Vec value) { return __builtin_convertvector(bf16_bits(value) >> 16, HalfVec); }
+
+// exp within 2e-7 relative; below -87 it is 0, above 88 it stays at exp(88), of NaN it is NaN. Range reduction and coefficients are those
 // of Cephes' expf (S. Moshier), whose two-part ln 2 needs no fused multiply-add.
 FLASH_INLINE Vec exponential(Vec x) {
-    const Vec clamped = smaller(larger(x, splat(-87.0f)), splat(88.0f));
+    const Vec clamped = smaller(splat(88.0f), larger(splat(-87.0f), x)); // in this order a NaN stays one
     const Vec n = nearest(clamped * 1.44269504088896341f);
     Vec r = clamped - n * 0.693359375f;
     r = r + n * 2.12194440e-4f;

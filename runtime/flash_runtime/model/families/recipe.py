@@ -1,4 +1,6 @@
-"""A layer plan together with where its weights come from: which checkpoint tensors make up each packed name."""
+"""A layer plan together with where its weights come from: which checkpoint tensors make up each packed name, and what
+is folded into them on the way.
+"""
 
 from __future__ import annotations
 
@@ -13,14 +15,28 @@ from flash_runtime.kernels.int4 import Int4Blocks
 from flash_runtime.model.checkpoint import Checkpoint, FloatArray
 from flash_runtime.model.errors import CheckpointError
 from flash_runtime.model.plan import ModelPlan
+from flash_runtime.model.rotation import Rotation
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a weight takes over from whatever makes its input features."""
+
+    rotation: Rotation
+    norm: str | None = None
+    """Tensor of the norm before it, whose factors it takes; None = there is none."""
 
 
 @dataclass(frozen=True)
 class Vector:
-    """A float tensor kept as it is."""
+    """A float tensor, kept as it is but for what is folded."""
 
     tensor: str
     shape: tuple[int, ...]
+    inputs: Inputs | None = None
+    """For one that multiplies rotated features, such as a router."""
+    folded: bool = False
+    """Whether the weights behind it take its factors, which leaves ones."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +51,9 @@ class Linear:
     bias: bool = False
     part: int | None = None
     """Which of the linears to take from tensors that stack several; None = they do not."""
+    inputs: Inputs | None = None
+    outputs: tuple[Rotation | None, ...] = ()
+    """Of each module; empty = of none."""
 
     @property
     def num_rows(self) -> int:
@@ -71,17 +90,25 @@ class Recipe:
 
 def read_vector(checkpoint: Checkpoint, vector: Vector) -> FloatArray:
     """The tensor, checked; raises CheckpointError naming it."""
-    return _read(checkpoint, vector.tensor, vector.shape)
+    values = _read(checkpoint, vector.tensor, vector.shape)
+    if vector.inputs is not None:
+        return _with_inputs(checkpoint, values, vector.inputs)
+    return np.ones_like(values) if vector.folded else values
 
 
 def read_weight(checkpoint: Checkpoint, linear: Linear, index: int) -> FloatArray:
     """The weight of one of its modules, f32 [rows, columns], checked."""
     shape = linear.rows[index], linear.columns
-    return _read(checkpoint, f"{linear.modules[index]}.weight", shape, part=linear.part)
+    weight = _read(checkpoint, f"{linear.modules[index]}.weight", shape, part=linear.part)
+    if linear.inputs is not None:
+        weight = _with_inputs(checkpoint, weight, linear.inputs)
+    return _with_output(weight, linear, index)
 
 
 def read_int4_blocks(checkpoint: Checkpoint, linear: Linear, index: int) -> Int4Blocks | None:
-    """The same as the int4 blocks that the checkpoint holds, checked; None where it holds other numbers."""
+    """The same as the int4 blocks that the checkpoint holds, checked; None where other numbers are to be packed."""
+    if linear.inputs is not None or any(linear.outputs):
+        return None
     name = f"{linear.modules[index]}.weight"
     if (blocks := checkpoint.int4_blocks(name, part=linear.part)) is None:
         return None
@@ -93,9 +120,27 @@ def read_int4_blocks(checkpoint: Checkpoint, linear: Linear, index: int) -> Int4
 
 def read_bias(checkpoint: Checkpoint, linear: Linear) -> FloatArray:
     """The bias of the whole linear, f32 [N]."""
-    return np.concatenate(
-        [_read(checkpoint, f"{module}.bias", (rows,)) for module, rows in zip(linear.modules, linear.rows, strict=True)]
-    )
+    biases = [
+        _read(checkpoint, f"{module}.bias", (rows,)) for module, rows in zip(linear.modules, linear.rows, strict=True)
+    ]
+    return np.concatenate([_with_output(bias, linear, index) for index, bias in enumerate(biases)])
+
+
+def _with_inputs(checkpoint: Checkpoint, weight: FloatArray, inputs: Inputs) -> FloatArray:
+    columns = weight.shape[-1]
+    norm = None if inputs.norm is None else _read(checkpoint, inputs.norm, (columns,))
+    changed = np.require(weight, requirements=["C", "W"])  # copies a view of the file; anything else is ours
+    inputs.rotation.of_inputs(changed.reshape(-1, columns), factors=norm)
+    return changed
+
+
+def _with_output(values: FloatArray, linear: Linear, index: int) -> FloatArray:
+    rotation = linear.outputs[index] if linear.outputs else None
+    if rotation is None:
+        return values
+    changed = np.require(values, requirements=["C", "W"])
+    rotation.of_outputs(changed)
+    return changed
 
 
 def _read(checkpoint: Checkpoint, name: str, shape: tuple[int, ...], *, part: int | None = None) -> FloatArray:
