@@ -11,7 +11,7 @@ cannot be made or keep failing, its message says why) and `Progressing` (False =
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final, Literal
 
@@ -20,6 +20,9 @@ from flash_api.conditions import EXPLANATIONS, ConditionType, Reason, Refusal
 from flash_api.v1alpha1.status import ColdStart, Condition, FlashDeploymentStatus, ReplicaStatus, ScalingStatus
 from flash_operator import pod_reports
 from flash_operator.residency import Finding
+from flash_operator.roles import Role, cause, may_probe, role, with_pods
+
+__all__ = ["Observation", "ProbeResult", "Role", "condition", "may_probe", "role", "status"]
 
 Manifest = Mapping[str, Any]
 Tristate = Literal["True", "False", "Unknown"]
@@ -54,6 +57,10 @@ class Observation:
     endpoint: str = ""
     """Base URL for clients, with `/v1`."""
     ignored_fields: tuple[str, ...] = ()
+    pods: Sequence[Manifest] = ()
+    """Live pods of all roles; empty where there are none to look at, as on one machine."""
+    applied_revision: str = ""
+    """Of the plan that this pass applied as a whole; empty = it did not."""
     suspended: bool = False
     paused: bool = False
     """The spec asks that a rollout stand still."""
@@ -65,10 +72,6 @@ class Observation:
     """What autoscaling decided; None = it is off."""
     enough_engines: int | None = None
     """Engine pods that suffice while more are wanted, as where autoscaling adds them; None = all that are wanted."""
-    pods: Sequence[Manifest] = ()
-    """Live pods of all roles; empty where there are none to look at, as on one machine."""
-    applied_revision: str = ""
-    """Of the plan that this pass applied as a whole; empty = it did not."""
 
 
 @dataclass(frozen=True)
@@ -85,60 +88,14 @@ class Fact:
         return self.status == "True"
 
 
-@dataclass(frozen=True)
-class Role:
-    """The pods of one component, as its Deployment reports them."""
-
-    exists: bool = False
-    desired: int = 0
-    ready: int = 0
-    updated: int = 0
-    existing: int = 0
-    seen_by_controller: bool = False
-    failure: str | None = None
-    """Why pods cannot be made or keep failing."""
-    stuck: str | None = None
-    """Why the rollout made no progress within its deadline."""
-    waits: str | None = None
-    """Why a pod has no node yet."""
-
-    @property
-    def rolled_out(self) -> bool:
-        """All wanted pods are of the newest revision and ready, and none of an older one is left."""
-        return self.seen_by_controller and self.updated == self.ready == self.existing == self.desired
-
-
-def role(children: Sequence[Manifest], name: str) -> Role:
-    """The Deployment called `name` among the children, read leniently: fields that are not there yet are zero."""
-    live = next((c for c in children if c.get("kind") == "Deployment" and c["metadata"]["name"] == name), None)
-    if live is None:
-        return Role()
-    status = live.get("status") or {}
-    conditions = {c.get("type"): c for c in status.get("conditions") or ()}
-    failure, progress = conditions.get("ReplicaFailure", {}), conditions.get("Progressing", {})
-    return Role(
-        exists=True,
-        desired=int(live["spec"].get("replicas", 1)),
-        ready=int(status.get("readyReplicas") or 0),
-        updated=int(status.get("updatedReplicas") or 0),
-        existing=int(status.get("replicas") or 0),
-        seen_by_controller=int(status.get("observedGeneration") or 0) >= int(live["metadata"].get("generation") or 0),
-        failure=_cause(failure) if failure.get("status") == "True" else None,
-        stuck=_cause(progress) if progress.get("status") == "False" else None,
-    )
-
-
-def may_probe(children: Sequence[Manifest], name: str) -> bool:
-    """A request through the endpoint can only succeed, and is only worth sending, when both roles have a ready pod."""
-    return role(children, names.engine_name(name)).ready > 0 and role(children, names.gateway_name(name)).ready > 0
-
-
 def status(seen: Observation, previous: Manifest, now: datetime) -> dict[str, Any]:
     """The whole status, in wire form. `previous` only lends the times of facts that did not change."""
     if seen.unread is not None:
         return _unread_status(seen, seen.unread, previous, now)
-    engines = _with_pods(role(seen.children, names.engine_name(seen.name)), seen.pods, names.COMPONENT_ENGINE)
-    gateways = _with_pods(role(seen.children, names.gateway_name(seen.name)), seen.pods, names.COMPONENT_GATEWAY)
+    engines = role(seen.children, names.engine_name(seen.name))
+    engines = with_pods(engines, seen.pods, names.COMPONENT_ENGINE, enough=seen.enough_engines)
+    gateways = role(seen.children, names.gateway_name(seen.name))
+    gateways = with_pods(gateways, seen.pods, names.COMPONENT_GATEWAY)
     facts = _facts(seen, engines, gateways)
     value = FlashDeploymentStatus(
         observed_generation=seen.generation,
@@ -149,12 +106,12 @@ def status(seen: Observation, previous: Manifest, now: datetime) -> dict[str, An
         endpoint=seen.endpoint if gateways.exists else "",
         scaling=seen.scaling,
         ignored_fields=list(seen.ignored_fields),
-        region=", ".join(seen.residency.regions)[:256] if seen.residency is not None else "",
-        residency=seen.residency.status if seen.residency is not None else None,
         applied_revision=seen.applied_revision or str(previous.get("appliedRevision") or ""),
         model=pod_reports.model_facts(seen.pods),
         last_failure=pod_reports.last_failure(seen.pods),
         cold_start=pod_reports.cold_start(seen.pods, _former_start(previous)),
+        region=", ".join(seen.residency.regions)[:256] if seen.residency is not None else "",
+        residency=seen.residency.status if seen.residency is not None else None,
     )
     return value.model_dump(mode="json", by_alias=True, exclude_none=True)
 
@@ -187,15 +144,6 @@ def _unread_status(seen: Observation, cause: str, previous: Manifest, now: datet
 def condition(status_manifest: Manifest, kind: ConditionType) -> Manifest | None:
     """One condition of a status in wire form."""
     return next((c for c in status_manifest.get("conditions") or () if c.get("type") == kind), None)
-
-
-def _with_pods(found: Role, pods: Sequence[Manifest], component: str) -> Role:
-    """What only pods know, where the Deployment says that some are missing: as long as enough serve, a new one that
-    fails is no outage."""
-    if not found.exists or found.ready >= found.desired:
-        return found
-    failure = found.failure or pod_reports.failing(pods, component)
-    return replace(found, failure=failure, waits=pod_reports.waiting(pods, component))
 
 
 def _former_start(previous: Manifest) -> ColdStart | None:
@@ -387,7 +335,7 @@ def _refused_route(children: Sequence[Manifest]) -> str | None:
     parents = [parent for route in routes for parent in (route.get("status") or {}).get("parents") or ()]
     said = [condition for parent in parents for condition in parent.get("conditions") or ()]
     refused = (c for c in said if c.get("type") in ("Accepted", "ResolvedRefs") and c.get("status") == "False")
-    return next((_cause(condition) for condition in refused), None)
+    return next((cause(condition) for condition in refused), None)
 
 
 def _timed(fact: Fact, generation: int, previous: Manifest, now: datetime) -> Condition:
@@ -401,7 +349,3 @@ def _timed(fact: Fact, generation: int, previous: Manifest, now: datetime) -> Co
         observed_generation=generation,
         last_transition_time=str(unchanged or now.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")),
     )
-
-
-def _cause(deployment_condition: Manifest) -> str:
-    return str(deployment_condition.get("message") or deployment_condition.get("reason") or "no reason given")

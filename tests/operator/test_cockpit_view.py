@@ -13,8 +13,8 @@ from typer.testing import CliRunner
 
 from flash_api import names
 from flash_operator.announcements import Announcement
+from flash_operator.cluster.api import context_namespace
 from flash_operator.cluster.events import event
-from flash_operator.cluster.kubernetes import context_namespace
 from flash_operator.cluster.protocol import ClusterError
 from flash_operator.cockpit import commands, view
 from flash_operator.cockpit.explain import Sentence

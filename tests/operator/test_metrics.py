@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from prometheus_client import generate_latest
 
-from flash_operator.cluster.kubernetes import verb_and_resource
+from flash_operator.cluster.api import verb_and_resource
 from flash_operator.cluster.protocol import Key
 from flash_operator.metrics import Metrics
 from flash_operator.reconcile import Outcome

@@ -170,3 +170,14 @@ def test_the_status_tells_autoscalers_how_many_pods_there_are_and_which() -> Non
 
 def test_what_is_not_known_is_left_out_of_the_status() -> None:
     assert None not in status(seen(), {}, NOON).values()
+
+
+def test_a_pod_that_fails_is_no_outage_while_enough_others_serve() -> None:
+    labels = {"app.kubernetes.io/component": "engine"}
+    crashed = {"name": "engine", "restartCount": 3, "state": {"waiting": {"reason": "CrashLoopBackOff"}}}
+    crashed["lastState"] = {"terminated": {"exitCode": 1}}
+    pod = {"metadata": {"name": "p", "labels": labels}, "status": {"containerStatuses": [crashed]}}
+    two_of_three = engine(desired=3, ready=2)
+    enough = facts(seen(two_of_three, probe=ANSWERS, pods=[pod], enough_engines=1))
+    assert enough["EnginesReady"] == "True EnginesStarting"
+    assert facts(seen(two_of_three, probe=ANSWERS, pods=[pod]))["EnginesReady"] == "False EnginesFailing"

@@ -23,7 +23,7 @@ from rich.live import Live
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from flash_operator.cluster.kubernetes import KubernetesApi
+    from flash_operator.cluster.api import KubernetesApi
     from flash_operator.cockpit.facts import ClusterFacts, Manifest, Served
 
 T = TypeVar("T")
@@ -197,7 +197,7 @@ async def _show_status(api: KubernetesApi, target: Target, name: str | None, *, 
 
 
 async def _served(api: KubernetesApi, target: Target, name: str | None) -> tuple[Served, ...]:
-    from flash_operator.cluster.kubernetes import Missing
+    from flash_operator.cluster.api import Missing
     from flash_operator.cluster.protocol import ClusterError
     from flash_operator.cockpit import look
 
@@ -219,7 +219,7 @@ def _run(target: Target, work: Callable[[KubernetesApi], Awaitable[T]]) -> T:
 
 
 async def _with_api(target: Target, work: Callable[[KubernetesApi], Awaitable[T]]) -> T:
-    from flash_operator.cluster.kubernetes import KubernetesApi
+    from flash_operator.cluster.api import KubernetesApi
 
     api = await KubernetesApi.connect(target.kubeconfig, context=target.context)
     try:
@@ -233,7 +233,7 @@ def _means_cluster(ctx: typer.Context, asked: bool, context: str | None, kubecon
 
 
 def _target(context: str | None, kubeconfig: Path | None, namespace: str | None, everywhere: bool) -> Target:
-    from flash_operator.cluster.kubernetes import context_namespace
+    from flash_operator.cluster.api import context_namespace
     from flash_operator.cluster.protocol import ClusterError
 
     file = _kubeconfig(kubeconfig)

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from flash_api import names
 from flash_api.crd import RESOURCES
-from flash_operator.cluster.kubernetes import KubernetesApi, Missing
+from flash_operator.cluster.api import KubernetesApi, Missing
 from flash_operator.cluster.protocol import ClusterError, Forbidden
 from flash_operator.cockpit.facts import ClusterFacts, Manifest, OperatorFacts, Served
 from flash_operator.cockpit.findings import named_secrets

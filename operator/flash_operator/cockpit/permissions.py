@@ -8,6 +8,7 @@ from typing import Final
 from flash_api import names
 
 OWNER: Final = ("get", "list", "watch", "create", "patch", "delete")
+UNWATCHED: Final = ("get", "list", "create", "patch", "delete")
 LEASE: Final = "flashplane-operator"
 
 
@@ -38,8 +39,14 @@ NEEDED: Final = (
     Permission(names.GROUP, f"{names.PLURAL}/status", "patch"),
     Permission(names.GROUP, f"{names.PLURAL}/finalizers", "update"),
     *_all("apps", ("deployments",), OWNER),
-    *_all("", ("services", "configmaps"), OWNER),
-    *_all("", ("pods",), ("list",)),
+    *_all("", ("services", "configmaps", "serviceaccounts"), OWNER),
+    *_all("networking.k8s.io", ("networkpolicies", "ingresses"), OWNER),
+    *_all("policy", ("poddisruptionbudgets",), OWNER),
+    *_all("gateway.networking.k8s.io", ("httproutes",), UNWATCHED),
+    *_all("monitoring.coreos.com", ("podmonitors",), UNWATCHED),
+    *_all("", ("nodes",), ("list",)),
+    *_all("", ("pods",), ("list", "delete")),
+    *_all("discovery.k8s.io", ("endpointslices",), ("list",)),
     *_all("events.k8s.io", ("events",), ("create",)),
     Permission("coordination.k8s.io", "leases", "create", of_lease=True),
     Permission("coordination.k8s.io", "leases", "get", name=LEASE, of_lease=True),
