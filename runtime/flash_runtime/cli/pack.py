@@ -36,7 +36,7 @@ def pack(
     rotate: Annotated[
         bool | None,
         typer.Option(
-            help="Spread outliers over all features before rounding; unset = lite does, nano where it has to round.",
+            help="Spread outliers over all features before rounding; unset = lite does.",
             show_default=False,
         ),
     ] = None,

@@ -56,16 +56,13 @@ def pack(
 ) -> None:
     """Write the packed model. `about` adds to what the checkpoint says of itself (source, sha256, …), `key` names it.
 
-    `head` replaces the variant's format of embedding and head, `rotate` its choice of rotation; where that is None, a
-    checkpoint's int4 blocks stay as they are: rounding them anew costs more than rotating gains. With `text_only`, the
-    weights are left out: enough for a gateway. Raises CheckpointError for damaged weights and UnsupportedModel for what
-    this release cannot run.
+    `head` replaces the variant's format of embedding and head, `rotate` whether it is rotated; a rotated checkpoint's
+    int4 blocks are rounded anew. With `text_only`, the weights are left out: enough for a gateway. Raises
+    CheckpointError for damaged weights and UnsupportedModel for what this release cannot run.
     """
     chosen = formats(variant, head=head)
     found = recipe(checkpoint)
-    if rotate is None:
-        rotate = chosen.rotated and not (chosen.weight == LinearFormat.INT4 and _holds_int4(checkpoint, found))
-    if rotate:
+    if rotate := chosen.rotated if rotate is None else rotate:
         found = rotated(found)
     plan = replace(found.plan, weight_format=LinearFormat(chosen.weight), head_format=LinearFormat(chosen.head))
     text = checkpoint.text()
@@ -86,12 +83,6 @@ def pack(
         writer.add_bytes(TOKENIZER_BLOB, text.tokenizer_json)
         if not text_only:
             _write_weights(checkpoint, replace(found, plan=plan), writer, progress)
-
-
-def _holds_int4(checkpoint: Checkpoint, found: Recipe) -> bool:
-    """Whether int4 weights could be taken over without loss."""
-    linear = found.linears[found.plan.layers[0].qkv]
-    return read_int4_blocks(checkpoint, linear, 0) is not None
 
 
 def _write_weights(checkpoint: Checkpoint, sources: Recipe, writer: PackedWriter, progress: Progress) -> None:

@@ -218,7 +218,7 @@ def test_int4_blocks_of_a_gguf_are_taken_over_without_loss(tmp_path: Path, kind:
     ("variant", "rotate", "expected"),
     [("Lite", None, True), ("Lite", False, False), ("Nano", None, False), ("Nano", True, True), ("Cloud", None, False)],
 )
-def test_int4_blocks_keep_nano_as_it_is_and_lite_is_rotated(
+def test_lite_is_rotated_and_the_others_only_if_asked(
     tmp_path: Path, variant: str, rotate: bool | None, expected: bool
 ) -> None:
     gguf = write_gguf(tmp_path / "m.gguf", "llama", quantisation="Q4_1")
@@ -226,9 +226,8 @@ def test_int4_blocks_keep_nano_as_it_is_and_lite_is_rotated(
     assert header["rotated"] is expected
 
 
-def test_nano_is_rotated_where_it_has_to_round(tmp_path: Path) -> None:
-    header = packed(write_checkpoint(tmp_path / "c", "qwen2"), tmp_path / "f", variant="Nano").header
-    assert header["rotated"] is True
+def test_a_rotated_model_has_a_head_of_its_own(tmp_path: Path) -> None:
+    header = packed(write_checkpoint(tmp_path / "c", "qwen2"), tmp_path / "f").header
     assert header["model"]["head"] != header["model"]["embedding"]
 
 
@@ -238,7 +237,7 @@ def test_weights_beyond_a_format_are_named(tmp_path: Path) -> None:
     weights["model.layers.1.self_attn.o_proj.weight"].flat[7] = 1e6
     save_file(weights, folder / "model.safetensors")
     with pytest.raises(CheckpointError, match=r"o_proj.*float16.*found 1e\+06"):
-        packed(folder, tmp_path / "model.flash", variant="Nano", rotate=False)
+        packed(folder, tmp_path / "model.flash", variant="Nano")
 
 
 @pytest.mark.parametrize("variant", ["Cloud", "Lite", "Nano"])

@@ -59,6 +59,7 @@ def test_the_json_form_of_a_dense_layer(plan: ModelPlan) -> None:
         "attention_factor": None,
         "residual_factor": 1.0,
         "logits_factor": 1.0,
+        "head_from_embedding": False,
     }
 
 
