@@ -36,8 +36,8 @@ def pack(
     rotate: Annotated[
         bool | None,
         typer.Option(
-            help="Spread outliers over all features before rounding; unset = lite does.",
-            show_default=False,
+            help="Spread outliers over all features before rounding: closer predictions, a larger file.",
+            show_default="no",
         ),
     ] = None,
     output: Annotated[

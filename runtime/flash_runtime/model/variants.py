@@ -26,7 +26,7 @@ class Formats:
 
 VARIANTS: Final[Mapping[str, Formats]] = {
     "Cloud": Formats(weight="bf16", head="bf16", rotated=False),
-    "Lite": Formats(weight="int8", head="int8", rotated=True),
+    "Lite": Formats(weight="int8", head="int8", rotated=False),
     "Nano": Formats(weight="int4", head="int8", rotated=False),
 }
 HEAD_CHOICES: Final[Mapping[str, tuple[str, ...]]] = {"Nano": ("int8", "int4")}

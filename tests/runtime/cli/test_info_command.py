@@ -59,7 +59,7 @@ def test_a_packed_file_says_what_it_holds(flash: Flash, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("option", "words"), [((), "weights int8, head int8, rotated"), (("--no-rotate",), "weights int8, head int8\n")]
+    ("option", "words"), [(("--rotate",), "weights int8, head int8, rotated"), ((), "weights int8, head int8\n")]
 )
 def test_a_packed_file_says_whether_it_is_rotated(
     flash: Flash, tmp_path: Path, option: tuple[str, ...], words: str
@@ -67,7 +67,7 @@ def test_a_packed_file_says_whether_it_is_rotated(
     flash("pack", write_gguf(tmp_path / "tiny.gguf", "llama"), *option)
     shown = flash("info", "tiny-lite.flash").stdout
     assert words in "\n".join(line.rstrip() for line in shown.splitlines())
-    assert json.loads(flash("info", "tiny-lite.flash", "--json").stdout)["model"]["rotated"] is (not option)
+    assert json.loads(flash("info", "tiny-lite.flash", "--json").stdout)["model"]["rotated"] is bool(option)
 
 
 def test_verify_reads_every_blob(flash: Flash, tmp_path: Path) -> None:

@@ -119,7 +119,7 @@ def test_a_rotated_file_and_a_plain_one_are_told_apart(cache: Cache, gguf: Path,
     source = local(gguf)
     rotated, plain = (
         pull(PullRequest(source, "Lite", tmp_path / "a", rotate=rotate), cache=cache, progress=quiet())
-        for rotate in (None, False)
+        for rotate in (True, None)
     )
     assert (rotated["rotated"], plain["rotated"]) == (True, False)
     assert rotated["key"] != plain["key"]
