@@ -159,8 +159,10 @@ class WeatherProxy:
             body = await answer.read()
             if call.method in WRITES and self.on_write is not None:
                 await self.on_write(call)
-            text = json.dumps(change(json.loads(body))).encode() if body else body
-            return web.Response(status=answer.status, body=text, content_type="application/json")
+            # What is not there at all, as a kind that this cluster does not know, is answered in plain text.
+            is_object = "json" in answer.headers.get("Content-Type", "")
+            text = json.dumps(change(json.loads(body))).encode() if body and is_object else body
+            return web.Response(status=answer.status, body=text, content_type=answer.content_type)
 
     async def stream(
         self, request: web.Request, call: Call, change: Callable[[list[bytes]], list[bytes]]
