@@ -146,6 +146,9 @@ class Scene:
         await self.operator.until("the events arrive", arrived)
 
 
+WHOLE_KINDS = {kind for _, kind in OWNED_KINDS} - {"ConfigMap"}
+
+
 def children(feed: Feed, name: str) -> dict[tuple[str, str], dict[str, Any]]:
     """Without the configuration of former revisions."""
     found = feed.of(name)
@@ -159,7 +162,7 @@ def children(feed: Feed, name: str) -> dict[tuple[str, str], dict[str, Any]]:
     return {
         key: child
         for key, child in found.items()
-        if key[0] in ("Deployment", "Service") or (key[0] == "ConfigMap" and key[1] in volumes)
+        if key[0] in WHOLE_KINDS or (key[0] == "ConfigMap" and key[1] in volumes)
     }
 
 
