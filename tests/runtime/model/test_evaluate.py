@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from tiny_gguf import write_gguf
 
-from flash_runtime.engine.batch import Batch, FloatArray
+from flash_runtime.engine.batch import Answers, Batch
 from flash_runtime.model.checkpoint import open_checkpoint
 from flash_runtime.model.errors import RequestError
 from flash_runtime.model.eval_text import built_in_samples, file_samples
@@ -31,11 +31,10 @@ class Table:
         self.logits[:, 0] += tilt
         self.seen: list[np.ndarray] = []
 
-    def step(self, batch: Batch) -> FloatArray:
+    def step(self, batch: Batch) -> Answers:
         self.seen.append(batch.positions)
         assert np.array_equal(batch.block_tables[0], np.arange(-(-(batch.positions[-1] + 1) // 16)))
-        found: FloatArray = self.logits[batch.token_ids[batch.logit_rows]]
-        return found
+        return Answers.of(self.logits[batch.token_ids[batch.logit_rows]], batch)
 
 
 @pytest.fixture
