@@ -9,7 +9,7 @@ NAME ?= demo
 MANIFEST ?= examples/quickstart.yaml
 PROMPT ?= What is the capital of France? Answer in one sentence.
 
-.PHONY: help demo down test unit mutations lint format types crds bench parity gpu-test control-plane clean
+.PHONY: help demo down test unit lint format types crds bench parity gpu-test control-plane clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  \033[1mmake %-14s\033[0m %s\n", $$1, $$2}'
@@ -41,9 +41,6 @@ test: lint control-plane ## lint, types, contracts, unit and integration tests: 
 
 unit: $(VENV)/.dev-stamp ## the tests that need nothing but Python (seconds)
 	$(BIN)/python -m pytest --ignore tests/integration --ignore tests/parity
-
-mutations: control-plane ## hundreds of mutated manifests through a real API server (minutes)
-	MUTATIONS=1 $(BIN)/python -m pytest tests/integration/test_mutations.py
 
 lint: $(VENV)/.dev-stamp ## ruff, mypy --strict, import contracts, generated CRDs and pages
 	$(BIN)/ruff format --check .
