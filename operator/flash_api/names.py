@@ -25,9 +25,15 @@ LABEL_PART_OF: Final = "app.kubernetes.io/part-of"
 LABEL_MANAGED_BY: Final = "app.kubernetes.io/managed-by"
 LABEL_DEPLOYMENT: Final = f"{GROUP}/deployment"
 """On every object we own: the name of its FlashDeployment."""
+LABEL_MODEL: Final = f"{GROUP}/model"
+"""On every object of a FlashModel: its name."""
+LABEL_USES_MODEL: Final = f"{GROUP}/uses-model"
+"""On pods that mount the volume of a FlashModel, and on their Deployments: its name."""
 LABEL_CONFIG_HASH: Final = f"{GROUP}/config-hash"
 ANNOTATION_PLAN_HASH: Final = f"{GROUP}/plan-hash"
 """On every object we own: the digest of the plan it was applied from."""
+ANNOTATION_VARIANT: Final = f"{GROUP}/variant"
+"""On pods that pull a FlashModel: the variant that they pack."""
 MANAGED_BY: Final = "flashplane"
 
 ANNOTATION_BASE_IMAGE: Final = "org.opencontainers.image.base.name"
@@ -35,8 +41,10 @@ ANNOTATION_BASE_IMAGE: Final = "org.opencontainers.image.base.name"
 
 COMPONENT_ENGINE: Final = "engine"
 COMPONENT_GATEWAY: Final = "gateway"
+COMPONENT_PULL: Final = "pull"
+"""Of a FlashModel: the pods that fetch and pack it."""
 CONTAINER_PULL: Final = "pull"
-"""The init container that fetches the model; its last words name what it fetched."""
+"""The container that fetches the model; its last words name what it fetched."""
 FILE_TERMINATION: Final = "/dev/termination-log"
 """Where a container leaves its last words; Kubernetes makes the file, a plain process has none."""
 
@@ -82,6 +90,16 @@ def engine_name(deployment: str) -> str:
 def gateway_name(deployment: str) -> str:
     """The gateway Deployment and its Service."""
     return f"{deployment}-gateway"
+
+
+def model_claim(model: str) -> str:
+    """The PersistentVolumeClaim of a FlashModel."""
+    return f"{model}-model"
+
+
+def pull_name(model: str) -> str:
+    """The ServiceAccount and the NetworkPolicy of the pods that pull a FlashModel; its Jobs begin with it."""
+    return f"{model}-pull"
 
 
 def service_host(service: str, namespace: str) -> str:

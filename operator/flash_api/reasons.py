@@ -42,6 +42,7 @@ class Reason(StrEnum):
     SOURCE_NOT_SERVED = "SourceNotServed"
     VISIBILITY_NOT_SERVED = "VisibilityNotServed"
     FIELD_NOT_SERVED = "FieldNotServed"
+    MODEL_OUTSIDE_REGION = "ModelOutsideRegion"
     # ModelReady
     MODEL_LOADED = "ModelLoaded"
     MODEL_LOADING = "ModelLoading"
@@ -103,6 +104,8 @@ class Reason(StrEnum):
     DIGEST_MISMATCH = "DigestMismatch"
     SOURCE_UNREACHABLE = "SourceUnreachable"
     CREDENTIALS_REFUSED = "CredentialsRefused"
+    WEIGHTS_UNUSABLE = "WeightsUnusable"
+    PULL_FAILED = "PullFailed"
     CACHE_FULL = "CacheFull"
     CACHE_PENDING = "CachePending"
     PACKING = "Packing"

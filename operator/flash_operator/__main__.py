@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
+from flash_api import names
 from flash_operator import logs
 from flash_operator.logs import LogFormat
 
@@ -153,6 +154,7 @@ async def run(settings: OperatorSettings, *, probe: Probe | None = None) -> int:
         controller = Controller(
             KubernetesCluster(api),
             KubernetesInventory(api, settings.namespaces),
+            KubernetesInventory(api, settings.namespaces, names.MODEL_KIND),
             probe=probe or http_probe,
             scrape=scrape,
             now=_utc_now,

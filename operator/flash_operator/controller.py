@@ -12,27 +12,26 @@ from typing import Protocol
 from aiohttp import web
 
 from flash_api import names
-from flash_api.conditions import ConditionType
 from flash_operator.cluster.protocol import Cluster, ClusterError, Key
 from flash_operator.difference import Identity
-from flash_operator.handlers import WATCHED_KINDS, deliver_events
+from flash_operator.handlers import WATCHED_KINDS, Listener, deliver_events
 from flash_operator.lease import Elector
-from flash_operator.logs import EXTRA
 from flash_operator.metrics import Metrics, application
+from flash_operator.model_controller import ModelController
+from flash_operator.pass_log import tell
 from flash_operator.probe import Probe
 from flash_operator.queue import Loops
 from flash_operator.reconcile import Outcome, reconcile
 from flash_operator.scaling import Scaler
 from flash_operator.scrape import Scrape
 from flash_operator.settings import OperatorSettings
-from flash_operator.status import condition
 from flash_operator.watchdog import ChildWatchdog, Watchdog
 
 log = logging.getLogger(__name__)
 
 
 class Inventory(Protocol):
-    """Which FlashDeployments there are, and at which version."""
+    """Which objects of one kind there are, and at which version."""
 
     async def versions(self) -> dict[Key, str]:
         """Resource versions by key. Raises ClusterError."""
@@ -45,6 +44,7 @@ class Controller:
         self,
         cluster: Cluster,
         inventory: Inventory,
+        models: Inventory,
         *,
         probe: Probe,
         scrape: Scrape,
@@ -66,6 +66,15 @@ class Controller:
         self._silent = asyncio.Event()
         self._listed_at: float | None = None
         self._loops = Loops(self._step, clock=clock, settings=settings.queue, waited=self._metrics.waited)
+        self._models = ModelController(
+            cluster,
+            models,
+            wake_deployment=self._loops.wake,
+            now=now,
+            clock=clock,
+            settings=settings,
+            metrics=self._metrics,
+        )
         self._metrics.queue_depth.set_function(lambda: self._loops.waiting)
 
     def ailments(self) -> tuple[str, ...]:
@@ -74,7 +83,8 @@ class Controller:
         found += [f"events of kind {kind} do not arrive any more" for kind in self._stale_watches()]
         if self._listed_at is not None and self._clock() - self._listed_at > self._settings.blind_max_seconds:
             found.append(f"{names.KIND}s could not be listed for {self._settings.blind_max_seconds:.0f} s")
-        if self._loops.longest_pass_seconds() > self._settings.pass_max_seconds:
+        longest = max(self._loops.longest_pass_seconds(), self._models.longest_pass_seconds())
+        if longest > self._settings.pass_max_seconds:
             found.append(f"a pass has taken more than {self._settings.pass_max_seconds:.0f} s")
         return tuple(found)
 
@@ -95,6 +105,7 @@ class Controller:
         Raises ClusterError at once when FlashDeployments cannot be listed: the CRD or a permission is missing.
         """
         await self._inventory.versions()
+        await self._models.require_kind()
         self._listed_at = self._clock()
         self._metrics.leading.set(1)
         tasks = [
@@ -112,7 +123,7 @@ class Controller:
             self._listed_at = None
             for task in tasks:
                 task.cancel()
-            await self._loops.aclose()
+            await asyncio.gather(self._loops.aclose(), self._models.aclose())
             await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _events(self) -> None:
@@ -128,6 +139,7 @@ class Controller:
             await asyncio.sleep(self._restart_pause_seconds(failures))
             self._watchdog.reset()
             self._child_watchdog.reset()
+            self._models.begin_anew()
             # What went away while nobody watched is not in the lists that the new source begins with.
             for key in self._loops.keys:
                 self._loops.wake(key)
@@ -136,8 +148,9 @@ class Controller:
         """Deliver events until the source ends or falls silent; why it did."""
         self._silent.clear()
         watch, namespaces = self._settings.watch, self._settings.namespaces
+        deployments = Listener(self._loops.wake, self._delivered, self._child_delivered)
         source = asyncio.create_task(
-            deliver_events(self._loops.wake, self._delivered, self._child_delivered, namespaces=namespaces, watch=watch)
+            deliver_events(deployments, self._models.listener, namespaces=namespaces, watch=watch)
         )
         silent = asyncio.create_task(self._silent.wait())
         try:
@@ -166,10 +179,11 @@ class Controller:
             try:
                 for key in self._watchdog.look(await self._inventory.versions()):
                     self._loops.wake(key)
+                await self._models.audit()
                 self._listed_at = self._clock()
             except ClusterError as error:
                 self._metrics.list_failures.inc()
-                log.warning("the list of FlashDeployments could not be read: %s", error)
+                log.warning("the list of our objects could not be read: %s", error)
             if self._stale_watches():
                 self._silent.set()
             self._metrics.watch_stale.set(bool(self._stale_watches()))
@@ -178,7 +192,7 @@ class Controller:
 
     def _stale_watches(self) -> tuple[str, ...]:
         own = (names.KIND,) if self._watchdog.is_stale else ()
-        return (*own, *sorted(self._child_watchdog.stale(self._clock())))
+        return (*own, *sorted(self._child_watchdog.stale(self._clock())), *self._models.stale_watches())
 
     async def _step(self, key: Key) -> Outcome:
         started = self._clock()
@@ -190,6 +204,7 @@ class Controller:
                 now=self._now,
                 settings=self._settings.reconcile,
                 scaler=self._scaler,
+                names_model=self._models.users.names_model,
             )
         except Exception:
             self._metrics.failed(self._clock() - started)
@@ -198,24 +213,6 @@ class Controller:
         self._child_watchdog.seen(key, watched, self._clock())
         self._metrics.finished(outcome, self._clock() - started)
         self._metrics.is_now(key, outcome)
-        _tell(key, outcome, self._clock() - started)
+        self._models.used(key, outcome)
+        tell(key, outcome, self._clock() - started)
         return outcome
-
-
-def _tell(key: Key, outcome: Outcome, seconds: float) -> None:
-    """One line for a pass that changed something; a pass that did not is told only to those who ask for everything."""
-    ready = condition(outcome.status, ConditionType.READY) or {}
-    changed = [*(f"applied {name}" for name in outcome.applied), *(f"deleted {name}" for name in outcome.deleted)]
-    if outcome.status_written:
-        changed.append(f"Ready is {ready.get('status')} ({ready.get('reason')})")
-    facts = {
-        "namespace": key.namespace,
-        "name": key.name,
-        "applied": outcome.applied,
-        "deleted": outcome.deleted,
-        "ready": ready.get("status"),
-        "reason": ready.get("reason"),
-        "seconds": round(seconds, 3),
-    }
-    level = logging.INFO if changed else logging.DEBUG
-    log.log(level, "%s: %s", key, ", ".join(changed) or "nothing to do", extra={EXTRA: facts})

@@ -14,13 +14,14 @@ import contextlib
 import functools
 import logging
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 import kopf
 
 from flash_api import names
-from flash_operator.cluster.kubernetes import OWNED_KINDS, PLURALS
+from flash_operator.cluster.kubernetes import MODEL_OWNED_KINDS, OWNED_KINDS, PLURALS
 from flash_operator.cluster.protocol import Key
 from flash_operator.difference import Identity
 from flash_operator.settings import WatchSettings
@@ -31,12 +32,16 @@ STOP_SECONDS: Final = 5.0
 """How long kopf may take to close its watches; it holds nothing that must be saved."""
 
 CHILDREN: Final = tuple((*version.rpartition("/")[::2], PLURALS[kind], kind) for version, kind in OWNED_KINDS)
-"""Group, version, plural and kind of what we own."""
+"""Group, version, plural and kind of what FlashDeployments own."""
 WATCHED_KINDS: Final = frozenset(kind for *_, kind in CHILDREN)
+MODEL_CHILDREN: Final = tuple(
+    (*version.rpartition("/")[::2], PLURALS[kind], kind) for version, kind in MODEL_OWNED_KINDS
+)
+"""The same of FlashModels."""
 
 
 class Wake(Protocol):
-    """Hears which FlashDeployment to look at and, of an event of its own, the generation of its spec."""
+    """Hears which object of ours to look at and, of an event of its own, the generation of its spec."""
 
     def __call__(self, key: Key, generation: int | None = None) -> None: ...
 
@@ -53,36 +58,52 @@ class ChildDelivered(Protocol):
     def __call__(self, owner: Key, child: Identity, version: str, *, deleted: bool) -> None: ...
 
 
-def event_registry(wake: Wake, delivered: Delivered, child_delivered: ChildDelivered) -> kopf.OperatorRegistry:
-    """Handlers that turn events of FlashDeployments and of their children into wake-ups."""
+@dataclass(frozen=True)
+class Listener:
+    """Who hears of the objects of one of our kinds, and of their children."""
+
+    wake: Wake
+    delivered: Delivered
+    child_delivered: ChildDelivered
+
+
+def event_registry(deployments: Listener, models: Listener) -> kopf.OperatorRegistry:
+    """Handlers that turn events of our objects and of their children into wake-ups."""
     registry = kopf.OperatorRegistry()
 
     @kopf.on.login(registry=registry)
     def login(**context: Any) -> kopf.ConnectionInfo | None:
         return kopf.login_with_kubeconfig(**context) or kopf.login_with_service_account(**context)
 
-    @kopf.on.event(names.GROUP, names.VERSION, names.PLURAL, registry=registry)
+    _register(registry, names.PLURAL, names.LABEL_DEPLOYMENT, CHILDREN, deployments)
+    _register(registry, names.MODEL_PLURAL, names.LABEL_MODEL, MODEL_CHILDREN, models)
+    return registry
+
+
+def _register(
+    registry: kopf.OperatorRegistry, plural: str, label: str, children: Sequence[tuple[str, ...]], heard: Listener
+) -> None:
+    @kopf.on.event(names.GROUP, names.VERSION, plural, registry=registry, id=f"own_{plural}")
     async def own_event(*, type: str | None, meta: Mapping[str, Any], **_: Any) -> None:
         key = Key(meta["namespace"], meta["name"])
-        delivered(key, meta.get("resourceVersion", ""), deleted=type == "DELETED")
-        wake(key, meta.get("generation"))
+        heard.delivered(key, meta.get("resourceVersion", ""), deleted=type == "DELETED")
+        heard.wake(key, meta.get("generation"))
 
-    for group, version, plural, kind in CHILDREN:
+    for group, version, of_child, kind in children:
 
         @kopf.on.event(
             group,
             version,
-            plural,
+            of_child,
             registry=registry,
-            id=f"child_{plural}",
-            labels={names.LABEL_DEPLOYMENT: kopf.PRESENT},
+            id=f"child_of_{plural}_{of_child}",
+            labels={label: kopf.PRESENT},
         )
         async def child_event(*, type: str | None, meta: Mapping[str, Any], kind: str = kind, **_: Any) -> None:
-            owner = Key(meta["namespace"], meta["labels"][names.LABEL_DEPLOYMENT])
-            child_delivered(owner, (kind, meta["name"]), meta.get("resourceVersion", ""), deleted=type == "DELETED")
-            wake(owner)
-
-    return registry
+            owner = Key(meta["namespace"], meta["labels"][label])
+            version = meta.get("resourceVersion", "")
+            heard.child_delivered(owner, (kind, meta["name"]), version, deleted=type == "DELETED")
+            heard.wake(owner)
 
 
 def kopf_settings(watch: WatchSettings) -> kopf.OperatorSettings:
@@ -104,18 +125,14 @@ def kopf_settings(watch: WatchSettings) -> kopf.OperatorSettings:
     # The defaults add up to six minutes in which nobody watches.
     settings.networking.error_backoffs = watch.error_backoffs_seconds
     # Memory must not grow with objects that are none of ours.
-    for group, version, plural, _ in CHILDREN:
-        settings.watching.label_selectors[group, version, plural] = names.LABEL_DEPLOYMENT
+    ours = f"{names.LABEL_MANAGED_BY}={names.MANAGED_BY}"
+    for group, version, plural, _ in (*CHILDREN, *MODEL_CHILDREN):
+        settings.watching.label_selectors[group, version, plural] = ours
     return settings
 
 
 async def deliver_events(
-    wake: Wake,
-    delivered: Delivered,
-    child_delivered: ChildDelivered,
-    *,
-    namespaces: tuple[str, ...],
-    watch: WatchSettings,
+    deployments: Listener, models: Listener, *, namespaces: tuple[str, ...], watch: WatchSettings
 ) -> None:
     """Call back in this loop for every event, until cancelled. Returns or raises when kopf gives up.
 
@@ -125,14 +142,18 @@ async def deliver_events(
     ended: asyncio.Future[Exception | None] = loop.create_future()
     stop = threading.Event()
 
-    def wake_here(key: Key, generation: int | None = None) -> None:
-        loop.call_soon_threadsafe(wake, key, generation)
+    def here(heard: Listener) -> Listener:
+        def wake(key: Key, generation: int | None = None) -> None:
+            loop.call_soon_threadsafe(heard.wake, key, generation)
 
-    def delivered_here(key: Key, version: str, *, deleted: bool) -> None:
-        loop.call_soon_threadsafe(functools.partial(delivered, key, version, deleted=deleted))
+        def delivered(key: Key, version: str, *, deleted: bool) -> None:
+            loop.call_soon_threadsafe(functools.partial(heard.delivered, key, version, deleted=deleted))
 
-    def child_delivered_here(owner: Key, child: Identity, version: str, *, deleted: bool) -> None:
-        loop.call_soon_threadsafe(functools.partial(child_delivered, owner, child, version, deleted=deleted))
+        def child_delivered(owner: Key, child: Identity, version: str, *, deleted: bool) -> None:
+            told = functools.partial(heard.child_delivered, owner, child, version, deleted=deleted)
+            loop.call_soon_threadsafe(told)
+
+        return Listener(wake, delivered, child_delivered)
 
     def end(error: Exception | None) -> None:
         if not ended.done():
@@ -142,7 +163,7 @@ async def deliver_events(
         # Of several watches that fail together kopf raises one error and forgets the others.
         asyncio.get_running_loop().set_exception_handler(lambda _, context: log.debug("%s", context["message"]))
         await kopf.operator(
-            registry=event_registry(wake_here, delivered_here, child_delivered_here),
+            registry=event_registry(here(deployments), here(models)),
             settings=kopf_settings(watch),
             standalone=True,
             clusterwide=not namespaces,

@@ -24,12 +24,14 @@ from flash_operator.announcements import announcements
 from flash_operator.checks import refusal
 from flash_operator.cluster.protocol import Cluster, ClusterError, Forbidden, Key, Manifest
 from flash_operator.difference import Identity, identity, is_as_planned, owned_by, revision, superfluous
+from flash_operator.model_use import held_back, model_use
 from flash_operator.plan import PlanSettings, optional_kinds, plan
 from flash_operator.plan.autoscale_record import recorded
 from flash_operator.plan.routes import Kind, asked_kinds
 from flash_operator.probe import Probe
 from flash_operator.residency import Finding, Places, may_be_stopped, residency_finding
 from flash_operator.scaling import Scaler, scaled
+from flash_operator.shared_model import ModelUse
 from flash_operator.status import Observation
 
 
@@ -68,6 +70,10 @@ class Outcome:
         return len(self.applied) + len(self.deleted) + self.status_written
 
 
+NamesModel = Callable[[Key, str | None], None]
+"""Hears the name of the FlashModel that a deployment uses, None = of none."""
+
+
 async def reconcile(
     cluster: Cluster,
     key: Key,
@@ -76,19 +82,25 @@ async def reconcile(
     now: Callable[[], datetime],
     settings: ReconcileSettings,
     scaler: Scaler | None = None,
+    names_model: NamesModel | None = None,
 ) -> Outcome:
     """Bring the cluster one step nearer to the spec of `key` and write down how far it is.
 
     Raises ClusterError when the cluster can be neither read nor told the status. Apply failures are in the outcome and
-    in the status. Without a `scaler`, autoscaled engines stay as many as was decided last.
+    in the status. Without a `scaler`, autoscaled engines stay as many as was decided last. `names_model` hears which
+    FlashModel the deployment depends on, before that is read.
     """
     live = await cluster.deployment(key)
     if live is None or live["metadata"].get("deletionTimestamp"):
         if scaler is not None:
             scaler.forget(key)
+        if names_model is not None:
+            names_model(key, None)
         return Outcome(gone=True)
 
     deployment, refused = _accept(live)
+    use = await _model_use(cluster, key, deployment, settings.plan, names_model)
+    refused = refused or (use.refusal if use is not None else None)
     changes = _Changes()
     error: ClusterError | None = None
     try:
@@ -104,7 +116,7 @@ async def reconcile(
             scaling = await scaled(scaler, cluster, key, deployment, children, scaling, now())
             previous = await _remember(cluster, key, previous, scaling)
         try:
-            await _converge(cluster, deployment, children, settings.plan, served, changes, scaling)
+            await _converge(cluster, deployment, children, settings.plan, served, changes, scaling, use)
             await _stop_outside(cluster, residency, changes)
         except ClusterError as failure:
             error = failure
@@ -129,6 +141,8 @@ async def reconcile(
         scaling=scaling,
         enough_engines=_enough(deployment),
         pods=await _pods(cluster, key),
+        model=use,
+        held=changes.held,
         applied_revision=changes.revision,
     )
     status = statuses.status(seen, previous, now())
@@ -181,6 +195,8 @@ class _Changes:
     deleted: list[str] = field(default_factory=list)
     revision: str = ""
     """Of the plan, once all of it is applied."""
+    held: bool = False
+    """A part of the plan waits for the FlashModel."""
 
 
 def _accept(live: Manifest) -> tuple[FlashDeployment | None, Refusal | None]:
@@ -214,15 +230,24 @@ async def _converge(
     served: tuple[Kind, ...],
     changes: _Changes,
     scaling: ScalingStatus | None,
+    use: ModelUse | None,
 ) -> None:
     scaled_to = scaling.desired_replicas if scaling and deployment.spec.engine.autoscaling else None
-    planned = plan(deployment, settings, engine_replicas=scaled_to, served=served).objects
+    planned = plan(
+        deployment, settings, engine_replicas=scaled_to, served=served, shared=use.shared if use else None
+    ).objects
     live = {identity(manifest): manifest for manifest in children}
+    held = held_back(planned, children, use)
+    changes.held = bool(held)
     for desired in planned:
+        if identity(desired) in held:
+            continue
         present = live.get(identity(desired))
         if present is None or not is_as_planned(present, desired):
             await cluster.apply(desired)
             changes.applied.append("/".join(identity(desired)))
+    if held:
+        return  # what runs may need what the plan no longer holds
     changes.revision = revision(planned)
 
     left_over = superfluous(children, planned, deployment.metadata.uid)
@@ -231,6 +256,22 @@ async def _converge(
         for manifest in left_over:
             await cluster.delete(manifest)
             changes.deleted.append("/".join(identity(manifest)))
+
+
+async def _model_use(
+    cluster: Cluster,
+    key: Key,
+    deployment: FlashDeployment | None,
+    settings: PlanSettings,
+    names_model: NamesModel | None,
+) -> ModelUse | None:
+    ref = deployment.spec.model.model_ref if deployment is not None else None
+    if names_model is not None:
+        names_model(key, ref.name if ref is not None else None)
+    if deployment is None or ref is None:
+        return None
+    live = await cluster.model(Key(key.namespace, ref.name))
+    return model_use(deployment, live, settings, by_pods=cluster.pulls_by_pod())
 
 
 async def _served(cluster: Cluster, deployment: FlashDeployment | None) -> tuple[Kind, ...]:

@@ -27,7 +27,6 @@ class Unserved:
 _ROUTE: Final = "Remove it, or name a Gateway or an Ingress class through which clients come."
 
 UNSERVED: Final = (
-    Unserved("model.modelRef", "Write the source of the FlashModel into spec.model.source."),
     Unserved(
         "draft.mode",
         "Write mode: Off or remove spec.draft; answers are the same, at the speed of one token a step.",

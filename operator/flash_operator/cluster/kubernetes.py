@@ -34,6 +34,13 @@ OWNED_KINDS: Final = (
     ("policy/v1", "PodDisruptionBudget"),
 )
 """Every kind that a plan holds and that every cluster knows. We watch them."""
+MODEL_OWNED_KINDS: Final = (
+    ("batch/v1", "Job"),
+    ("v1", "PersistentVolumeClaim"),
+    ("v1", "ServiceAccount"),
+    ("networking.k8s.io/v1", "NetworkPolicy"),
+)
+"""Every kind that the plan of a FlashModel holds. We watch them."""
 OPTIONAL_KINDS: Final = (
     ("gateway.networking.k8s.io/v1", "HTTPRoute"),
     ("monitoring.coreos.com/v1", "PodMonitor"),
@@ -56,11 +63,15 @@ PLURALS: Final = {
     "Pod": "pods",
     "Event": "events",
     "Lease": "leases",
+    "Job": "jobs",
+    "PersistentVolumeClaim": "persistentvolumeclaims",
     names.KIND: names.PLURAL,
+    names.MODEL_KIND: names.MODEL_PLURAL,
 }
 METADATA_ONLY: Final = {"Accept": "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"}
 
 __all__ = [
+    "MODEL_OWNED_KINDS",
     "OPTIONAL_KINDS",
     "OWNED_KINDS",
     "PLURALS",
@@ -90,6 +101,27 @@ class KubernetesCluster:
         lists = await asyncio.gather(*(self._list(version, kind, key) for version, kind in (*OWNED_KINDS, *optional)))
         return tuple(manifest for found in lists for manifest in found)
 
+    async def model(self, key: Key) -> Manifest | None:
+        return await self._get(_path(names.API_VERSION, names.MODEL_KIND, key.namespace, key.name))
+
+    async def of_model(self, key: Key) -> tuple[Manifest, ...]:
+        chosen = f"{names.LABEL_MODEL}={key.name}"
+        lists = await asyncio.gather(*(self._select(*kind, key.namespace, chosen) for kind in MODEL_OWNED_KINDS))
+        return tuple(manifest for found in lists for manifest in found)
+
+    async def pods_of_model(self, key: Key) -> tuple[Manifest, ...]:
+        return await self._select("v1", "Pod", key.namespace, f"{names.LABEL_MODEL}={key.name}")
+
+    async def users_of_model(self, key: Key) -> tuple[Manifest, ...]:
+        chosen = f"{names.LABEL_USES_MODEL}={key.name},{names.LABEL_COMPONENT}={names.COMPONENT_ENGINE}"
+        return await self._select("apps/v1", "Deployment", key.namespace, chosen)
+
+    async def write_model_status(self, key: Key, status: Manifest) -> None:
+        await self._write_status(names.MODEL_KIND, key, status)
+
+    def pulls_by_pod(self) -> bool:
+        return False
+
     async def pods(self, key: Key) -> tuple[Manifest, ...]:
         return await self._list("v1", "Pod", key)
 
@@ -117,7 +149,9 @@ class KubernetesCluster:
         present = await self._get(path)
         if present is not None and _controller(present) != _controller(manifest):
             kind, name = manifest["kind"], manifest["metadata"]["name"]
-            raise ClusterError(f"{kind} {name} exists and does not belong to this {names.KIND}; rename either of them")
+            raise ClusterError(
+                f"{kind} {name} exists and does not belong to this {_owner_kind(manifest)}; rename either of them"
+            )
         if present is not None:
             # The uid makes sure that a namesake made in between is not taken over.
             manifest = {**manifest, "metadata": {**manifest["metadata"], "uid": present["metadata"]["uid"]}}
@@ -145,10 +179,13 @@ class KubernetesCluster:
             return
 
     async def write_status(self, key: Key, status: Manifest) -> None:
-        path = _path(names.API_VERSION, names.KIND, key.namespace, key.name)
+        await self._write_status(names.KIND, key, status)
+
+    async def _write_status(self, kind: str, key: Key, status: Manifest) -> None:
+        path = _path(names.API_VERSION, kind, key.namespace, key.name)
         body = {
             "apiVersion": names.API_VERSION,
-            "kind": names.KIND,
+            "kind": kind,
             "metadata": {"name": key.name, "namespace": key.namespace},
             "status": status,
         }
@@ -207,14 +244,13 @@ class KubernetesCluster:
 
 
 class KubernetesInventory:
-    """Which FlashDeployments there are, and at which version: only their metadata is fetched."""
+    """Which objects of one of our kinds there are, and at which version: only their metadata is fetched."""
 
-    def __init__(self, api: KubernetesApi, namespaces: tuple[str, ...]) -> None:
+    def __init__(self, api: KubernetesApi, namespaces: tuple[str, ...], kind: str = names.KIND) -> None:
         self._api = api
-        root = f"/apis/{names.API_VERSION}"
-        self._paths = [f"{root}/namespaces/{space}/{names.PLURAL}" for space in namespaces] or [
-            f"{root}/{names.PLURAL}"
-        ]
+        self._kind = kind
+        root, plural = f"/apis/{names.API_VERSION}", PLURALS[kind]
+        self._paths = [f"{root}/namespaces/{space}/{plural}" for space in namespaces] or [f"{root}/{plural}"]
 
     async def versions(self) -> dict[Key, str]:
         """Resource versions by key. Raises ClusterError, not retryable, when the CRD is not installed."""
@@ -233,7 +269,7 @@ class KubernetesInventory:
                 answer = await self._api.request("get", path, header_params=METADATA_ONLY, limit=PAGE_ITEMS, **more)
             except Missing as error:
                 hint = "install the CRD: flash crds -f - | kubectl apply --server-side -f -"
-                raise ClusterError(f"the API server knows no {names.KIND}; {hint}", retryable=False) from error
+                raise ClusterError(f"the API server knows no {self._kind}; {hint}", retryable=False) from error
             for item in answer["items"] or ():
                 yield item
             token = (answer.get("metadata") or {}).get("continue")
@@ -273,6 +309,11 @@ def _path(api_version: str, kind: str, namespace: str, name: str | None = None) 
 def _path_of(manifest: Manifest) -> str:
     meta = manifest["metadata"]
     return _path(manifest["apiVersion"], manifest["kind"], meta["namespace"], meta["name"])
+
+
+def _owner_kind(manifest: Manifest) -> str:
+    references = manifest["metadata"].get("ownerReferences") or ()
+    return next((str(reference["kind"]) for reference in references), names.KIND)
 
 
 def _controller(manifest: Mapping[str, Any]) -> str | None:

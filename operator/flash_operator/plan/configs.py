@@ -25,7 +25,7 @@ def engine_config(deployment: FlashDeployment) -> EngineConfig:
     spec = deployment.spec
     return EngineConfig(
         served_model_name=deployment.metadata.name,
-        source=spec.model.uri,
+        source=spec.model.source or f"{names.MODEL_KIND}/{spec.model.model_ref.name if spec.model.model_ref else ''}",
         revision=spec.model.revision,
         sha256=spec.model.sha256,
         variant=spec.variant,

@@ -8,21 +8,27 @@ from flash_api import names
 from flash_api.v1alpha1.flashdeployment import FlashDeployment, Rollout
 from flash_operator.plan import pods
 from flash_operator.plan.metadata import Manifest
+from flash_operator.plan.model_in_pods import model_in_pods
 from flash_operator.plan.settings import PlanSettings
-
-START_PERIOD_SECONDS: Final = 5
-START_FAILURES: Final = 360
-"""Half an hour to map and warm up a model of whatever size: a probe that kills a slow load starts the same load again,
-and a load that cannot end is told by the rollout's deadline."""
+from flash_operator.plan.startup import START_PERIOD_SECONDS, start_failures
+from flash_operator.shared_model import SharedModel
 
 _READY: Final = {"httpGet": {"path": "/v2/health/ready", "port": "http"}}
 
 
 def engine_deployment(
-    deployment: FlashDeployment, config_map: Manifest, settings: PlanSettings, *, replicas: int
+    deployment: FlashDeployment,
+    config_map: Manifest,
+    settings: PlanSettings,
+    *,
+    replicas: int,
+    shared: SharedModel | None = None,
 ) -> Manifest:
     """The pods that run the model."""
     engine = deployment.spec.engine
+    model = model_in_pods(
+        deployment, shared, image=settings.engine_image, settings=settings, wanted=engine.resources, text_only=False
+    )
     container = {
         "name": "engine",
         "image": settings.engine_image,
@@ -37,7 +43,7 @@ def engine_deployment(
         "startupProbe": {
             **_READY,
             "periodSeconds": START_PERIOD_SECONDS,
-            "failureThreshold": START_FAILURES,
+            "failureThreshold": start_failures(shared.size_bytes if shared is not None else None),
             "timeoutSeconds": 2,
         },
         "readinessProbe": {**_READY, "periodSeconds": 5, "failureThreshold": 3, "timeoutSeconds": 2},
@@ -52,7 +58,7 @@ def engine_deployment(
         },
         "volumeMounts": [
             pods.mount("config", names.DIR_CONFIG, read_only=True),
-            pods.mount("models", names.DIR_MODELS, read_only=True),
+            model.mount,
             pods.mount("tmp", "/tmp"),
             pods.mount("shm", "/dev/shm"),
         ],
@@ -67,15 +73,11 @@ def engine_deployment(
         name=names.engine_name(deployment.metadata.name),
         replicas=replicas,
         config_map=config_map,
-        init_containers=[
-            pods.pull_container(
-                deployment, image=settings.engine_image, settings=settings, wanted=engine.resources, text_only=False
-            )
-        ],
+        model=model,
         containers=[container],
         volumes=[
             pods.config_volume(config_map),
-            pods.scratch_volume("models"),
+            model.volume,
             pods.scratch_volume("tmp"),
             # tritonserver talks to its Python stub through shared memory; the 64 MiB default is too small.
             pods.scratch_volume("shm", memory=True),

@@ -8,16 +8,26 @@ from flash_api import names
 from flash_api.v1alpha1.flashdeployment import FlashDeployment
 from flash_operator.plan import pods
 from flash_operator.plan.metadata import Manifest
+from flash_operator.plan.model_in_pods import model_in_pods
 from flash_operator.plan.settings import PlanSettings
+from flash_operator.shared_model import SharedModel
 
 _API_KEYS_FILE: Final = names.FILE_API_KEYS.rpartition("/")[2]
 
 
 def gateway_deployment(
-    deployment: FlashDeployment, config_map: Manifest, settings: PlanSettings, *, replicas: int
+    deployment: FlashDeployment,
+    config_map: Manifest,
+    settings: PlanSettings,
+    *,
+    replicas: int,
+    shared: SharedModel | None = None,
 ) -> Manifest:
     """The pods that clients talk to."""
     gateway = deployment.spec.gateway
+    model = model_in_pods(
+        deployment, shared, image=settings.gateway_image, settings=settings, wanted=gateway.resources, text_only=True
+    )
     secret_volumes, secret_mounts = _api_keys(deployment)
     container = {
         "name": "gateway",
@@ -43,7 +53,7 @@ def gateway_deployment(
         },
         "volumeMounts": [
             pods.mount("config", names.DIR_CONFIG, read_only=True),
-            pods.mount("models", names.DIR_MODELS, read_only=True),
+            model.mount,
             pods.mount("tmp", "/tmp"),
             *secret_mounts,
         ],
@@ -58,15 +68,11 @@ def gateway_deployment(
         name=names.gateway_name(deployment.metadata.name),
         replicas=replicas,
         config_map=config_map,
-        init_containers=[
-            pods.pull_container(
-                deployment, image=settings.gateway_image, settings=settings, wanted=gateway.resources, text_only=True
-            )
-        ],
+        model=model,
         containers=[container],
         volumes=[
             pods.config_volume(config_map),
-            pods.scratch_volume("models"),
+            model.volume,
             pods.scratch_volume("tmp"),
             *secret_volumes,
         ],

@@ -3,7 +3,8 @@
     clients -> gateway -> engine            (as endpoint.visibility says; gRPC)
     operator -> gateway                     (the request that proves Ready, and metrics)
     monitoring -> gateway, engine metrics   (where an installation names its namespace)
-    gateway, engine -> model source, DNS    (where the source is remote)
+    gateway, engine -> model source, DNS    (where the source is remote, and no FlashModel brings the weights)
+    pull of a FlashModel -> model source, DNS
     gateway -> DNS
 
 The kubelet's probes are in no list: traffic between a pod and its own node is always allowed. Whether a cluster's
@@ -18,8 +19,9 @@ from urllib.parse import urlsplit
 from flash_api import names
 from flash_api.v1alpha1.endpoint import Endpoint, Visibility
 from flash_api.v1alpha1.flashdeployment import FlashDeployment
+from flash_api.v1alpha1.flashmodel import FlashModel
 from flash_api.v1alpha1.source import scheme
-from flash_operator.plan.metadata import Manifest, owned_object, selector
+from flash_operator.plan.metadata import Manifest, Owner, owned_object, selector
 from flash_operator.plan.settings import PlanSettings
 
 NAMESPACE_LABEL: Final = "kubernetes.io/metadata.name"
@@ -52,7 +54,7 @@ def engine_policy(deployment: FlashDeployment, settings: PlanSettings) -> Manife
             {"from": [gateways], "ports": [_tcp(names.PORT_ENGINE_GRPC)]},
             *_scraped(settings, names.PORT_ENGINE_METRICS),
         ],
-        egress=_to_source(deployment, settings),
+        egress=_to_source(deployment.spec.model.source, settings),
     )
 
 
@@ -63,7 +65,7 @@ def gateway_policy(deployment: FlashDeployment, settings: PlanSettings) -> Manif
         "from": [_namespaces(settings.operator_namespace)],
         "ports": [_tcp(names.PORT_GATEWAY)],
     }
-    source = _to_source(deployment, settings)
+    source = _to_source(deployment.spec.model.source, settings)
     return _policy(
         deployment,
         names.COMPONENT_GATEWAY,
@@ -76,15 +78,15 @@ def gateway_policy(deployment: FlashDeployment, settings: PlanSettings) -> Manif
     )
 
 
-def _policy(deployment: FlashDeployment, component: str, *, ingress: list[Rule], egress: list[Rule]) -> Manifest:
+def _policy(owner: Owner, component: str, *, ingress: list[Rule], egress: list[Rule]) -> Manifest:
     return owned_object(
-        deployment,
+        owner,
         component,
         api_version="networking.k8s.io/v1",
         kind="NetworkPolicy",
-        name=f"{deployment.metadata.name}-{component}",
+        name=f"{owner.metadata.name}-{component}",
         spec={
-            "podSelector": {"matchLabels": selector(deployment, component)},
+            "podSelector": {"matchLabels": selector(owner, component)},
             # Both, also where a list is empty: a direction that no policy names is open.
             "policyTypes": ["Ingress", "Egress"],
             "ingress": ingress,
@@ -119,9 +121,13 @@ def _to_dns(settings: PlanSettings) -> Rule:
     }
 
 
-def _to_source(deployment: FlashDeployment, settings: PlanSettings) -> list[Rule]:
-    """What the init container needs in order to pull; policies cannot tell it from the container after it."""
-    source = deployment.spec.model.source
+def pull_policy(model: FlashModel, settings: PlanSettings) -> Manifest:
+    """Pods that pull a FlashModel ask its source, and nobody asks them."""
+    return _policy(model, names.COMPONENT_PULL, ingress=[], egress=_to_source(model.spec.source, settings))
+
+
+def _to_source(source: str | None, settings: PlanSettings) -> list[Rule]:
+    """What a pull needs; policies cannot tell an init container from the containers after it."""
     if source is None or scheme(source) in LOCAL_SCHEMES:
         return []
     host, port = _address(source)

@@ -4,11 +4,14 @@ how it replaces them."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from dataclasses import dataclass, field
+from typing import Any, Final, Protocol
 
 from flash_api import names
 from flash_api.quantities import canonical
+from flash_api.v1alpha1.base import SecretKeyRef
 from flash_api.v1alpha1.flashdeployment import FlashDeployment, Resources, Rollout
+from flash_api.v1alpha1.source import Variant
 from flash_operator.plan.metadata import Manifest, labels, owned_object, selector
 from flash_operator.plan.placement import scheduling
 from flash_operator.plan.settings import PlanSettings
@@ -67,20 +70,37 @@ def scratch_volume(name: str, *, memory: bool = False) -> dict[str, Any]:
     return {"name": name, "emptyDir": {"medium": "Memory"} if memory else {}}
 
 
+class Weights(Protocol):
+    """What says where weights come from: spec.model of a FlashDeployment, or the spec of a FlashModel."""
+
+    @property
+    def uri(self) -> str: ...
+    @property
+    def revision(self) -> str | None: ...
+    @property
+    def sha256(self) -> str | None: ...
+    @property
+    def credentials_secret_ref(self) -> SecretKeyRef | None: ...
+
+
 def pull_container(
-    deployment: FlashDeployment, *, image: str, settings: PlanSettings, wanted: Resources, text_only: bool
+    weights: Weights,
+    variant: Variant,
+    *,
+    image: str,
+    settings: PlanSettings,
+    wanted: Resources,
+    to: str = names.DIR_MODELS,
+    flags: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """The init container that fetches and packs the model (or only its text side) into the models folder."""
-    model = deployment.spec.model
-    args = ["--source", _source_in_pod(model.uri), "--variant", str(deployment.spec.variant)]
-    if model.revision is not None:
-        args += ["--revision", model.revision]
-    if model.sha256 is not None:
-        args += ["--sha256", model.sha256]
-    args += ["--to", names.DIR_MODELS]
-    if text_only:
-        args.append("--text-only")
-    _, source_mounts, source_env = _source(deployment)
+    """The container that fetches and packs the model (or only its text side) into the folder `to`."""
+    args = ["--source", _source_in_pod(weights.uri), "--variant", str(variant)]
+    if weights.revision is not None:
+        args += ["--revision", weights.revision]
+    if weights.sha256 is not None:
+        args += ["--sha256", weights.sha256]
+    args += ["--to", to, *flags]
+    _, source_mounts, source_env = source_access(weights)
     return {
         "name": names.CONTAINER_PULL,
         "image": image,
@@ -96,19 +116,18 @@ def pull_container(
     }
 
 
-def _source(deployment: FlashDeployment) -> tuple[list[Manifest], list[Manifest], list[Manifest]]:
+def source_access(weights: Weights) -> tuple[list[Manifest], list[Manifest], list[Manifest]]:
     """Volumes, mounts and environment that the source asks for; only the pull container sees them."""
-    model = deployment.spec.model
     volumes: list[Manifest] = []
     mounts: list[Manifest] = []
     env: list[Manifest] = []
-    if (ref := model.credentials_secret_ref) is not None:
+    if (ref := weights.credentials_secret_ref) is not None:
         file = names.FILE_SOURCE_TOKEN.rpartition("/")[2]
         items = [{"key": ref.key, "path": file}]
         volumes.append({"name": "source-token", "secret": {"secretName": ref.name, "items": items}})
         mounts.append(mount("source-token", names.DIR_SOURCE_SECRET, read_only=True))
         env.append({"name": names.ENV_TOKEN_FILE, "value": names.FILE_SOURCE_TOKEN})
-    if (claim := _claim(model.uri)) is not None:
+    if (claim := _claim(weights.uri)) is not None:
         volumes.append({"name": "source", "persistentVolumeClaim": {"claimName": claim, "readOnly": True}})
         mounts.append(mount("source", names.DIR_SOURCE, read_only=True))
     return volumes, mounts, env
@@ -128,6 +147,21 @@ def _source_in_pod(uri: str) -> str:
     return f"file://{names.DIR_SOURCE}/{path}".rstrip("/")
 
 
+@dataclass(frozen=True)
+class ModelInPods:
+    """How the model comes into the pods of one component: pulled by each, or from a volume that pods share."""
+
+    volume: Manifest
+    """Called `models`."""
+    mount: Manifest
+    """Of the container that reads it."""
+    init_containers: tuple[Manifest, ...] = ()
+    source_volumes: tuple[Manifest, ...] = ()
+    labels: Mapping[str, str] = field(default_factory=dict)
+    affinity: Manifest = field(default_factory=dict)
+    """On top of what the deployment itself asks for."""
+
+
 def drain_seconds(deployment: FlashDeployment) -> int:
     """How long running requests may go on after SIGTERM: as long as one may last. A pod without any stops at once."""
     return min(deployment.spec.gateway.limits.request_timeout_seconds, DRAIN_MAX_SECONDS)
@@ -145,7 +179,7 @@ def deployment_of_pods(
     name: str,
     replicas: int,
     config_map: Manifest,
-    init_containers: Sequence[Manifest],
+    model: ModelInPods,
     containers: Sequence[Manifest],
     volumes: Sequence[Manifest],
     surge: int,
@@ -162,7 +196,7 @@ def deployment_of_pods(
         api_version="apps/v1",
         kind="Deployment",
         name=name,
-        extra_labels=digest,
+        extra_labels={**digest, **model.labels},
         spec={
             "replicas": replicas,
             "revisionHistoryLimit": 3,
@@ -172,7 +206,7 @@ def deployment_of_pods(
             "selector": {"matchLabels": selector(deployment, component)},
             "template": {
                 "metadata": {
-                    "labels": {**labels(deployment, component), **digest},
+                    "labels": {**labels(deployment, component), **digest, **model.labels},
                     **({"annotations": dict(annotations)} if annotations else {}),
                 },
                 "spec": {
@@ -181,10 +215,14 @@ def deployment_of_pods(
                     "enableServiceLinks": False,
                     "terminationGracePeriodSeconds": grace,
                     "securityContext": pod_security(),
-                    **scheduling(deployment, component),
-                    "initContainers": list(init_containers),
+                    **scheduling(deployment, component, model.affinity),
+                    **(
+                        {"initContainers": [dict(each) for each in model.init_containers]}
+                        if model.init_containers
+                        else {}
+                    ),
                     "containers": list(containers),
-                    "volumes": [*volumes, *_source(deployment)[0]],
+                    "volumes": [*volumes, *model.source_volumes],
                 },
             },
         },
