@@ -138,7 +138,10 @@ def plan(
                 shared = shared_model(found) if found is not None else None
                 objects += plan_of(deployment, PlanSettings(), shared=shared).objects
     if not objects:
-        _fail(f"no FlashDeployment or FlashModel{f' called {name}' if name else ''} in {', '.join(map(label, file))}", EXIT_WRONG)
+        _fail(
+            f"no FlashDeployment or FlashModel{f' called {name}' if name else ''} in {', '.join(map(label, file))}",
+            EXIT_WRONG,
+        )
     sys.stdout.write(as_yaml(objects))
 
 

@@ -112,7 +112,8 @@ def _facts(seen: ModelObservation) -> tuple[Fact, ...]:
 def _ready(seen: ModelObservation, parts: Sequence[Fact]) -> Fact:
     if seen.error is not None:
         return Fact(ConditionType.READY, "False", Reason.APPLY_FAILED, seen.error)
-    failing = next((part for part in parts if not part.holds), None)
+    # What is False is a cause; what is not known follows from one.
+    failing = next((p for p in parts if p.status == "False"), None) or next((p for p in parts if not p.holds), None)
     if failing is None:
         return Fact(ConditionType.READY, "True", Reason.MODEL_PACKED, "Every variant is packed.")
     return Fact(ConditionType.READY, "False", failing.reason, failing.message)
