@@ -12,10 +12,10 @@ from typing import Any, Self
 
 from fakes.kubelet import FakeKubelet
 from live_api import MERGE, LiveApi
-from object_feed import Feed
+from object_feed import DEPLOYMENTS, Family, Feed
 
 from flash_api import names
-from flash_operator.cluster.kubernetes import OWNED_KINDS, KubernetesApi, KubernetesCluster
+from flash_operator.cluster.kubernetes import KubernetesApi, KubernetesCluster
 from flash_operator.cluster.protocol import ClusterError, Key
 from flash_operator.queue import Loops, QueueSettings
 from flash_operator.reconcile import Outcome, ReconcileSettings, reconcile
@@ -108,6 +108,10 @@ class Lives:
         assert self.last is not None
         return self.last
 
+    async def reconcile(self, cluster: KubernetesCluster, key: Key, settings: ReconcileSettings) -> Outcome:
+        """One pass."""
+        return await reconcile(cluster, key, probe=answers, now=_now, settings=settings)
+
     def _begin(self) -> None:
         api: Any = MortalApi(self._world.api, self._written)
         cluster = KubernetesCluster(api)
@@ -117,7 +121,7 @@ class Lives:
             self._begun += 1
             number = self._begun
             try:
-                outcome = await reconcile(cluster, key, probe=answers, now=_now, settings=settings)
+                outcome = await self.reconcile(cluster, key, settings)
                 self.last = outcome if number >= self._oldest else None
                 return outcome
             except Killed:
@@ -150,10 +154,13 @@ class Lives:
 class World:
     """One namespace with its feed, its kubelet and the operators in it. An async context manager."""
 
-    def __init__(self, live: LiveApi, kubeconfig: Path, namespace: str) -> None:
+    def __init__(
+        self, live: LiveApi, kubeconfig: Path, namespace: str, family: Family = DEPLOYMENTS, kubelet: Any = FakeKubelet
+    ) -> None:
         self.live = live
-        self.feed = Feed(live, namespace)
-        self.kubelet = FakeKubelet(self._write_pod_status)
+        self.family = family
+        self.feed = Feed(live, namespace, family)
+        self.kubelet = kubelet(self._write_pod_status)
         self.operators: dict[str, Lives] = {}
         self.settings = ReconcileSettings()
         self._kubeconfig = kubeconfig
@@ -170,15 +177,17 @@ class World:
         await self.api.aclose()
 
     async def path(self, name: str | None = None) -> str:
-        return await self.live.path(names.API_VERSION, names.KIND, self.feed.namespace, name)
+        return await self.live.path(names.API_VERSION, self.family.kind, self.feed.namespace, name)
 
     async def snapshot(self, name: str) -> list[dict[str, Any]]:
-        """The FlashDeployment and everything that came of it but pods, as stored now: the feed may lag behind."""
+        """The object of ours and everything that came of it but pods, as stored now: the feed may lag behind."""
         own = await self.live.request("GET", await self.path(name))
         found = [own.body] if own.ok else []
-        for api_version, kind in (*OWNED_KINDS, ("apps/v1", "ReplicaSet")):
+        for api_version, kind in (*self.family.owned, *self.family.born):
+            if kind == "Pod":
+                continue
             path = await self.live.path(api_version, kind, self.feed.namespace)
-            listed = await self.live.request("GET", path, labelSelector=f"{names.LABEL_DEPLOYMENT}={name}")
+            listed = await self.live.request("GET", path, labelSelector=f"{self.family.label}={name}")
             found += [{"apiVersion": api_version, "kind": kind, **item} for item in listed.require()["items"]]
         return found
 
@@ -186,8 +195,8 @@ class World:
         if found["kind"] == "Pod":
             self.kubelet.observe(event, found)
             return
-        own = found["kind"] == names.KIND
-        name = found["metadata"]["name"] if own else found["metadata"]["labels"][names.LABEL_DEPLOYMENT]
+        own = found["kind"] == self.family.kind
+        name = found["metadata"]["name"] if own else found["metadata"]["labels"][self.family.label]
         if name in self.operators and found["kind"] != "ReplicaSet":
             self.operators[name].wake(found["metadata"]["generation"] if own else None)
 

@@ -41,6 +41,30 @@ def overview(found: Sequence[Served], *, now: datetime, namespaces: bool) -> Tab
     return local_view.overview(entries, running=True, now=now, namespaces=namespaces)
 
 
+def models(found: Sequence[Manifest], *, namespaces: bool) -> RenderableType:
+    """One line for each FlashModel, and below it what keeps it from being ready."""
+    table = _table(
+        *(("NAMESPACE",) if namespaces else ()), "SHARED MODEL", "READY", "SOURCE", "PACKED", "SIZE", "USED BY"
+    )
+    waits: list[RenderableType] = []
+    for model in found:
+        meta, status = model["metadata"], model.get("status") or {}
+        ready: Manifest = next((c for c in status.get("conditions") or () if c.get("type") == "Ready"), {})
+        size = local_view.size(status["sizeBytes"]) if "sizeBytes" in status else "-"
+        table.add_row(
+            *((meta["namespace"],) if namespaces else ()),
+            meta["name"],
+            Text(ready.get("status", "Unknown"), style="green" if ready.get("status") == "True" else "yellow"),
+            model["spec"]["source"],
+            ", ".join(entry["variant"] for entry in status.get("variants") or ()) or "-",
+            size,
+            str(status.get("usedBy", 0)),
+        )
+        if ready and ready["status"] != "True":
+            waits.append(_fact(meta["name"], f"{ready.get('reason', '')}: {ready.get('message', '')}", "yellow"))
+    return Group(table, *waits)
+
+
 def deployment(served: Served, now: datetime) -> RenderableType:
     """Conditions, roles, rollout, scaling, the last failure and pods of one."""
     parts: list[RenderableType] = [local_view.conditions(served.status), "", _roles(served)]
