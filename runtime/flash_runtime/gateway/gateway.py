@@ -19,6 +19,7 @@ from flash_runtime.gateway.engine import Engine, EngineError, EngineOverloaded, 
 from flash_runtime.gateway.errors import ApiError, from_engine, invalid
 from flash_runtime.gateway.generation import Piece, run_choices, until
 from flash_runtime.gateway.metrics import Metrics
+from flash_runtime.gateway.recent import Recent
 from flash_runtime.gateway.record import Record
 from flash_runtime.gateway.requests import ChatRequest, CompletionRequest
 from flash_runtime.text.assets import TextAssets
@@ -58,6 +59,7 @@ class Gateway:
     ) -> None:
         self.config = config
         self.metrics = Metrics(config.served_model_name)
+        self.recent_ttft, self.recent_tpot = Recent(surroundings.clock), Recent(surroundings.clock)
         self.surroundings = surroundings
         self.started_at = int(surroundings.wall_clock())
         self.system_fingerprint = f"fp_{assets.fingerprint[:12]}"
@@ -170,6 +172,7 @@ class Gateway:
                 record.first_token_at = now
                 if record.counted:
                     self.metrics.time_to_first_token.observe(now - record.started_at)
+                    self.recent_ttft.observe(now - record.started_at)
 
     def _settle(self, record: Record) -> None:
         """Count what was generated, also when the client left or the engine failed."""
@@ -181,6 +184,7 @@ class Gateway:
         if num_later_tokens > 0:
             seconds = (record.last_token_at - record.first_token_at) * record.num_choices
             self.metrics.time_per_output_token.observe(seconds / num_later_tokens)
+            self.recent_tpot.observe(seconds / num_later_tokens)
 
 
 async def _run(num_characters: int, work: Callable[[], T]) -> T:
