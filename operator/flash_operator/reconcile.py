@@ -157,20 +157,20 @@ async def reconcile(
         status_written=status != (live.get("status") or {}) and not unreported,
         status=status,
         unreported=unreported,
-        steady_url=_steady_url(cluster, key, deployment, seen, status),
+        steady_url=_steady_url(cluster, key, deployment, status),
     )
 
 
-def _steady_url(
-    cluster: Cluster, key: Key, deployment: FlashDeployment | None, seen: Observation, status: Manifest
-) -> str | None:
+def _steady_url(cluster: Cluster, key: Key, deployment: FlashDeployment | None, status: Manifest) -> str | None:
     """Where a deployment answers that is settled and depends on nothing that sends no event: load, nodes, routes."""
     settled = (statuses.condition(status, ConditionType.RECONCILING) or {}).get("reason") == Reason.SETTLED
     ready = (statuses.condition(status, ConditionType.READY) or {}).get("status") == "True"
-    if deployment is None or seen.error is not None or not (ready and settled):
+    if deployment is None or not (ready and settled):
         return None
-    alone = seen.scaling is None and seen.residency is None and not asked_kinds(deployment)
-    return f"{cluster.endpoint_url(key, deployment.spec.endpoint.port)}{PROBE_PATH}" if alone else None
+    spec = deployment.spec
+    if spec.engine.autoscaling is not None or spec.residency is not None or asked_kinds(deployment):
+        return None
+    return f"{cluster.endpoint_url(key, spec.endpoint.port)}{PROBE_PATH}"
 
 
 async def _report_unread(
