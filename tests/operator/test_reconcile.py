@@ -90,6 +90,30 @@ async def test_an_idle_deployment_is_never_written() -> None:
     assert cluster.writes == []
 
 
+async def test_what_came_of_the_first_objects_is_reported_by_the_pass_after() -> None:
+    cluster = a_cluster()
+    first = await run(cluster)
+    assert (first.unreported, first.status_written, len(first.applied)) == (True, False, 10)
+    second = await run(cluster)
+    assert (second.unreported, second.status_written, second.applied) == (False, True, ())
+
+
+async def test_a_refusal_is_reported_at_once() -> None:
+    cluster = a_cluster(model={"source": "s3://bucket/model"})
+    outcome = await run(cluster)
+    assert (outcome.unreported, outcome.status_written) == (False, True)
+
+
+async def test_only_a_settled_deployment_that_depends_on_nothing_unwatched_is_steady() -> None:
+    steady = await converge(a_cluster())
+    assert steady.steady_url == "http://chat-gateway.default.svc:8080/readyz"
+    assert (await run(a_cluster())).steady_url is None
+    assert (await converge(a_cluster(engine={"autoscaling": {"maxReplicas": 2}}))).steady_url is None
+    resident = a_cluster(residency=EU)
+    resident.regions = {"n1": "eu"}
+    assert (await converge(resident)).steady_url is None
+
+
 async def test_the_endpoint_is_asked_only_once_pods_are_ready() -> None:
     async def never(url: str) -> ProbeResult:
         raise AssertionError(f"asked {url}")
