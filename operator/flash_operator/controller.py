@@ -21,7 +21,7 @@ from flash_operator.logs import EXTRA
 from flash_operator.metrics import Metrics, application
 from flash_operator.probe import Probe
 from flash_operator.queue import Loops
-from flash_operator.reconcile import Outcome, reconcile
+from flash_operator.reconcile import Outcome, Steady, reconcile
 from flash_operator.scaling import Scaler
 from flash_operator.scrape import Scrape
 from flash_operator.settings import OperatorSettings
@@ -191,9 +191,9 @@ class Controller:
         own = (names.KIND,) if self._watchdog.is_stale else ()
         return (*own, *sorted(self._watched.stale()))
 
-    async def _look(self, url: str) -> bool:
+    async def _look(self, steady: Steady) -> bool:
         """Whether a deployment that serves here is as its last pass found it: nothing was heard, and it answers."""
-        return self._watched.live and (await self._probe(url)).ok
+        return self._watched.live and steady.holds(await self._probe(steady.url))
 
     async def _step(self, key: Key) -> Outcome:
         started = self._clock()

@@ -7,7 +7,7 @@ there yet is asked for again after `Outcome.requeue_after_seconds`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, Final
@@ -24,13 +24,14 @@ from flash_operator.announcements import announcements
 from flash_operator.checks import refusal
 from flash_operator.cluster.protocol import Cluster, ClusterError, Forbidden, Key, Manifest
 from flash_operator.difference import identity, is_as_planned, owned_by, revision, superfluous
+from flash_operator.latency import latency
 from flash_operator.plan import PlanSettings, optional_kinds, plan
 from flash_operator.plan.autoscale_record import recorded
 from flash_operator.plan.routes import Kind, asked_kinds
 from flash_operator.probe import Probe
 from flash_operator.residency import Finding, Places, may_be_stopped, residency_finding
 from flash_operator.scaling import Scaler, scaled
-from flash_operator.status import Observation
+from flash_operator.status import Observation, ProbeResult
 
 PROBE_PATH: Final = "/readyz"
 
@@ -44,6 +45,19 @@ class ReconcileSettings:
     """Next look while something is on its way. Children wake the loop too; this catches what sends no event."""
     ready_seconds: float = 15.0
     """Next look at a deployment that serves: how late a broken route is noticed."""
+
+
+@dataclass(frozen=True)
+class Steady:
+    """How the endpoint of a settled deployment answers."""
+
+    url: str
+    latency: Mapping[str, Any] | None = None
+    """`status.latency` as it is written."""
+
+    def holds(self, answer: ProbeResult) -> bool:
+        """Whether the answer leaves nothing to write."""
+        return answer.ok and latency(answer.milliseconds, self.latency) == latency({}, self.latency)
 
 
 @dataclass(frozen=True)
@@ -64,9 +78,9 @@ class Outcome:
     """The status as of this pass, in wire form."""
     unreported: bool = False
     """The first objects were made, and what came of them is left for the next pass to say: it is due soon."""
-    steady_url: str | None = None
-    """While nothing is heard of the deployment and its objects and this answers, a pass would change nothing; None =
-    only a pass can tell."""
+    steady: Steady | None = None
+    """While nothing is heard of the deployment and its objects and this is so, a pass would change nothing; None = only
+    a pass can tell."""
 
     @property
     def writes(self) -> int:
@@ -157,11 +171,11 @@ async def reconcile(
         status_written=status != (live.get("status") or {}) and not unreported,
         status=status,
         unreported=unreported,
-        steady_url=_steady_url(cluster, key, deployment, status),
+        steady=_steady(cluster, key, deployment, status),
     )
 
 
-def _steady_url(cluster: Cluster, key: Key, deployment: FlashDeployment | None, status: Manifest) -> str | None:
+def _steady(cluster: Cluster, key: Key, deployment: FlashDeployment | None, status: Manifest) -> Steady | None:
     """Where a deployment answers that is settled and depends on nothing that sends no event: load, nodes, routes."""
     settled = (statuses.condition(status, ConditionType.RECONCILING) or {}).get("reason") == Reason.SETTLED
     ready = (statuses.condition(status, ConditionType.READY) or {}).get("status") == "True"
@@ -170,7 +184,7 @@ def _steady_url(cluster: Cluster, key: Key, deployment: FlashDeployment | None, 
     spec = deployment.spec
     if spec.engine.autoscaling is not None or spec.residency is not None or asked_kinds(deployment):
         return None
-    return f"{cluster.endpoint_url(key, spec.endpoint.port)}{PROBE_PATH}"
+    return Steady(f"{cluster.endpoint_url(key, spec.endpoint.port)}{PROBE_PATH}", status.get("latency"))
 
 
 async def _report_unread(
