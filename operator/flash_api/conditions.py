@@ -36,7 +36,7 @@ EXPLANATIONS: dict[Reason, Explanation] = {
     ),
     Reason.READ_FAILED: Explanation(
         "The operator may not read the objects that it made, so their state is not known.",
-        "Grant the operator what the message names (kind/operator-rbac.yaml lists all that it needs).",
+        "Grant the operator what the message names (files/rules.yaml of the chart lists all that it needs).",
     ),
     Reason.SPEC_ACCEPTED: Explanation("The spec is valid and this release can serve it.", "Nothing to do."),
     Reason.INVALID_SPEC: Explanation(

@@ -58,6 +58,11 @@ def operator(
     ] = 15.0,
     engine_image: Annotated[str | None, typer.Option(help="Image of engine pods.")] = None,
     gateway_image: Annotated[str | None, typer.Option(help="Image of gateway pods.")] = None,
+    image_pull_policy: Annotated[str, typer.Option(help="When nodes fetch images of pods.")] = "IfNotPresent",
+    image_pull_secret: Annotated[
+        list[str] | None,
+        typer.Option(help="Secret with registry credentials beside each FlashDeployment; may be given more than once."),
+    ] = None,
     metrics_namespace: Annotated[
         str | None, typer.Option(help="Where Prometheus runs, which may scrape pods then. Default: nobody may.")
     ] = None,
@@ -88,6 +93,8 @@ def operator(
     plan = PlanSettings(
         engine_image=engine_image or default.engine_image,
         gateway_image=gateway_image or default.gateway_image,
+        image_pull_policy=image_pull_policy,
+        image_pull_secrets=tuple(image_pull_secret or ()),
         operator_namespace=_pod_namespace() or lease_namespace or default.operator_namespace,
         metrics_namespace=metrics_namespace,
         dns_namespace=dns_namespace or default.dns_namespace,

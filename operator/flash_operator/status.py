@@ -11,7 +11,7 @@ cannot be made or keep failing, its message says why) and `Progressing` (False =
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final, Literal
 
@@ -26,6 +26,7 @@ from flash_api.v1alpha1.status import (
     ScalingStatus,
 )
 from flash_operator import pod_reports
+from flash_operator.latency import latency
 from flash_operator.residency import Finding
 from flash_operator.roles import Role, cause, may_probe, role, together, with_pods
 from flash_operator.trial_findings import trial_findings
@@ -44,6 +45,8 @@ class ProbeResult:
 
     ok: bool
     message: str
+    milliseconds: Mapping[str, float] = field(default_factory=dict)
+    """What users felt lately, by name, as the gateway that answered says."""
 
 
 @dataclass(frozen=True)
@@ -120,6 +123,7 @@ def status(seen: Observation, previous: Manifest, now: datetime) -> dict[str, An
         ignored_fields=list(seen.ignored_fields),
         applied_revision=seen.applied_revision or str(previous.get("appliedRevision") or ""),
         model=pod_reports.model_facts(seen.pods),
+        latency=latency(dict(seen.probe.milliseconds) if seen.probe else {}, previous.get("latency")),
         last_failure=pod_reports.last_failure(seen.pods),
         cold_start=pod_reports.cold_start(seen.pods, _former_start(previous)),
         region=", ".join(seen.residency.regions)[:256] if seen.residency is not None else "",

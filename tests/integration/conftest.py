@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from audit_plugin import pytest_collection_modifyitems, recorded_calls
 from control_plane_plugin import binaries, control_plane, namespace, pytest_collection_finish
+from helm_plugin import helm, operator_account, operator_rbac
 from local_plugin import stack
 from tritonserver_plugin import engine, launch, start_engine, start_packed_engine, tritonserver
 
@@ -14,8 +15,11 @@ __all__ = [
     "control_plane",
     "control_plane_crds",
     "engine",
+    "helm",
     "launch",
     "namespace",
+    "operator_account",
+    "operator_rbac",
     "pytest_collection_finish",
     "pytest_collection_modifyitems",
     "recorded_calls",

@@ -16,6 +16,8 @@ async def answer(request: web.Request) -> web.Response:
     match request.path:
         case "/ready":
             return web.Response(text="ok")
+        case "/timed":
+            return web.Response(text="ok", headers={"Server-Timing": "ttft;dur=62.30"})
         case "/moved":
             return web.Response(status=302, headers={"Location": "/ready"})
         case "/slow":
@@ -77,3 +79,8 @@ async def test_passes_and_writes_are_counted() -> None:
     assert 'flashplane_api_writes_total{verb="apply"} 2.0' in text
     assert 'flashplane_api_writes_total{verb="status"} 1.0' in text
     assert 'flashplane_reconcile_passes_total{result="error"} 1.0' in text
+
+
+async def test_what_requests_lately_took_comes_with_the_answer(server: TestServer, probe: HttpProbe) -> None:
+    assert (await probe(str(server.make_url("/timed")))).milliseconds == {"ttft": 62.3}
+    assert (await probe(str(server.make_url("/ready")))).milliseconds == {}

@@ -1,4 +1,4 @@
-"""What the operator's account must be allowed, as `doctor` asks for it. kind/operator-rbac.yaml grants it."""
+"""What the operator's account must be allowed, as `doctor` asks for it. charts/flashplane grants it."""
 
 from __future__ import annotations
 

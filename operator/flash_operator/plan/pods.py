@@ -138,6 +138,11 @@ def unroute_first(settings: PlanSettings) -> dict[str, Any]:
     return {"lifecycle": {"preStop": {"sleep": {"seconds": settings.unroute_seconds}}}}
 
 
+def _pull_secrets(settings: PlanSettings) -> dict[str, Any]:
+    named = [{"name": name} for name in settings.image_pull_secrets]
+    return {"imagePullSecrets": named} if named else {}
+
+
 def deployment_of_pods(
     deployment: FlashDeployment,
     component: str,
@@ -171,6 +176,7 @@ def deployment_of_pods(
             "enableServiceLinks": False,
             "terminationGracePeriodSeconds": grace,
             "securityContext": pod_security(),
+            **_pull_secrets(settings),
             **scheduling(deployment, component),
             "initContainers": list(init_containers),
             "containers": list(containers),

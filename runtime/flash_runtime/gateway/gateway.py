@@ -19,6 +19,7 @@ from flash_runtime.gateway.engine import Engine, EngineError, EngineOverloaded, 
 from flash_runtime.gateway.errors import ApiError, from_engine, invalid
 from flash_runtime.gateway.generation import Piece, run_choices, until
 from flash_runtime.gateway.metrics import Metrics
+from flash_runtime.gateway.recent import Recent
 from flash_runtime.gateway.record import Record
 from flash_runtime.gateway.requests import ChatRequest, CompletionRequest
 from flash_runtime.gateway.tracks import Tracks
@@ -59,6 +60,7 @@ class Gateway:
     ) -> None:
         self.config = config
         self.metrics = Metrics(config.served_model_name)
+        self.recent_ttft, self.recent_tpot = Recent(surroundings.clock), Recent(surroundings.clock)
         self.surroundings = surroundings
         self.started_at = int(surroundings.wall_clock())
         self.system_fingerprint = f"fp_{assets.fingerprint[:12]}"
@@ -175,6 +177,7 @@ class Gateway:
                 record.first_token_at = now
                 if record.counted:
                     self.metrics.observe_first_token(now - record.started_at, track=record.track)
+                    self.recent_ttft.observe(now - record.started_at)
 
     def _settle(self, record: Record) -> None:
         """Count what was generated, also when the client left or the engine failed."""
@@ -186,6 +189,7 @@ class Gateway:
         if num_later_tokens > 0:
             seconds = (record.last_token_at - record.first_token_at) * record.num_choices
             self.metrics.observe_output_token(seconds / num_later_tokens, track=record.track)
+            self.recent_tpot.observe(seconds / num_later_tokens)
 
 
 async def _run(num_characters: int, work: Callable[[], T]) -> T:
