@@ -26,6 +26,7 @@ from flash_operator.scaling import Scaler
 from flash_operator.scrape import Scrape
 from flash_operator.settings import OperatorSettings
 from flash_operator.status import condition
+from flash_operator.trial import Witness
 from flash_operator.watchdog import Watchdog
 
 log = logging.getLogger(__name__)
@@ -59,6 +60,7 @@ class Controller:
         self._watched = watched
         self._probe = probe
         self._scaler = Scaler(scrape)
+        self._witness = Witness(scrape)
         self._now = now
         self._clock = clock
         self._settings = settings
@@ -205,6 +207,7 @@ class Controller:
                 now=self._now,
                 settings=self._settings.reconcile,
                 scaler=self._scaler,
+                witness=self._witness,
             )
         except Exception:
             self._metrics.failed(self._clock() - started)
