@@ -83,7 +83,9 @@ class _Handler(BaseHTTPRequestHandler):
             upstream.request(self.command, self.path, headers=dict(self.headers.items()))
             answer = upstream.getresponse()
             body = answer.read()
-            headers = {k: v for k, v in answer.getheaders() if k.lower() not in ("connection", "transfer-encoding", "date")}
+            headers = {
+                k: v for k, v in answer.getheaders() if k.lower() not in ("connection", "transfer-encoding", "date")
+            }
         finally:
             upstream.close()
         promised = len(body) if self.command == "GET" else int(headers.get("Content-Length", 0))

@@ -94,7 +94,5 @@ def push(
     }
     content = json.dumps(document).encode()
     kind = {**headers, "Content-Type": str(document["mediaType"])}
-    urllib.request.urlopen(
-        urllib.request.Request(f"{base}/manifests/{tag}", content, kind, method="PUT")
-    ).close()
+    urllib.request.urlopen(urllib.request.Request(f"{base}/manifests/{tag}", content, kind, method="PUT")).close()
     return f"sha256:{hashlib.sha256(content).hexdigest()}"

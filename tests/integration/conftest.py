@@ -8,7 +8,7 @@ from audit_plugin import pytest_collection_modifyitems, recorded_calls
 from control_plane_plugin import binaries, control_plane, namespace
 from control_plane_plugin import pytest_collection_finish as build_control_plane
 from local_plugin import stack
-from stores_plugin import build_stores, gcs, login_registry, registry, s3, store_programs
+from stores_plugin import build_stores, gcs, login_registry, registry, s3, store_programs, token_registry, tokens
 from tritonserver_plugin import engine, launch, start_engine, start_packed_engine, tritonserver
 
 __all__ = [
@@ -28,6 +28,8 @@ __all__ = [
     "start_engine",
     "start_packed_engine",
     "store_programs",
+    "token_registry",
+    "tokens",
     "tritonserver",
 ]
 

@@ -21,6 +21,7 @@ from pathlib import Path
 
 import pytest
 from hermetic_processes import ProgramGroup
+from token_server import ISSUER, SERVICE, Tokens, giving, make_tokens
 
 from flash_operator.local.listeners import free_ports
 
@@ -31,7 +32,7 @@ PACKAGES: Mapping[str, str] = {
     "fake-gcs-server": "github.com/fsouza/fake-gcs-server",
 }
 FLAGS = ("-mod=readonly", "-trimpath", "-buildvcs=false", "-ldflags=-s -w")
-FIXTURES = frozenset({"s3", "gcs", "registry", "login_registry", "store_programs"})
+FIXTURES = frozenset({"s3", "gcs", "registry", "login_registry", "token_registry", "store_programs"})
 START_SECONDS = 30.0
 POLL_SECONDS = 0.02
 ACCESS_KEY, SECRET_KEY = "reader", "reader-secret"
@@ -172,6 +173,22 @@ def login_registry(store_programs: Path, tmp_path_factory: pytest.TempPathFactor
     data = tmp_path_factory.mktemp("login-registry")
     (data / "htpasswd").write_text(_HTPASSWD)
     with _registry(store_programs, data, f"auth: {{htpasswd: {{realm: models, path: {data}/htpasswd}}}}\n") as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def tokens(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tokens]:
+    """What gives out tokens for `token_registry`."""
+    made = make_tokens(tmp_path_factory.mktemp("tokens"), login=LOGIN, identity_token="identity-of-puller")
+    with giving(made):
+        yield made
+
+
+@pytest.fixture(scope="session")
+def token_registry(store_programs: Path, tokens: Tokens, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """The reference registry, which asks for a token, as registries in clouds do."""
+    wanted = f"realm: '{tokens.url}', service: {SERVICE}, issuer: {ISSUER}, rootcertbundle: {tokens.certificate}"
+    with _registry(store_programs, tmp_path_factory.mktemp("tokens"), f"auth: {{token: {{{wanted}}}}}\n") as server:
         yield server
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import hmac
 import io
 import json
 import urllib.request
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 
 import obstore
@@ -30,7 +31,8 @@ from flash_runtime.model.sources import LocalSource, open_source
 from flash_runtime.packed import PackedFile
 
 BUCKET = "models"
-SMALL = Ranges(nbytes=32 << 10, at_once=2)
+SMALL = Ranges(nbytes=32 << 10, at_once=1)
+PARALLEL = Ranges(nbytes=32 << 10, at_once=4)
 
 
 @pytest.fixture(scope="module")
@@ -45,10 +47,10 @@ def gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_gguf(tmp_path_factory.mktemp("gguf") / "tiny.gguf", "llama")
 
 
-def writer(s3: Server) -> S3Store:
-    (s3.data / BUCKET).mkdir(exist_ok=True)
+def writer(s3: Server, bucket: str = BUCKET) -> S3Store:
+    (s3.data / bucket).mkdir(exist_ok=True)
     config = {"endpoint": s3.url, "access_key_id": ACCESS_KEY, "secret_access_key": SECRET_KEY, "region": "us-east-1"}
-    return S3Store(BUCKET, config=config, client_options={"allow_http": True})
+    return S3Store(bucket, config=config, client_options={"allow_http": True})
 
 
 @pytest.fixture(scope="module")
@@ -142,7 +144,9 @@ def test_a_folder_that_did_not_change_is_listed_and_not_fetched_again(
     assert [address.partition("?")[0] for _, address, _, _ in proxy.asked] == [f"/{BUCKET}"]
 
 
-def test_a_folder_whose_object_changed_is_another_folder(s3: Server, cache: Cache, secret: Path, checkpoint: Path) -> None:
+def test_a_folder_whose_object_changed_is_another_folder(
+    s3: Server, cache: Cache, secret: Path, checkpoint: Path
+) -> None:
     store = writer(s3)
     for path in checkpoint.iterdir():
         obstore.put(store, f"team/changing/{path.name}", path.read_bytes())
@@ -173,12 +177,8 @@ def test_a_file_with_another_digest_is_refused_and_forgotten(bucket: Server, cac
 
 
 def test_a_revision_is_the_version_of_an_object(s3: Server, cache: Cache, secret: Path, gguf: Path) -> None:
-    store = writer(s3)
-    versioning = b"<VersioningConfiguration><Status>Enabled</Status></VersioningConfiguration>"
-    (s3.data / "versioned").mkdir(exist_ok=True)
-    config = {"endpoint": s3.url, "access_key_id": ACCESS_KEY, "secret_access_key": SECRET_KEY, "region": "us-east-1"}
-    store = S3Store("versioned", config=config, client_options={"allow_http": True})
-    _signed_put(store, s3, "/versioned?versioning", versioning)
+    store = writer(s3, "versioned")
+    keep_versions(s3, "versioned")
     old = obstore.put(store, "tiny.gguf", gguf.read_bytes())["version"]
     obstore.put(store, "tiny.gguf", b"GGUF, but another one")
     assert old is not None
@@ -195,7 +195,9 @@ def test_a_connection_that_breaks_within_a_range_is_taken_up_there(
     proxy: FaultProxy, cache: Cache, secret: Path, gguf: Path
 ) -> None:
     proxy.faults = [Fault("tiny.gguf", times=3, skip=2, cut=1000)]
-    assert fetched(cache, secret, uri_of(proxy, "team/gguf/tiny.gguf"), ranges=SMALL).read_bytes() == gguf.read_bytes()
+    assert (
+        fetched(cache, secret, uri_of(proxy, "team/gguf/tiny.gguf"), ranges=PARALLEL).read_bytes() == gguf.read_bytes()
+    )
 
 
 def test_what_arrived_outlives_the_pull_and_the_next_one_goes_on_from_there(
@@ -204,10 +206,9 @@ def test_what_arrived_outlives_the_pull_and_the_next_one_goes_on_from_there(
     proxy.faults = [Fault("tiny.gguf", times=1000, skip=4, status=503)]
     with pytest.raises(DownloadError, match=r"the store answers 503, 6 times in a row; .* goes on from there"):
         fetched(cache, secret, uri_of(proxy, "team/gguf/tiny.gguf"), ranges=SMALL)
-    proxy.faults, done = [], proxy.asked.clear()
-    assert done is None
-    log = io.StringIO()
-    path = fetched(cache, secret, uri_of(proxy, "team/gguf/tiny.gguf"), ranges=SMALL, log=log)
+    proxy.faults = []
+    proxy.asked.clear()
+    path = fetched(cache, secret, uri_of(proxy, "team/gguf/tiny.gguf"), ranges=SMALL)
     assert path.read_bytes() == gguf.read_bytes()
     asked = [wanted for wanted in proxy.ranges("tiny.gguf")[1:] if wanted]
     assert asked[0].startswith(f"bytes={3 * SMALL.nbytes}-")
@@ -279,7 +280,9 @@ def test_a_disk_without_room_is_named_before_anything_is_fetched(proxy: FaultPro
     assert len(proxy.asked) == 1
 
 
-REFUSED = "put valid ones, which may list the folder and read its objects, into the Secret that model.credentialsSecretRef"
+REFUSED = (
+    "put valid ones, which may list the folder and read its objects, into the Secret that model.credentialsSecretRef"
+)
 
 
 @pytest.mark.parametrize(
@@ -336,7 +339,7 @@ def test_what_is_not_there_is_named(bucket: Server, cache: Cache, secret: Path, 
 def test_a_bucket_of_another_region_is_named_with_the_remedy(proxy: FaultProxy, cache: Cache, secret: Path) -> None:
     body = b"<Error><Code>PermanentRedirect</Code></Error>"
     proxy.faults = [Fault("", times=1000, status=301, body=body)]
-    with pytest.raises(DownloadError, match=rf"in another region .*: s3://{BUCKET}/team/llama\?region=NAME"):
+    with pytest.raises(DownloadError, match=r"in another region; name it, as in s3://models/team/llama\?region="):
         fetched(cache, secret, uri_of(proxy, "team/llama"))
 
 
@@ -359,16 +362,26 @@ def test_google_cloud_storage_is_read_like_s3(gcs: Server, cache: Cache, checkpo
     emulated(gcs, {**files, "team/tiny.gguf": gguf.read_bytes()})
     folder = fetched(cache, None, f"gs://{BUCKET}/team/llama?endpoint={gcs.url}")
     assert model_files(folder) == model_files(checkpoint)
-    with between(gcs.host) as proxy:
-        # An emulator compares the host that it is called by with the one that it was started with.
-        path = fetched(cache, None, f"gs://{BUCKET}/team/tiny.gguf?endpoint={gcs.url}", ranges=SMALL)
-        assert proxy.asked == []
+    path = fetched(cache, None, f"gs://{BUCKET}/team/tiny.gguf?endpoint={gcs.url}", ranges=PARALLEL)
     assert path.read_bytes() == gguf.read_bytes()
     with pytest.raises(CheckpointError, match=r"the bucket has no such object \(404\)"):
         fetched(cache, None, f"gs://{BUCKET}/team/none.gguf?endpoint={gcs.url}")
 
 
-def _signed_put(store: S3Store, s3: Server, path: str, body: bytes) -> None:
-    """A request of the S3 API that the client library has no call for."""
-    address = obstore.sign(store, "PUT", "", timedelta(minutes=1))
-    raise NotImplementedError(address)
+def keep_versions(s3: Server, bucket: str) -> None:
+    """A request of the S3 API that the client library has no call for, signed by hand."""
+    body, now = b"<VersioningConfiguration><Status>Enabled</Status></VersioningConfiguration>", datetime.now(UTC)
+    stamp, digest = now.strftime("%Y%m%dT%H%M%SZ"), hashlib.sha256(body).hexdigest()
+    headers = {"host": s3.host, "x-amz-content-sha256": digest, "x-amz-date": stamp}
+    signed = ";".join(headers)
+    lines = "".join(f"{name}:{value}\n" for name, value in headers.items())
+    asked = f"PUT\n/{bucket}\nversioning=\n{lines}\n{signed}\n{digest}"
+    scope = f"{stamp[:8]}/us-east-1/s3/aws4_request"
+    text = f"AWS4-HMAC-SHA256\n{stamp}\n{scope}\n{hashlib.sha256(asked.encode()).hexdigest()}"
+    key = f"AWS4{SECRET_KEY}".encode()
+    for word in (*scope.split("/"), text):
+        key = hmac.digest(key, word.encode(), "sha256")
+    proof = f"Credential={ACCESS_KEY}/{scope}, SignedHeaders={signed}, Signature={key.hex()}"
+    headers |= {"Authorization": f"AWS4-HMAC-SHA256 {proof}"}
+    address = f"{s3.url}/{bucket}?versioning="
+    urllib.request.urlopen(urllib.request.Request(address, body, headers, method="PUT")).close()

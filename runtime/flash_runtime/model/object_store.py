@@ -28,6 +28,7 @@ _RETRY: Final[Any] = {"max_retries": 2, "retry_timeout": timedelta(seconds=30)}
 _STATUS: Final = re.compile(r"status code: (\d{3})")
 _CODE: Final = re.compile(r"<Code>(\w{1,64})</Code>")
 _REGION: Final = ("PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException")
+_NO_LOCATION: Final = "redirect without LOCATION"
 _EXPIRED: Final = ("ExpiredToken", "InvalidToken", "TokenRefreshRequired", "RequestTimeTooSkewed")
 _STRANGERS: Final = ("InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidSecurity", "XAdminUserNotFound")
 
@@ -171,10 +172,10 @@ def _reason(name: ObjectName, key: str | None, error: Exception) -> ModelError |
     number, word = int(status[1]) if status else 0, code[1] if code else ""
     where = f"source {name.scheme}://{name.bucket}/{key if key is not None else name.key}".rstrip("/")
     said = " ".join(part for part in (status[1] if status else "", word) if part)
+    if word in _REGION or number in (301, 307) or _NO_LOCATION in text:
+        return DownloadError(f"{where}: the bucket is in another region; name it, as in {name.shown}?region=eu-west-1")
     if number in (0, 408, 429) or number >= 500:
         return Broken(f"the store answers {said}" if said else f"no answer ({_first_line(error)})")
-    if word in _REGION or number in (301, 307):
-        return DownloadError(f"{where}: the bucket is in another region ({said}); name it: {name.shown}?region=NAME")
     if word in _EXPIRED or word in _STRANGERS or number in (400, 401, 403):
         return TokenRefused(
             f"{where}: the store refuses {'the credentials' if word else 'access'} ({said}); put valid ones, which may "
