@@ -93,7 +93,7 @@ class _Handler(BaseHTTPRequestHandler):
             body = body.replace(*fault.change)
         self._answer(answer.status, headers, body if fault is None else body[: fault.cut], promised)
 
-    do_HEAD = do_GET
+    do_HEAD = do_GET  # noqa: N815
 
     def _answer(self, status: int, headers: dict[str, str], body: bytes, promised: int) -> None:
         self.send_response(status)

@@ -6,6 +6,7 @@ import base64
 import io
 import json
 import platform
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -81,7 +82,7 @@ def oras(files: dict[str, bytes]) -> list[Layer]:
 def test_a_tag_is_looked_up_once_and_its_digest_is_told_and_recorded(
     proxy: FaultProxy, cache: Cache, files: dict[str, bytes], tmp_path: Path
 ) -> None:
-    digest = push(proxy.upstream and f"http://{proxy.upstream}", "team/llama", "v1", oras(files))
+    digest = push(f"http://{proxy.upstream}", "team/llama", "v1", oras(files))
     log = io.StringIO()
     source = opened(cache, f"oci://{proxy.host}/team/llama:v1", log=log)
     assert f"oci://{proxy.host}/team/llama:v1 is {digest}" in log.getvalue()
@@ -177,10 +178,7 @@ def test_an_image_for_several_machines_is_read_for_this_one(
     own = {"x86_64": "amd64", "aarch64": "arm64"}[platform.machine()]
     image = layer({f"models/{name}": content for name, content in files.items()})
     digest = push(registry.url, "cars", "one", [image], config_type=IMAGE)
-    size = 1
-    for number, attempt in enumerate((own, "s390x")):
-        size = len(_manifest(registry, "cars", digest)) if number == 0 else size
-        assert attempt
+    size = len(manifest_of(registry, "cars", digest))
     entries = [
         {"mediaType": MANIFEST, "digest": digest, "size": size, "platform": {"os": "linux", "architecture": own}},
         {
@@ -199,9 +197,7 @@ def test_an_image_for_several_machines_is_read_for_this_one(
         opened(cache, f"oci://{registry.host}/cars:foreign")
 
 
-def _manifest(registry: Server, repository: str, digest: str) -> bytes:
-    import urllib.request
-
+def manifest_of(registry: Server, repository: str, digest: str) -> bytes:
     request = urllib.request.Request(f"{registry.url}/v2/{repository}/manifests/{digest}", headers={"Accept": MANIFEST})
     with urllib.request.urlopen(request) as answer:
         content: bytes = answer.read()
@@ -355,8 +351,8 @@ def test_a_refused_login_is_one_sentence_without_the_password(
         assert "wrong-password" not in str(caught.value)
         with pytest.raises(DownloadError, match=r"the registry wants a login, or has no such artifact \(401\)"):
             opened(cache, f"oci://{server.host}/team/llama:v1")
+        other = docker_config(tmp_path / "other", "registry.example.com", auth=basic(*LOGIN))
         with pytest.raises(RequestError, match=f"has no login for {server.host}; add it"):
-            other = docker_config(tmp_path / "other", "registry.example.com", auth=basic(*LOGIN))
             opened(cache, f"oci://{server.host}/team/llama:v1", secret=other)
 
 

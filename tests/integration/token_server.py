@@ -1,4 +1,4 @@
-"""What gives out tokens for a registry, as the distribution specification describes it: Basic in, a signed token out."""
+"""What gives out tokens for a registry, as the distribution specification says: a login in, a signed token out."""
 
 from __future__ import annotations
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from dataclasses import dataclass
 from typing import Final
 from urllib.parse import parse_qsl, urlsplit
 
+from flash_api.endpoints import is_plain
 from flash_runtime.model.errors import RequestError
 
 FILE_ENDINGS: Final = (".gguf", ".flash")
@@ -64,7 +64,7 @@ def check_endpoint(endpoint: str, *, name: ObjectName, sha256: str | None, sends
     parts = urlsplit(endpoint)
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or "@" in parts.netloc:
         raise RequestError(f"source {name.shown}: endpoint {endpoint} must be a URL such as https://minio.example:9000")
-    if parts.scheme == "https" or is_this_machine(parts.hostname):
+    if not is_plain(endpoint):
         return
     if sha256 is None or not name.is_file:
         raise RequestError(
@@ -73,13 +73,3 @@ def check_endpoint(endpoint: str, *, name: ObjectName, sha256: str | None, sends
         )
     if sends_token:
         raise RequestError(f"source {name.shown}: a token is never sent over http://; use an https:// endpoint")
-
-
-def is_this_machine(host: str) -> bool:
-    """Whether the host is the loopback interface, by its name or number."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False

@@ -170,7 +170,7 @@ def _files(name: ObjectName, listed: Sequence[StoredObject]) -> list[ObjectFile]
     files = []
     for found in listed:
         relative = found.key.removeprefix(prefix)
-        if found.key == name.key or relative.endswith("/"):
+        if found.key == name.key or found.key.endswith("/"):
             continue  # some tools make an empty object that stands for the folder
         if not found.key.startswith(prefix) or {"", ".", ".."} & set(relative.split("/")) or "\\" in relative:
             raise CheckpointError(

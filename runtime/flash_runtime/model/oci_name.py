@@ -9,8 +9,8 @@ import re
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from flash_api.endpoints import is_this_machine
 from flash_runtime.model.errors import RequestError
-from flash_runtime.model.object_name import is_this_machine
 
 _HOST: Final = re.compile(r"(localhost|[a-z0-9-]+(\.[a-z0-9-]+)+|[a-z0-9-]+(?=:)|\[[0-9a-f:]+\])(:[0-9]{1,5})?")
 _PATH: Final = re.compile(r"[a-z0-9]+([._-]+[a-z0-9]+)*(/[a-z0-9]+([._-]+[a-z0-9]+)*)*")

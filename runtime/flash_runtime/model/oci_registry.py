@@ -18,9 +18,9 @@ from http import HTTPStatus
 from typing import Any, Final
 from urllib.parse import urlencode, urlsplit
 
+from flash_api.endpoints import is_plain
 from flash_api.names import ENV_TOKEN_FILE
 from flash_runtime.model.errors import CheckpointError, DownloadError
-from flash_runtime.model.object_name import is_this_machine
 from flash_runtime.model.oci_manifest import INDEXES, MANIFESTS, manifest_for_this_machine
 from flash_runtime.model.oci_name import Login, OciName
 from flash_runtime.model.transfer import Remote, TokenRefused, Web
@@ -124,7 +124,7 @@ class Registry:
         realm = urlsplit(asked.get("realm", ""))
         if kind.lower() != "bearer" or not realm.hostname:
             raise TokenRefused(_refused(where, login, 401))
-        if realm.scheme != "https" and not (realm.scheme == "http" and is_this_machine(realm.hostname)):
+        if realm.scheme not in ("http", "https") or is_plain(realm.geturl()):
             raise DownloadError(
                 f"source {where}: its tokens come from {realm.scheme}://, which protects nothing on the way; use TLS"
             )
