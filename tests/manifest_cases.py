@@ -445,6 +445,9 @@ VALID: dict[str, dict[str, Any]] = {
     "one letter": a_manifest("a"),
     "scaled to zero": a_manifest(engine={"replicas": 0}),
     "a revision": a_manifest(**source("hf://allenai/olmoe", revision="main")),
+    "a version of an object": a_manifest(
+        **source("s3://bucket/m.gguf?region=eu-west-1", revision="3HL4kqtJlcpXroDTDmJ")
+    ),
     "a digest of one file": a_manifest(**source("https://example.com/m.gguf", sha256=DIGEST)),
     "a digest of a builtin": a_manifest(**model(sha256=DIGEST)),
     "credentials": a_manifest(**source("s3://bucket/m", credentialsSecretRef={"name": "s3", "key": "id"})),
