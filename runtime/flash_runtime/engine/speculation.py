@@ -178,11 +178,13 @@ class Speculation:
         except ProposerError:
             self.fallbacks[Fallback.FAILED] += len(asks)
             return [NOTHING] * len(chunks)
-        per_token = (self._clock() - began) / max(ask.num_tokens for ask in asks)
-        self._token_seconds += _BLEND * (per_token - self._token_seconds) if self._token_seconds else per_token
+        seconds = self._clock() - began
         if len(answers) != len(asks):
             self.fallbacks[Fallback.INVALID] += len(asks)
             return [NOTHING] * len(chunks)
+        if all(answer.token_ids for answer in answers):  # otherwise it may have been busy catching up
+            per_token = seconds / max(ask.num_tokens for ask in asks)
+            self._token_seconds += _BLEND * (per_token - self._token_seconds) if self._token_seconds else per_token
         found = iter(answers)
         return [self._checked(next(found), count) if count > 0 else NOTHING for count in counts]
 
