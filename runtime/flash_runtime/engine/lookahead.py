@@ -8,15 +8,16 @@ k tokens of a sequence whose proposals hold with probability a yields 1 + a + aÂ
 from __future__ import annotations
 
 from bisect import bisect_left, insort
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Final
 
 WIDTHS: Final = (*range(1, 13), *range(14, 33, 2), *range(36, 65, 4), *range(72, 145, 8))
 """Tokens of a step for which its cost is kept; others count as the next wider one."""
-_BLEND: Final = 0.2
-"""Weight of a new measurement against what is known."""
-_STRAY: Final = 2.0
-"""A measurement counts at most so many times what is known: somebody else had the processor."""
+_KEPT: Final = 9
+"""Measurements of one width that count: their median stands, so a few strays do not, when others had the processor."""
+_FEWEST: Final = 3
+"""A width measured less often is not known yet: so each is tried a few times before it is judged."""
 _STALE_STEPS: Final = 2048
 """A cost not measured for so many steps is forgotten, so that one bad measurement never settles a matter."""
 _GUESSED_SLOPE: Final = 0.02
@@ -29,6 +30,7 @@ class StepCosts:
     """Seconds of a step by its width, as measured; a width in between is interpolated."""
 
     def __init__(self) -> None:
+        self._measured: dict[int, deque[float]] = {}
         self._seconds: dict[int, float] = {}
         self._measured_at: dict[int, int] = {}
         self._widths: list[int] = []
@@ -39,14 +41,15 @@ class StepCosts:
         if width > WIDTHS[-1]:
             return
         width = WIDTHS[bisect_left(WIDTHS, width)]
+        measured = self._measured.get(width)
+        if measured is None:
+            measured = self._measured[width] = deque(maxlen=_KEPT)
+        measured.append(seconds)
+        if len(measured) >= _FEWEST:
+            if width not in self._seconds:
+                insort(self._widths, width)
+            self._seconds[width] = sorted(measured)[len(measured) // 2]
         self._num_measured += 1
-        known = self._seconds.get(width)
-        if known is None:
-            insort(self._widths, width)
-            self._seconds[width] = seconds
-        else:
-            seconds = min(max(seconds, known / _STRAY), known * _STRAY)
-            self._seconds[width] = known + _BLEND * (seconds - known)
         self._measured_at[width] = self._num_measured
         if self._num_measured % _STALE_STEPS == 0:
             self._forget_stale()
@@ -73,10 +76,11 @@ class StepCosts:
         return {width: self._seconds[width] for width in self._widths}
 
     def _forget_stale(self) -> None:
-        for width in list(self._widths):
-            if self._num_measured - self._measured_at[width] > _STALE_STEPS:
-                self._widths.remove(width)
-                del self._seconds[width], self._measured_at[width]
+        for width, measured_at in list(self._measured_at.items()):
+            if self._num_measured - measured_at > _STALE_STEPS:
+                del self._measured[width], self._measured_at[width]
+                if self._seconds.pop(width, None) is not None:
+                    self._widths.remove(width)
 
 
 class Acceptance:
