@@ -30,6 +30,8 @@ LABEL_MODEL: Final = f"{GROUP}/model"
 LABEL_USES_MODEL: Final = f"{GROUP}/uses-model"
 """On pods that mount the volume of a FlashModel, and on their Deployments: its name."""
 LABEL_CONFIG_HASH: Final = f"{GROUP}/config-hash"
+LABEL_REVISION: Final = f"{GROUP}/revision"
+"""On Deployments: the digest of the planned pod template, which tells revisions apart."""
 ANNOTATION_PLAN_HASH: Final = f"{GROUP}/plan-hash"
 """On every object we own: the digest of the plan it was applied from."""
 ANNOTATION_VARIANT: Final = f"{GROUP}/variant"
@@ -40,6 +42,8 @@ ANNOTATION_BASE_IMAGE: Final = "org.opencontainers.image.base.name"
 """The OCI key for the image that another one is built from."""
 
 COMPONENT_ENGINE: Final = "engine"
+COMPONENT_CANARY: Final = "canary"
+"""Engines of a revision that is tried on a share of the requests."""
 COMPONENT_GATEWAY: Final = "gateway"
 COMPONENT_PULL: Final = "pull"
 """Of a FlashModel: the pods that fetch and pack it."""
@@ -85,6 +89,11 @@ TRITON_MODEL: Final = "engine"
 def engine_name(deployment: str) -> str:
     """The engine Deployment and its headless Service."""
     return f"{deployment}-engine"
+
+
+def canary_name(deployment: str) -> str:
+    """The Deployment of the engines on trial, their headless Service and their account."""
+    return f"{deployment}-canary"
 
 
 def gateway_name(deployment: str) -> str:

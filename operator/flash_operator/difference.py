@@ -35,6 +35,11 @@ def is_as_planned(live: Manifest, desired: Manifest) -> bool:
     return _filled(live.get("spec") or {}) == _filled(desired["spec"]) and _covers(live, beside)
 
 
+def covers(live: object, desired: object) -> bool:
+    """Everything that is desired is there; what is there beside it does not count."""
+    return _covers(live, desired)
+
+
 def has_template(live: Manifest, desired: Manifest) -> bool:
     """The pods that both would make are the same, as far as `desired` says: to apply it starts no new revision."""
     return _covers(live.get("spec", {}).get("template"), desired["spec"]["template"])

@@ -1,8 +1,9 @@
-"""kopf as a source of events, and nothing more: no finalizer, no annotation, no peering, no state.
+"""kopf as the source of events of FlashDeployments, and nothing more: no finalizer, no annotation, no peering, no
+state. What belongs to a FlashDeployment is watched by `cluster.watching`.
 
-An event carries no facts here. It names the FlashDeployment to look at; the loop reads everything afresh. Whatever kopf
-loses (a deletion during a relist, a silent watch) is found by the resync or the watchdogs. When kopf gives up, as it
-does for some faults that pass, the controller starts it anew.
+An event carries no facts here. It names the FlashDeployment to look at; the loop reads it afresh. Whatever kopf loses
+(a deletion during a relist, a silent watch) is found by the resync or the watchdog. When kopf gives up, as it does for
+some faults that pass, the controller starts it anew.
 
 kopf runs in a thread with a loop of its own: at its end it cancels every task that it finds around it, ours too.
 """
@@ -14,30 +15,20 @@ import contextlib
 import functools
 import logging
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 import kopf
 
 from flash_api import names
-from flash_operator.cluster.kubernetes import MODEL_OWNED_KINDS, OWNED_KINDS, PLURALS
 from flash_operator.cluster.protocol import Key
-from flash_operator.difference import Identity
 from flash_operator.settings import WatchSettings
 
 log = logging.getLogger(__name__)
 
 STOP_SECONDS: Final = 5.0
 """How long kopf may take to close its watches; it holds nothing that must be saved."""
-
-CHILDREN: Final = tuple((*version.rpartition("/")[::2], PLURALS[kind], kind) for version, kind in OWNED_KINDS)
-"""Group, version, plural and kind of what FlashDeployments own."""
-WATCHED_KINDS: Final = frozenset(kind for *_, kind in CHILDREN)
-MODEL_CHILDREN: Final = tuple(
-    (*version.rpartition("/")[::2], PLURALS[kind], kind) for version, kind in MODEL_OWNED_KINDS
-)
-"""The same of FlashModels."""
 
 
 class Wake(Protocol):
@@ -47,67 +38,40 @@ class Wake(Protocol):
 
 
 class Delivered(Protocol):
-    """Hears which version of a FlashDeployment an event brought."""
+    """Hears which version of an object of ours an event brought."""
 
     def __call__(self, key: Key, version: str, *, deleted: bool) -> None: ...
 
 
-class ChildDelivered(Protocol):
-    """Hears which version of a child of which FlashDeployment an event brought."""
-
-    def __call__(self, owner: Key, child: Identity, version: str, *, deleted: bool) -> None: ...
-
-
 @dataclass(frozen=True)
-class Listener:
-    """Who hears of the objects of one of our kinds, and of their children."""
+class Ears:
+    """Who hears of the objects of one of our kinds."""
 
     wake: Wake
     delivered: Delivered
-    child_delivered: ChildDelivered
 
 
-def event_registry(deployments: Listener, models: Listener) -> kopf.OperatorRegistry:
-    """Handlers that turn events of our objects and of their children into wake-ups."""
+def event_registry(deployments: Ears, models: Ears) -> kopf.OperatorRegistry:
+    """Handlers that turn events of FlashDeployments and FlashModels into wake-ups."""
     registry = kopf.OperatorRegistry()
 
     @kopf.on.login(registry=registry)
     def login(**context: Any) -> kopf.ConnectionInfo | None:
         return kopf.login_with_kubeconfig(**context) or kopf.login_with_service_account(**context)
 
-    _register(registry, names.PLURAL, names.LABEL_DEPLOYMENT, CHILDREN, deployments)
-    _register(registry, names.MODEL_PLURAL, names.LABEL_MODEL, MODEL_CHILDREN, models)
+    for plural, ears in ((names.PLURAL, deployments), (names.MODEL_PLURAL, models)):
+
+        @kopf.on.event(names.GROUP, names.VERSION, plural, registry=registry, id=f"own_{plural}")
+        async def own_event(*, type: str | None, meta: Mapping[str, Any], ears: Ears = ears, **_: Any) -> None:
+            key = Key(meta["namespace"], meta["name"])
+            ears.delivered(key, meta.get("resourceVersion", ""), deleted=type == "DELETED")
+            ears.wake(key, meta.get("generation"))
+
     return registry
 
 
-def _register(
-    registry: kopf.OperatorRegistry, plural: str, label: str, children: Sequence[tuple[str, ...]], heard: Listener
-) -> None:
-    @kopf.on.event(names.GROUP, names.VERSION, plural, registry=registry, id=f"own_{plural}")
-    async def own_event(*, type: str | None, meta: Mapping[str, Any], **_: Any) -> None:
-        key = Key(meta["namespace"], meta["name"])
-        heard.delivered(key, meta.get("resourceVersion", ""), deleted=type == "DELETED")
-        heard.wake(key, meta.get("generation"))
-
-    for group, version, of_child, kind in children:
-
-        @kopf.on.event(
-            group,
-            version,
-            of_child,
-            registry=registry,
-            id=f"child_of_{plural}_{of_child}",
-            labels={label: kopf.PRESENT},
-        )
-        async def child_event(*, type: str | None, meta: Mapping[str, Any], kind: str = kind, **_: Any) -> None:
-            owner = Key(meta["namespace"], meta["labels"][label])
-            version = meta.get("resourceVersion", "")
-            heard.child_delivered(owner, (kind, meta["name"]), version, deleted=type == "DELETED")
-            heard.wake(owner)
-
-
 def kopf_settings(watch: WatchSettings) -> kopf.OperatorSettings:
-    """Bounded waits, our children only, and nothing written by kopf itself."""
+    """Bounded waits, and nothing written by kopf itself."""
     settings = kopf.OperatorSettings()
     settings.posting.enabled = False
     settings.peering.standalone = True
@@ -124,16 +88,10 @@ def kopf_settings(watch: WatchSettings) -> kopf.OperatorSettings:
     settings.networking.connect_timeout = watch.connect_timeout_seconds
     # The defaults add up to six minutes in which nobody watches.
     settings.networking.error_backoffs = watch.error_backoffs_seconds
-    # Memory must not grow with objects that are none of ours.
-    ours = f"{names.LABEL_MANAGED_BY}={names.MANAGED_BY}"
-    for group, version, plural, _ in (*CHILDREN, *MODEL_CHILDREN):
-        settings.watching.label_selectors[group, version, plural] = ours
     return settings
 
 
-async def deliver_events(
-    deployments: Listener, models: Listener, *, namespaces: tuple[str, ...], watch: WatchSettings
-) -> None:
+async def deliver_events(deployments: Ears, models: Ears, *, namespaces: tuple[str, ...], watch: WatchSettings) -> None:
     """Call back in this loop for every event, until cancelled. Returns or raises when kopf gives up.
 
     No namespaces = all.
@@ -142,18 +100,14 @@ async def deliver_events(
     ended: asyncio.Future[Exception | None] = loop.create_future()
     stop = threading.Event()
 
-    def here(heard: Listener) -> Listener:
+    def here(ears: Ears) -> Ears:
         def wake(key: Key, generation: int | None = None) -> None:
-            loop.call_soon_threadsafe(heard.wake, key, generation)
+            loop.call_soon_threadsafe(ears.wake, key, generation)
 
         def delivered(key: Key, version: str, *, deleted: bool) -> None:
-            loop.call_soon_threadsafe(functools.partial(heard.delivered, key, version, deleted=deleted))
+            loop.call_soon_threadsafe(functools.partial(ears.delivered, key, version, deleted=deleted))
 
-        def child_delivered(owner: Key, child: Identity, version: str, *, deleted: bool) -> None:
-            told = functools.partial(heard.child_delivered, owner, child, version, deleted=deleted)
-            loop.call_soon_threadsafe(told)
-
-        return Listener(wake, delivered, child_delivered)
+        return Ears(wake, delivered)
 
     def end(error: Exception | None) -> None:
         if not ended.done():

@@ -5,6 +5,7 @@ The same parts as for FlashDeployments, in sets of their own: a FlashModel may h
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime
@@ -12,8 +13,8 @@ from typing import Final, Protocol
 
 from flash_api import names
 from flash_operator.cluster.protocol import Cluster, Key
-from flash_operator.difference import Identity
-from flash_operator.handlers import MODEL_CHILDREN, Listener
+from flash_operator.cluster.watching import Listener, WatchedObjects
+from flash_operator.handlers import Ears
 from flash_operator.metrics import Metrics
 from flash_operator.model_users import ModelUsers
 from flash_operator.pass_log import tell
@@ -21,11 +22,12 @@ from flash_operator.queue import Loops
 from flash_operator.reconcile import Outcome
 from flash_operator.reconcile_model import reconcile_model
 from flash_operator.settings import OperatorSettings
-from flash_operator.watchdog import ChildWatchdog, Watchdog
+from flash_operator.watchdog import Watchdog
+
+log = logging.getLogger(__name__)
 
 CONCURRENCY: Final = 4
 """Passes of different models at the same time: there are few, and Jobs do the work."""
-WATCHED_KINDS: Final = frozenset(kind for *_, kind in MODEL_CHILDREN)
 
 
 class Inventory(Protocol):
@@ -42,6 +44,7 @@ class ModelController:
         self,
         cluster: Cluster,
         inventory: Inventory,
+        watched: WatchedObjects,
         *,
         wake_deployment: Callable[[Key], None],
         now: Callable[[], datetime],
@@ -51,20 +54,41 @@ class ModelController:
     ) -> None:
         self._cluster = cluster
         self._inventory = inventory
+        self._watched = watched
         self._wake_deployment = wake_deployment
         self._now = now
         self._clock = clock
         self._settings = settings
         self._metrics = metrics
         self._watchdog = Watchdog(per_namespace=bool(settings.namespaces))
-        self._child_watchdog = ChildWatchdog(settings.audit_seconds, per_namespace=bool(settings.namespaces))
         self._loops = Loops(self._step, clock=clock, settings=replace(settings.queue, concurrency=CONCURRENCY))
         self.users = ModelUsers()
 
     @property
-    def listener(self) -> Listener:
-        """Hears of FlashModels and of what they own."""
-        return Listener(self._wake, self._delivered, self._child_delivered)
+    def ears(self) -> Ears:
+        """Hear of FlashModels."""
+        return Ears(self._changed, self._delivered)
+
+    @property
+    def is_deaf(self) -> bool:
+        """Events of FlashModels do not arrive any more."""
+        return self._watchdog.is_stale
+
+    async def watch(self) -> None:
+        """Watch what FlashModels own, until cancelled."""
+
+        def heard(kind: str) -> None:
+            self._metrics.heard(kind, self._now().timestamp())
+
+        def restarted(kind: str, cause: str) -> None:
+            log.warning("the watch of %s of FlashModels is begun anew: %s", kind, cause)
+            self._metrics.watch_restarts.inc()
+
+        await self._watched.run(Listener(changed=self._loops.wake, heard=heard, restarted=restarted))
+
+    async def begun(self) -> None:
+        """Wait until each first list was had, or has failed."""
+        await self._watched.begun()
 
     async def require_kind(self) -> None:
         """Raises ClusterError when FlashModels cannot be listed: the CRD or a permission is missing."""
@@ -80,11 +104,12 @@ class ModelController:
         """Look at what no event has told of. Raises ClusterError."""
         for key in self._watchdog.look(await self._inventory.versions()):
             self._changed(key)
+        self._watched.renew_stale()
 
     def stale_watches(self) -> tuple[str, ...]:
         """Kinds whose events do not arrive any more."""
         own = (names.MODEL_KIND,) if self._watchdog.is_stale else ()
-        return (*own, *sorted(self._child_watchdog.stale(self._clock())))
+        return (*own, *sorted(self._watched.stale()))
 
     def longest_pass_seconds(self) -> float:
         """How long the oldest pass that still runs has taken so far."""
@@ -93,19 +118,12 @@ class ModelController:
     def begin_anew(self) -> None:
         """The watches start over; what went away while nobody watched will not be in their lists."""
         self._watchdog.reset()
-        self._child_watchdog.reset()
         for key in self._loops.keys:
             self._loops.wake(key)
 
     async def aclose(self) -> None:
         """Stop all loops, wherever they are, for good."""
         await self._loops.aclose()
-
-    def _wake(self, key: Key, generation: int | None = None) -> None:
-        if generation is None:  # an event of a child: what it means will stand in the status
-            self._loops.wake(key)
-        else:
-            self._changed(key, generation)
 
     def _changed(self, key: Key, generation: int | None = None) -> None:
         """A FlashModel has changed, is new or is gone: for those who name it, that is a reason to look too."""
@@ -117,10 +135,6 @@ class ModelController:
         self._metrics.heard(names.MODEL_KIND, self._now().timestamp())
         self._watchdog.delivered(key, version, deleted=deleted)
 
-    def _child_delivered(self, owner: Key, child: Identity, version: str, *, deleted: bool) -> None:
-        self._metrics.heard(child[0], self._now().timestamp())
-        self._child_watchdog.delivered(owner, child, version, self._clock(), deleted=deleted)
-
     async def _step(self, key: Key) -> Outcome:
         started = self._clock()
         try:
@@ -128,8 +142,6 @@ class ModelController:
         except Exception:
             self._metrics.failed(self._clock() - started)
             raise
-        watched = {child: version for child, version in outcome.children.items() if child[0] in WATCHED_KINDS}
-        self._child_watchdog.seen(key, watched, self._clock())
         self._metrics.finished(outcome, self._clock() - started)
         tell(key, outcome, self._clock() - started)
         return outcome

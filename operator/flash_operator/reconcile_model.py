@@ -76,7 +76,7 @@ async def reconcile_model(
         error_is_final=error is not None and not error.retryable,
         residency=None if model is None else await _residency(cluster, model, pods),
     )
-    outcome = await _report(cluster, key, live, seen, changes, now, error=seen.error, children=children)
+    outcome = await _report(cluster, key, live, seen, changes, now, error=seen.error)
     return replace(outcome, requeue_after_seconds=_next_look(seen, outcome, settings, now()))
 
 
@@ -163,6 +163,8 @@ def _next_look(seen: ModelObservation, outcome: Outcome, settings: ReconcileSett
     ready = condition(outcome.status, ConditionType.READY) or {}
     waits = [seconds for pull in seen.pulls if (seconds := pull.wait_seconds(now)) is not None]
     look = READY_SECONDS if ready.get("status") == "True" else settings.ready_seconds
+    if outcome.deleted:
+        look = settings.waiting_seconds  # what takes the place of a Job comes when that is gone
     return min([look, *(max(seconds, settings.waiting_seconds) for seconds in waits)])
 
 
@@ -179,7 +181,6 @@ async def _report(
     now: Callable[[], datetime],
     *,
     error: str | None,
-    children: Sequence[Manifest] = (),
 ) -> Outcome:
     previous, at = live.get("status") or {}, now()
     status = model_status(seen, previous, at)
@@ -193,5 +194,4 @@ async def _report(
         deleted=tuple(changes.deleted),
         status_written=status != previous,
         status=status,
-        children={identity(child): str(child["metadata"].get("resourceVersion", "")) for child in children},
     )

@@ -24,6 +24,7 @@ from flash_operator.difference import identity, is_as_planned
 from flash_operator.plan import model_plan
 from flash_operator.reconcile import Outcome, ReconcileSettings
 from flash_operator.reconcile_model import reconcile_model
+from flash_operator.trial import Witness
 
 CONCURRENT_RUNS = 12
 
@@ -31,7 +32,10 @@ CONCURRENT_RUNS = 12
 class ModelLives(Lives):
     """The operator of one FlashModel, one life after the other."""
 
-    async def reconcile(self, cluster: KubernetesCluster, key: Key, settings: ReconcileSettings) -> Outcome:
+    async def reconcile(
+        self, cluster: KubernetesCluster, key: Key, settings: ReconcileSettings, witness: Witness
+    ) -> Outcome:
+        del witness
         return await reconcile_model(cluster, key, now=lambda: datetime.now(UTC), settings=settings)
 
 

@@ -6,6 +6,7 @@ Imports the client, which is heavy: import this one late.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -20,6 +21,7 @@ from flash_operator.cluster.endpoint_slices import SERVICE_LABEL, base_urls
 from flash_operator.cluster.events import EVENTS_API, event
 from flash_operator.cluster.protocol import ClusterError, Conflict, Key, Manifest
 from flash_operator.cluster.shared_lists import SharedLists
+from flash_operator.cluster.watching import WatchedKind, WatchedObjects, WatchTimes
 from flash_operator.lease import LeaseRecord
 
 PAGE_ITEMS: Final = 500
@@ -50,6 +52,12 @@ happens to them is seen by the next pass."""
 DISCOVERY_SECONDS: Final = 60.0
 """How long the kinds of an API group are taken for what they were."""
 
+WATCHED_KINDS: Final = (*OWNED_KINDS, ("v1", "Pod"))
+DEPLOYMENT_FAMILY: Final = (names.LABEL_DEPLOYMENT, WATCHED_KINDS)
+"""The label by which all that belongs to a FlashDeployment is found, and its kinds."""
+MODEL_FAMILY: Final = (names.LABEL_MODEL, (*MODEL_OWNED_KINDS, ("v1", "Pod")))
+"""The same of a FlashModel."""
+
 PLURALS: Final = {
     "Deployment": "deployments",
     "Service": "services",
@@ -71,24 +79,36 @@ PLURALS: Final = {
 METADATA_ONLY: Final = {"Accept": "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"}
 
 __all__ = [
+    "MODEL_FAMILY",
     "MODEL_OWNED_KINDS",
     "OPTIONAL_KINDS",
     "OWNED_KINDS",
     "PLURALS",
+    "WATCHED_KINDS",
     "KubernetesApi",
     "KubernetesCluster",
     "KubernetesInventory",
     "KubernetesLeases",
+    "watched_objects",
 ]
 
 log = logging.getLogger(__name__)
 
 
 class KubernetesCluster:
-    """Implements `Cluster` on the Kubernetes API."""
+    """Implements `Cluster` on the Kubernetes API. What is `watched` is read from there while it is known."""
 
-    def __init__(self, api: KubernetesApi, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        api: KubernetesApi,
+        *,
+        watched: WatchedObjects | None = None,
+        of_models: WatchedObjects | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._api = api
+        self._watched = watched if watched is not None else WatchedObjects(())
+        self._of_models = of_models if of_models is not None else WatchedObjects(())
         self._lists = SharedLists(self._select)
         self._clock = clock
         self._served: dict[str, tuple[float, frozenset[str]]] = {}  # by group and version
@@ -105,12 +125,17 @@ class KubernetesCluster:
         return await self._get(_path(names.API_VERSION, names.MODEL_KIND, key.namespace, key.name))
 
     async def of_model(self, key: Key) -> tuple[Manifest, ...]:
-        chosen = f"{names.LABEL_MODEL}={key.name}"
-        lists = await asyncio.gather(*(self._select(*kind, key.namespace, chosen) for kind in MODEL_OWNED_KINDS))
+        lists = await asyncio.gather(*(self._list_of_model(*kind, key) for kind in MODEL_OWNED_KINDS))
         return tuple(manifest for found in lists for manifest in found)
 
     async def pods_of_model(self, key: Key) -> tuple[Manifest, ...]:
-        return await self._select("v1", "Pod", key.namespace, f"{names.LABEL_MODEL}={key.name}")
+        return await self._list_of_model("v1", "Pod", key)
+
+    async def _list_of_model(self, api_version: str, kind: str, key: Key) -> tuple[Manifest, ...]:
+        known = self._of_models.of(kind, key)
+        if known is not None:
+            return known
+        return await self._select(api_version, kind, key.namespace, f"{names.LABEL_MODEL}={key.name}")
 
     async def users_of_model(self, key: Key) -> tuple[Manifest, ...]:
         chosen = f"{names.LABEL_USES_MODEL}={key.name},{names.LABEL_COMPONENT}={names.COMPONENT_ENGINE}"
@@ -155,7 +180,7 @@ class KubernetesCluster:
         if present is not None:
             # The uid makes sure that a namesake made in between is not taken over.
             manifest = {**manifest, "metadata": {**manifest["metadata"], "uid": present["metadata"]["uid"]}}
-        await self._api.request(
+        stored = await self._api.request(
             "patch",
             path,
             manifest,
@@ -164,6 +189,8 @@ class KubernetesCluster:
             # What is ours stays ours: drift by another manager is taken back.
             force_conflicts=present is not None,
         )
+        self._watched.wrote(stored)
+        self._of_models.wrote(stored)
 
     async def delete(self, manifest: Manifest) -> None:
         meta = manifest["metadata"]
@@ -173,10 +200,10 @@ class KubernetesCluster:
             "propagationPolicy": "Background",
             "preconditions": {"uid": meta["uid"], "resourceVersion": meta["resourceVersion"]},
         }
-        try:
+        with contextlib.suppress(Missing):
             await self._api.request("delete", _path_of(manifest), options)
-        except Missing:
-            return
+        self._watched.deleted(manifest)
+        self._of_models.deleted(manifest)
 
     async def write_status(self, key: Key, status: Manifest) -> None:
         await self._write_status(names.KIND, key, status)
@@ -235,12 +262,32 @@ class KubernetesCluster:
         return found
 
     async def _list(self, api_version: str, kind: str, key: Key) -> tuple[Manifest, ...]:
-        return await self._lists.of(api_version, kind, key)
+        known = self._watched.of(kind, key)
+        return known if known is not None else await self._lists.of(api_version, kind, key)
 
     async def _select(self, api_version: str, kind: str, namespace: str, selector: str) -> tuple[Manifest, ...]:
         answer = await self._api.request("get", _path(api_version, kind, namespace), label_selector=selector)
         # A list's items come without the kind that they have in common.
         return tuple({"apiVersion": api_version, "kind": kind, **item} for item in answer["items"] or ())
+
+
+def watched_objects(
+    api: KubernetesApi,
+    namespaces: tuple[str, ...],
+    times: WatchTimes,
+    *,
+    family: tuple[str, tuple[tuple[str, str], ...]] = DEPLOYMENT_FAMILY,
+    clock: Callable[[], float] = time.monotonic,
+) -> WatchedObjects:
+    """Watches of all that belongs to one kind of ours in these namespaces, none = all; run them."""
+    label, kinds = family
+    return WatchedObjects(
+        [
+            (space, WatchedKind(api, _path(version, kind, space), version, kind, times=times, clock=clock, label=label))
+            for version, kind in kinds
+            for space in (namespaces or (None,))
+        ]
+    )
 
 
 class KubernetesInventory:
@@ -300,9 +347,9 @@ class KubernetesLeases:
         return LeaseRecord.from_manifest(await self._api.request("post", self._collection, body))
 
 
-def _path(api_version: str, kind: str, namespace: str, name: str | None = None) -> str:
+def _path(api_version: str, kind: str, namespace: str | None, name: str | None = None) -> str:
     root = f"/api/{api_version}" if "/" not in api_version else f"/apis/{api_version}"
-    collection = f"{root}/namespaces/{namespace}/{PLURALS[kind]}"
+    collection = f"{root}/namespaces/{namespace}/{PLURALS[kind]}" if namespace else f"{root}/{PLURALS[kind]}"
     return collection if name is None else f"{collection}/{name}"
 
 

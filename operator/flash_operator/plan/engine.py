@@ -22,9 +22,12 @@ def engine_deployment(
     settings: PlanSettings,
     *,
     replicas: int,
+    component: str = names.COMPONENT_ENGINE,
+    revision: str = "",
     shared: SharedModel | None = None,
 ) -> Manifest:
-    """The pods that run the model."""
+    """The pods that run the model: all of them, or those on trial."""
+    canary = component == names.COMPONENT_CANARY
     engine = deployment.spec.engine
     model = model_in_pods(
         deployment, shared, image=settings.engine_image, settings=settings, wanted=engine.resources, text_only=False
@@ -69,8 +72,8 @@ def engine_deployment(
     }
     return pods.deployment_of_pods(
         deployment,
-        names.COMPONENT_ENGINE,
-        name=names.engine_name(deployment.metadata.name),
+        component,
+        name=(names.canary_name if canary else names.engine_name)(deployment.metadata.name),
         replicas=replicas,
         config_map=config_map,
         model=model,
@@ -84,5 +87,6 @@ def engine_deployment(
         ],
         surge=(deployment.spec.rollout or Rollout()).surge,
         settings=settings,
+        revision=revision,
         annotations={names.ANNOTATION_BASE_IMAGE: settings.engine_image_base},
     )

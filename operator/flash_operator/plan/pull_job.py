@@ -87,6 +87,7 @@ def _job_spec(model: FlashModel, variant: Variant, settings: PlanSettings) -> di
                 "automountServiceAccountToken": False,
                 "enableServiceLinks": False,
                 "restartPolicy": "Never",
+                **pods.pull_secrets(settings),
                 # Otherwise the owner of every file on the volume is set anew at each mount.
                 "securityContext": {**pods.pod_security(), "fsGroupChangePolicy": "OnRootMismatch"},
                 **({"affinity": near} if near else {}),
