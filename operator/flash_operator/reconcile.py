@@ -30,6 +30,7 @@ from flash_operator.plan.autoscale_record import recorded
 from flash_operator.plan.routes import Kind, asked_kinds
 from flash_operator.probe import Probe
 from flash_operator.residency import Finding, Places, may_be_stopped, residency_finding
+from flash_operator.rollouts import rolling_update
 from flash_operator.scaling import Scaler, scaled
 from flash_operator.status import Observation, ProbeResult
 from flash_operator.trial import Plans, Witness, plans
@@ -124,6 +125,7 @@ async def reconcile(
     previous = live.get("status") or {}
     scaling = recorded(previous)
     trial: Plans | None = None
+    planned: tuple[Manifest, ...] = ()
     if deployment is not None and refused is None:
         if scaler is not None:
             scaling = await scaled(scaler, cluster, key, deployment, children, scaling, now())
@@ -167,7 +169,9 @@ async def reconcile(
     seen = replace(
         seen,
         scaling=scaling,
-        rollout=trial.course.record if trial is not None else None,
+        rollout=trial.course.record
+        if trial is not None
+        else rolling_update(planned, seen.children, previous, name=key.name, paused=seen.paused, now=now()),
         enough_engines=_enough(deployment),
         pods=pods,
         applied_revision=changes.revision,

@@ -99,7 +99,7 @@ async def test_what_came_of_the_first_objects_is_reported_by_the_pass_after() ->
 
 
 async def test_a_refusal_is_reported_at_once() -> None:
-    cluster = a_cluster(model={"source": "s3://bucket/model"})
+    cluster = a_cluster(model={"source": "http://example.com/model.gguf"})
     outcome = await run(cluster)
     assert (outcome.unreported, outcome.status_written) == (False, True)
 
