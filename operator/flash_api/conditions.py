@@ -44,9 +44,8 @@ EXPLANATIONS: dict[Reason, Explanation] = {
         "Apply a corrected manifest (flash lint -f FILE lists the rules) and update the CRD (flash crds).",
     ),
     Reason.SOURCE_NOT_SERVED: Explanation(
-        "The model source's scheme is part of the API, but this release cannot read from it, or not safely.",
-        "Use builtin://NAME, hf://ORG/NAME, https://HOST/FILE.gguf, pvc://CLAIM/PATH, or file:///PATH with weights "
-        "that are inside the engine container.",
+        "What comes from the model source could be read or changed on the way.",
+        "Use https://, for a bucket an https:// endpoint; or name one file and write its SHA-256.",
     ),
     Reason.VISIBILITY_NOT_SERVED: Explanation(
         "A load balancer would lead straight to gateway pods, which do not end TLS.",

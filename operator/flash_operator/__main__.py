@@ -125,8 +125,10 @@ async def run(settings: OperatorSettings, *, probe: Probe | None = None) -> int:
         KubernetesCluster,
         KubernetesInventory,
         KubernetesLeases,
+        watched_objects,
     )
     from flash_operator.cluster.protocol import ClusterError
+    from flash_operator.cluster.watching import WatchTimes
     from flash_operator.controller import Controller
     from flash_operator.lease import Elector
     from flash_operator.metrics import Metrics
@@ -157,9 +159,21 @@ async def run(settings: OperatorSettings, *, probe: Probe | None = None) -> int:
             wall=_utc_now,
             times=settings.lease_times,
         )
+        watch = settings.watch
+        times = WatchTimes(
+            server_timeout_seconds=watch.server_timeout_seconds,
+            silence_seconds=watch.inactivity_seconds,
+            request_timeout_seconds=watch.request_timeout_seconds,
+            patience_seconds=settings.audit_seconds,
+            relist_seconds=watch.relist_seconds,
+            retry_seconds=watch.restart_seconds,
+            retry_max_seconds=watch.restart_max_seconds,
+        )
+        watched = watched_objects(api, settings.namespaces, times, clock=time.monotonic)
         controller = Controller(
-            KubernetesCluster(api),
+            KubernetesCluster(api, watched=watched),
             KubernetesInventory(api, settings.namespaces),
+            watched,
             probe=probe or http_probe,
             scrape=scrape,
             now=_utc_now,

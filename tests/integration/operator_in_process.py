@@ -25,7 +25,7 @@ from flash_operator.status import ProbeResult
 from flash_operator.trial import Witness
 
 WRITES = frozenset({"patch", "post", "put", "delete"})
-QUEUE = QueueSettings(settle_seconds=0.0, backoff_seconds=0.05, backoff_max_seconds=0.5)
+QUEUE = QueueSettings(settle_seconds=0.0, report_seconds=0.0, backoff_seconds=0.05, backoff_max_seconds=0.5)
 
 
 class Killed(BaseException):

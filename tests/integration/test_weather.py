@@ -263,8 +263,8 @@ async def test_rotated_credentials_are_read_again(scene: Scene) -> None:
 async def test_children_that_may_not_be_read_are_told_in_the_status(scene: Scene) -> None:
     await scene.create("chat")
 
-    def child_lists(call: Call) -> bool:
-        return lists(call) and call.plural in CHILDREN
+    def child_reads(call: Call) -> bool:
+        return (lists(call) or call.watch) and call.plural in CHILDREN
 
     def ready() -> tuple[str, str]:
         conditions = scene.feed.of("chat")[names.KIND, "chat"].get("status", {}).get("conditions", ())
@@ -275,7 +275,7 @@ async def test_children_that_may_not_be_read_are_told_in_the_status(scene: Scene
 
     await scene.feed.until("chat", lambda: engines().get("updated") == 1, "the status knows the pod")
     before = engines()
-    with scene.proxy.fault(child_lists, weather.answers(403)):
+    with scene.proxy.fault(child_reads, weather.answers(403)):
         port = await scene.edit("chat")
         await scene.feed.until("chat", lambda: ready() == ("Unknown", "ReadFailed"), "the status says so")
 

@@ -138,7 +138,7 @@ class World:
 
     @property
     def status(self) -> dict[str, Any]:
-        found: dict[str, Any] = self.memory.get(names.KIND, KEY)["status"]
+        found: dict[str, Any] = self.memory.get(names.KIND, KEY).get("status", {})
         return found
 
     @property
@@ -159,7 +159,7 @@ class World:
         return [news.reason for news in self.memory.news]
 
     def condition(self, kind: str) -> str:
-        found = next((c for c in self.status["conditions"] if c["type"] == kind), {})
+        found = next((c for c in self.status.get("conditions", ()) if c["type"] == kind), {})
         return f"{found.get('status')} {found.get('reason')}"
 
 

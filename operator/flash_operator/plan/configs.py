@@ -9,10 +9,10 @@ from __future__ import annotations
 from typing import Final
 
 from flash_api import names
-from flash_api.config.engine import EngineConfig
+from flash_api.config.engine import EngineConfig, EngineDraft
 from flash_api.config.gateway import CanaryEngines, GatewayConfig, GatewayLimits
 from flash_api.quantities import whole_bytes
-from flash_api.v1alpha1.flashdeployment import FlashDeployment, Observability
+from flash_api.v1alpha1.flashdeployment import DraftMode, FlashDeployment, Observability
 from flash_operator.plan.metadata import Manifest, content_hash, owned_object
 from flash_operator.plan.pods import drain_seconds
 from flash_operator.plan.replicas import tries_revisions
@@ -36,9 +36,17 @@ def engine_config(deployment: FlashDeployment) -> EngineConfig:
         max_concurrent_requests=spec.engine.max_concurrent_requests,
         kv_cache_bytes=whole_bytes(spec.engine.kv_cache.memory),
         kv_cache_dtype=spec.engine.kv_cache.dtype,
+        draft=_draft(deployment),
         log_level=(spec.observability or Observability()).log_level,
         shutdown_seconds=drain_seconds(deployment),
     )
+
+
+def _draft(deployment: FlashDeployment) -> EngineDraft | None:
+    draft = deployment.spec.draft
+    if draft is None or draft.mode is DraftMode.OFF:
+        return None
+    return EngineDraft(mode=draft.mode, lookahead=draft.lookahead)
 
 
 def gateway_config(deployment: FlashDeployment) -> GatewayConfig:

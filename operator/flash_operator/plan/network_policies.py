@@ -16,6 +16,7 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from flash_api import names
+from flash_api.endpoints import endpoint
 from flash_api.v1alpha1.endpoint import Endpoint, Visibility
 from flash_api.v1alpha1.flashdeployment import FlashDeployment
 from flash_api.v1alpha1.source import scheme
@@ -38,6 +39,11 @@ _INTERNET: Final = (
     {"ipBlock": {"cidr": "0.0.0.0/0", "except": ["169.254.169.254/32"]}},
     {"ipBlock": {"cidr": "::/0", "except": ["fd00:ec2::254/128"]}},
 )
+_IDENTITY_AGENTS: Final = {
+    "s3": ({"ipBlock": {"cidr": "169.254.170.23/32"}}, 80),  # EKS Pod Identity
+    "gs": ({"ipBlock": {"cidr": "169.254.169.252/32"}}, 988),  # GKE Workload Identity
+}
+"""What hands out a pod's own identity at a cloud, and nothing else."""
 _CLUSTER: Final[dict[str, Any]] = {"namespaceSelector": {}}
 
 Rule = dict[str, Any]
@@ -125,26 +131,33 @@ def _to_dns(settings: PlanSettings) -> Rule:
 
 def _to_source(deployment: FlashDeployment, settings: PlanSettings) -> list[Rule]:
     """What the init container needs in order to pull; policies cannot tell it from the container after it."""
-    source = deployment.spec.model.source
+    source, has_secret = deployment.spec.model.source, deployment.spec.model.credentials_secret_ref is not None
     if source is None or scheme(source) in LOCAL_SCHEMES:
         return []
     host, port = _address(source)
     inside = host.endswith((".svc", ".svc.cluster.local"))
     peers = [_CLUSTER] if inside else [dict(block) for block in _INTERNET]
-    return [_to_dns(settings), {"to": peers, "ports": [_tcp(port)]}]
+    # A registry sends to other servers for tokens and layers; these are at the usual port.
+    ports = [port] if inside or scheme(source) != "oci" else sorted({port, HTTPS})
+    rules = [_to_dns(settings), {"to": peers, "ports": [_tcp(each) for each in ports]}]
+    if scheme(source) in _IDENTITY_AGENTS and not has_secret:
+        agent, agent_port = _IDENTITY_AGENTS[scheme(source)]
+        rules.append({"to": [agent], "ports": [_tcp(agent_port)]})
+    return rules
 
 
 def _address(source: str) -> tuple[str, int]:
     """Host and port; a hub or a store that is known by its scheme alone is reached by HTTPS."""
-    kind = scheme(source)
-    if kind not in ("http", "https"):
+    address = endpoint(source) or source
+    kind = scheme(address)
+    if kind not in ("http", "https", "oci"):
         return "", HTTPS
-    parts = urlsplit(source)
+    parts = urlsplit(address)
     try:
         port = parts.port
     except ValueError:
         port = None  # no number; the pull says so
-    return parts.hostname or "", port or (HTTPS if kind == "https" else 80)
+    return parts.hostname or "", port or (80 if kind == "http" else HTTPS)
 
 
 def _namespaces(*wanted: str) -> Rule:
