@@ -49,14 +49,16 @@ lint: $(VENV)/.dev-stamp ## ruff, mypy --strict, import contracts, generated CRD
 	$(BIN)/lint-imports
 	$(BIN)/flash crds --check
 	$(BIN)/flash crds --docs --check
+	$(BIN)/python charts/readme.py --check
 
 format: $(VENV)/.dev-stamp ## format and fix what tools can fix
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-crds: $(VENV)/.dev-stamp ## write crds/ and docs/reference/ from flash_api
+crds: $(VENV)/.dev-stamp ## write crds/, docs/reference/ and the chart's table of values from their sources
 	$(BIN)/flash crds
 	$(BIN)/flash crds --docs
+	$(BIN)/python charts/readme.py
 
 control-plane: $(VENV)/.dev-stamp ## build etcd, kube-apiserver and kube-controller-manager once (needs Go)
 	@if command -v go >/dev/null || [ -n "$$KUBEBUILDER_ASSETS" ] || [ "$$CI" = true ]; \

@@ -7,6 +7,7 @@ import pytest
 from audit_plugin import pytest_collection_modifyitems, recorded_calls
 from control_plane_plugin import binaries, control_plane, namespace
 from control_plane_plugin import pytest_collection_finish as build_control_plane
+from helm_plugin import helm, operator_account, operator_rbac
 from local_plugin import stack
 from stores_plugin import build_stores, gcs, login_registry, registry, s3, store_programs, token_registry, tokens
 from tritonserver_plugin import engine, launch, start_engine, start_packed_engine, tritonserver
@@ -17,9 +18,12 @@ __all__ = [
     "control_plane_crds",
     "engine",
     "gcs",
+    "helm",
     "launch",
     "login_registry",
     "namespace",
+    "operator_account",
+    "operator_rbac",
     "pytest_collection_modifyitems",
     "recorded_calls",
     "registry",

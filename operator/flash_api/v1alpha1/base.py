@@ -11,6 +11,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstra
 from pydantic.alias_generators import to_camel
 from pydantic_core import PydanticCustomError
 
+from flash_api.quantities import number
 from flash_api.rules import Rule, cel_string, text_validation
 
 QUANTITY_PATTERN = r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|Ki|Mi|Gi|Ti)?$"
@@ -146,6 +147,19 @@ def each_name_once(values: list[T]) -> list[T]:
 LIST_OF_ITS_OWN: Final[dict[str, Any]] = {"x-kubernetes-list-type": "atomic"}
 LIST_AS_SET: Final[dict[str, Any]] = {"x-kubernetes-list-type": "set"}
 LIST_BY_NAME: Final[dict[str, Any]] = {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]}
+
+
+def quantity_at_least(name: str, field: str, least: str, remedy: str) -> Rule:
+    """The rule that a quantity, where it is written, is no less than `least`; `field` is one word."""
+    return Rule(
+        name=name,
+        field=field,
+        cel=f"!has(self.{field}) || !isQuantity(self.{field}) || "
+        f"!quantity(self.{field}).isLessThan(quantity('{least}'))",
+        holds=lambda self: getattr(self, field) is None or number(getattr(self, field)) >= number(least),
+        rule=f"must be at least {least}",
+        remedy=remedy,
+    )
 
 
 class ApiModel(BaseModel):

@@ -21,6 +21,7 @@ from flash_api.v1alpha1.endpoint import Endpoint, Visibility
 from flash_api.v1alpha1.flashdeployment import FlashDeployment
 from flash_api.v1alpha1.source import scheme
 from flash_operator.plan.metadata import Manifest, owned_object, selector
+from flash_operator.plan.replicas import tries_revisions
 from flash_operator.plan.settings import PlanSettings
 
 NAMESPACE_LABEL: Final = "kubernetes.io/metadata.name"
@@ -48,12 +49,14 @@ _CLUSTER: Final[dict[str, Any]] = {"namespaceSelector": {}}
 Rule = dict[str, Any]
 
 
-def engine_policy(deployment: FlashDeployment, settings: PlanSettings) -> Manifest:
+def engine_policy(
+    deployment: FlashDeployment, settings: PlanSettings, component: str = names.COMPONENT_ENGINE
+) -> Manifest:
     """Gateways ask engines; engines ask nobody but a remote model source."""
     gateways = {"podSelector": {"matchLabels": selector(deployment, names.COMPONENT_GATEWAY)}}
     return _policy(
         deployment,
-        names.COMPONENT_ENGINE,
+        component,
         ingress=[
             {"from": [gateways], "ports": [_tcp(names.PORT_ENGINE_GRPC)]},
             *_scraped(settings, names.PORT_ENGINE_METRICS),
@@ -64,7 +67,8 @@ def engine_policy(deployment: FlashDeployment, settings: PlanSettings) -> Manife
 
 def gateway_policy(deployment: FlashDeployment, settings: PlanSettings) -> Manifest:
     """Clients and the operator ask gateways; gateways ask engines, found by DNS, and a remote model source."""
-    engines = {"podSelector": {"matchLabels": selector(deployment, names.COMPONENT_ENGINE)}}
+    components = (names.COMPONENT_ENGINE, *((names.COMPONENT_CANARY,) if tries_revisions(deployment) else ()))
+    engines = [{"podSelector": {"matchLabels": selector(deployment, component)}} for component in components]
     operator = {
         "from": [_namespaces(settings.operator_namespace)],
         "ports": [_tcp(names.PORT_GATEWAY)],
@@ -78,7 +82,7 @@ def gateway_policy(deployment: FlashDeployment, settings: PlanSettings) -> Manif
             operator,
             *_scraped(settings, names.PORT_GATEWAY),
         ],
-        egress=[{"to": [engines], "ports": [_tcp(names.PORT_ENGINE_GRPC)]}, *(source or [_to_dns(settings)])],
+        egress=[{"to": engines, "ports": [_tcp(names.PORT_ENGINE_GRPC)]}, *(source or [_to_dns(settings)])],
     )
 
 
