@@ -26,6 +26,7 @@ from flash_operator.scaling import Scaler
 from flash_operator.scrape import Scrape
 from flash_operator.settings import OperatorSettings
 from flash_operator.status import condition
+from flash_operator.steady import Steady
 from flash_operator.watchdog import Watchdog
 
 log = logging.getLogger(__name__)
@@ -191,9 +192,9 @@ class Controller:
         own = (names.KIND,) if self._watchdog.is_stale else ()
         return (*own, *sorted(self._watched.stale()))
 
-    async def _look(self, url: str) -> bool:
-        """Whether a deployment that serves here is as its last pass found it: nothing was heard, and it answers."""
-        return self._watched.live and (await self._probe(url)).ok
+    async def _look(self, known: Steady) -> bool:
+        """Whether a pass would change nothing: nothing was heard, and the endpoint answers as before."""
+        return self._watched.live and known.holds(await self._probe(known.url))
 
     async def _step(self, key: Key) -> Outcome:
         started = self._clock()

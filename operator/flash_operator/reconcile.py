@@ -31,6 +31,7 @@ from flash_operator.probe import Probe
 from flash_operator.residency import Finding, Places, may_be_stopped, residency_finding
 from flash_operator.scaling import Scaler, scaled
 from flash_operator.status import Observation
+from flash_operator.steady import Steady, steady
 
 PROBE_PATH: Final = "/readyz"
 
@@ -64,9 +65,8 @@ class Outcome:
     """The status as of this pass, in wire form."""
     unreported: bool = False
     """The first objects were made, and what came of them is left for the next pass to say: it is due soon."""
-    steady_url: str | None = None
-    """While nothing is heard of the deployment and its objects and this answers, a pass would change nothing; None =
-    only a pass can tell."""
+    steady: Steady | None = None
+    """What shows that a pass would change nothing; None = only a pass can tell."""
 
     @property
     def writes(self) -> int:
@@ -157,20 +157,8 @@ async def reconcile(
         status_written=status != (live.get("status") or {}) and not unreported,
         status=status,
         unreported=unreported,
-        steady_url=_steady_url(cluster, key, deployment, status),
+        steady=steady(deployment, status, _probe_url(cluster, key, deployment)),
     )
-
-
-def _steady_url(cluster: Cluster, key: Key, deployment: FlashDeployment | None, status: Manifest) -> str | None:
-    """Where a deployment answers that is settled and depends on nothing that sends no event: load, nodes, routes."""
-    settled = (statuses.condition(status, ConditionType.RECONCILING) or {}).get("reason") == Reason.SETTLED
-    ready = (statuses.condition(status, ConditionType.READY) or {}).get("status") == "True"
-    if deployment is None or not (ready and settled):
-        return None
-    spec = deployment.spec
-    if spec.engine.autoscaling is not None or spec.residency is not None or asked_kinds(deployment):
-        return None
-    return f"{cluster.endpoint_url(key, spec.endpoint.port)}{PROBE_PATH}"
 
 
 async def _report_unread(
@@ -315,8 +303,8 @@ async def _observe(
 ) -> Observation:
     uid = live["metadata"].get("uid", "")
     own = tuple(child for child in children if owned_by(child, uid))
-    url = cluster.endpoint_url(key, deployment.spec.endpoint.port) if deployment is not None else ""
-    asked = await probe(f"{url}{PROBE_PATH}") if url and statuses.may_probe(own, key.name) else None
+    url = _probe_url(cluster, key, deployment)
+    asked = await probe(url) if url and statuses.may_probe(own, key.name) else None
     spec: dict[str, Any] = live.get("spec") or {}
     ignored = cluster.ignored_fields(spec)
     if (
@@ -337,10 +325,14 @@ async def _observe(
         refusal=refused,
         error=str(error) if error is not None else None,
         error_is_final=error is not None and not error.retryable,
-        endpoint=f"{public or url}/v1" if url else "",
+        endpoint=f"{public or url.removesuffix(PROBE_PATH)}/v1" if url else "",
         missing_kinds=missing,
         ignored_fields=ignored,
         suspended=deployment is not None and deployment.spec.suspend,
         paused=deployment is not None and deployment.spec.rollout is not None and deployment.spec.rollout.paused,
         residency=residency,
     )
+
+
+def _probe_url(cluster: Cluster, key: Key, deployment: FlashDeployment | None) -> str:
+    return f"{cluster.endpoint_url(key, deployment.spec.endpoint.port)}{PROBE_PATH}" if deployment is not None else ""

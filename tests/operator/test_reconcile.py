@@ -13,6 +13,7 @@ from flash_operator.cluster.protocol import ClusterError, Forbidden, Key, Manife
 from flash_operator.plan import PlanSettings
 from flash_operator.reconcile import Outcome, ReconcileSettings, reconcile
 from flash_operator.status import ProbeResult
+from flash_operator.steady import Steady
 
 KEY = Key("default", "chat")
 ENGINE, GATEWAY = Key("default", "chat-engine"), Key("default", "chat-gateway")
@@ -105,13 +106,13 @@ async def test_a_refusal_is_reported_at_once() -> None:
 
 
 async def test_only_a_settled_deployment_that_depends_on_nothing_unwatched_is_steady() -> None:
-    steady = await converge(a_cluster())
-    assert steady.steady_url == "http://chat-gateway.default.svc:8080/readyz"
-    assert (await run(a_cluster())).steady_url is None
-    assert (await converge(a_cluster(engine={"autoscaling": {"maxReplicas": 2}}))).steady_url is None
+    outcome = await converge(a_cluster())
+    assert outcome.steady == Steady("http://chat-gateway.default.svc:8080/readyz", None)
+    assert (await run(a_cluster())).steady is None
+    assert (await converge(a_cluster(engine={"autoscaling": {"maxReplicas": 2}}))).steady is None
     resident = a_cluster(residency=EU)
     resident.regions = {"n1": "eu"}
-    assert (await converge(resident)).steady_url is None
+    assert (await converge(resident)).steady is None
 
 
 async def test_the_endpoint_is_asked_only_once_pods_are_ready() -> None:
