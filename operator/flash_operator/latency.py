@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any, Final
 
 from flash_api.v1alpha1.status_details import MILLISECONDS_MAX, Latency
@@ -19,7 +20,7 @@ def told(header: str) -> dict[str, float]:
     return {name: float(value) for name, value in _FIGURE.findall(header)}
 
 
-def latency(milliseconds: dict[str, float], written: Any) -> Latency | None:
+def latency(milliseconds: Mapping[str, float], written: Any) -> Latency | None:
     """What `status.latency` must say after a gateway told these, where it says `written` (in wire form, or None).
 
     A figure that was not told, as where nobody asked for anything lately, stays as it is.

@@ -111,7 +111,7 @@ def status(seen: Observation, previous: Manifest, now: datetime) -> dict[str, An
         ignored_fields=list(seen.ignored_fields),
         applied_revision=seen.applied_revision or str(previous.get("appliedRevision") or ""),
         model=pod_reports.model_facts(seen.pods),
-        latency=latency(dict(seen.probe.milliseconds) if seen.probe else {}, previous.get("latency")),
+        latency=latency(seen.probe.milliseconds if seen.probe else {}, previous.get("latency")),
         last_failure=pod_reports.last_failure(seen.pods),
         cold_start=pod_reports.cold_start(seen.pods, _former_start(previous)),
         region=", ".join(seen.residency.regions)[:256] if seen.residency is not None else "",
