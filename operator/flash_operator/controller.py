@@ -21,7 +21,7 @@ from flash_operator.logs import EXTRA
 from flash_operator.metrics import Metrics, application
 from flash_operator.probe import Probe
 from flash_operator.queue import Loops
-from flash_operator.reconcile import Outcome, Steady, reconcile
+from flash_operator.reconcile import Outcome, reconcile
 from flash_operator.scaling import Scaler
 from flash_operator.scrape import Scrape
 from flash_operator.settings import OperatorSettings

@@ -7,7 +7,7 @@ there yet is asked for again after `Outcome.requeue_after_seconds`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, Final
@@ -24,7 +24,6 @@ from flash_operator.announcements import announcements
 from flash_operator.checks import refusal
 from flash_operator.cluster.protocol import Cluster, ClusterError, Forbidden, Key, Manifest
 from flash_operator.difference import identity, is_as_planned, owned_by, revision, superfluous
-from flash_operator.latency import latency
 from flash_operator.plan import PlanSettings, optional_kinds, plan
 from flash_operator.plan.autoscale_record import recorded
 from flash_operator.plan.routes import Kind, asked_kinds
@@ -46,19 +45,6 @@ class ReconcileSettings:
     """Next look while something is on its way. Children wake the loop too; this catches what sends no event."""
     ready_seconds: float = 15.0
     """Next look at a deployment that serves: how late a broken route is noticed."""
-
-
-@dataclass(frozen=True)
-class Steady:
-    """How the endpoint of a settled deployment answers."""
-
-    url: str
-    latency: Mapping[str, Any] | None = None
-    """`status.latency` as it is written."""
-
-    def holds(self, answer: ProbeResult) -> bool:
-        """Whether the answer leaves nothing to write."""
-        return answer.ok and latency(answer.milliseconds, self.latency) == latency({}, self.latency)
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ class Steady:
     def holds(self, answer: ProbeResult) -> bool:
         """Nothing has changed."""
         written = self.latency.model_dump(by_alias=True) if self.latency is not None else None
-        return answer.ok and latency(dict(answer.milliseconds), written) == self.latency
+        return answer.ok and latency(answer.milliseconds, written) == self.latency
 
 
 def steady(deployment: FlashDeployment | None, status: Mapping[str, Any], probe_url: str) -> Steady | None:

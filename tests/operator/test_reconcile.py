@@ -11,7 +11,7 @@ from flash_api import names
 from flash_operator.cluster.memory import MemoryCluster
 from flash_operator.cluster.protocol import ClusterError, Forbidden, Key, Manifest
 from flash_operator.plan import PlanSettings
-from flash_operator.reconcile import Outcome, ReconcileSettings, Steady, reconcile
+from flash_operator.reconcile import Outcome, ReconcileSettings, reconcile
 from flash_operator.status import ProbeResult
 from flash_operator.steady import Steady
 
@@ -572,20 +572,3 @@ async def test_pods_that_may_not_be_read_leave_the_counts_standing() -> None:
     cluster = a_cluster()
     await converge(cluster)
     assert ready(await run(WithoutPods(cluster))) == "True Serving"
-
-
-@pytest.mark.parametrize(
-    ("written", "answer", "holds"),
-    [
-        (None, ProbeResult(ok=True, message=""), True),
-        (None, ProbeResult(ok=False, message="no engine"), False),
-        (None, ProbeResult(ok=True, message="", milliseconds={"ttft": 60.0}), False),
-        ({"ttftMilliseconds": 60}, ProbeResult(ok=True, message="", milliseconds={"ttft": 66.0}), True),
-        ({"ttftMilliseconds": 60}, ProbeResult(ok=True, message="", milliseconds={"ttft": 90.0}), False),
-        ({"ttftMilliseconds": 60}, ProbeResult(ok=True, message=""), True),
-    ],
-)
-def test_a_deployment_is_steady_while_its_answer_leaves_nothing_to_write(
-    written: Any, answer: ProbeResult, holds: bool
-) -> None:
-    assert Steady("http://chat/readyz", written).holds(answer) is holds

@@ -45,7 +45,7 @@ NEEDED: Final = (
     *_all("gateway.networking.k8s.io", ("httproutes",), UNWATCHED),
     *_all("monitoring.coreos.com", ("podmonitors",), UNWATCHED),
     *_all("", ("nodes",), ("list",)),
-    *_all("", ("pods",), ("list", "delete")),
+    *_all("", ("pods",), ("list", "watch", "delete")),
     *_all("discovery.k8s.io", ("endpointslices",), ("list",)),
     *_all("events.k8s.io", ("events",), ("create",)),
     Permission("coordination.k8s.io", "leases", "create", of_lease=True),
