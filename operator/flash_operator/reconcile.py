@@ -24,8 +24,10 @@ from flash_operator.announcements import announcements
 from flash_operator.checks import refusal
 from flash_operator.cluster.protocol import Cluster, ClusterError, Forbidden, Key, Manifest
 from flash_operator.difference import Identity, identity, is_as_planned, owned_by, revision, superfluous
+from flash_operator.doors import door
 from flash_operator.plan import PlanSettings, optional_kinds, plan
 from flash_operator.plan.autoscale_record import recorded
+from flash_operator.plan.certificates import ends_tls
 from flash_operator.plan.routes import Kind, asked_kinds
 from flash_operator.probe import Probe
 from flash_operator.residency import Finding, Places, may_be_stopped, residency_finding
@@ -122,7 +124,7 @@ async def reconcile(
         probe=probe,
         residency=residency,
         served=served,
-        policy_enforced=settings.plan.policy_enforced,
+        settings=settings.plan,
     )
     seen = replace(
         seen,
@@ -285,23 +287,25 @@ async def _observe(
     probe: Probe,
     residency: Finding | None,
     served: tuple[Kind, ...],
-    policy_enforced: bool | None,
+    settings: PlanSettings,
 ) -> Observation:
     uid = live["metadata"].get("uid", "")
     own = tuple(child for child in children if owned_by(child, uid))
-    port = deployment.spec.endpoint.port if deployment is not None else None
-    url = cluster.endpoint_url(key, port) if port is not None else ""
+    tls = deployment is not None and ends_tls(deployment, settings)
+    url = cluster.endpoint_url(key, deployment.spec.endpoint.port, tls=tls) if deployment is not None else ""
     asked = await probe(f"{url}/readyz") if url and statuses.may_probe(own, key.name) else None
     spec: dict[str, Any] = live.get("spec") or {}
     ignored = cluster.ignored_fields(spec)
     if (
-        policy_enforced is False
+        settings.policy_enforced is False
         and deployment is not None
         and deployment.spec.endpoint.visibility is not Visibility.PUBLIC
     ):
         ignored = (*ignored, "endpoint.visibility: this cluster's network does not enforce NetworkPolicy")
-    hostname = deployment.spec.endpoint.hostname if deployment is not None else None
-    public = cluster.public_url(hostname) if hostname is not None else None
+    way_in = None
+    if deployment is not None and settings.has_outside:
+        way_in = door(key.name, deployment.spec.endpoint, own, inside=url)
+    base = url if way_in is None else way_in.url
     asked_for = asked_kinds(deployment) if deployment is not None else ()
     missing = tuple(kind for kind in asked_for if kind not in served)
     return Observation(
@@ -312,7 +316,8 @@ async def _observe(
         refusal=refused,
         error=str(error) if error is not None else None,
         error_is_final=error is not None and not error.retryable,
-        endpoint=f"{public or url}/v1" if url else "",
+        endpoint=f"{base}/v1" if base else "",
+        door=way_in,
         missing_kinds=missing,
         ignored_fields=ignored,
         suspended=deployment is not None and deployment.spec.suspend,

@@ -20,6 +20,15 @@ class GatewayLimits(BaseModel):
     max_inflight_requests: int = Field(default=256, ge=1)
 
 
+class GatewayTls(BaseModel):
+    """The certificate that clients see, as PEM files that may be renewed at any time."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    certificate_file: str
+    key_file: str
+
+
 class GatewayConfig(BaseModel):
     """One gateway process: the model it offers, the engines behind it, who may call."""
 
@@ -33,6 +42,8 @@ class GatewayConfig(BaseModel):
     max_context_tokens: int | None = None
     api_keys_file: str | None = None
     """One key a line, `#` comments allowed; None = no authentication."""
+    tls: GatewayTls | None = None
+    """None = plain HTTP."""
     limits: GatewayLimits = GatewayLimits()
     drain_seconds: int = Field(default=30, ge=1)
     """How long running requests may go on after SIGTERM."""

@@ -10,11 +10,13 @@ from typing import Final
 
 from flash_api import names
 from flash_api.config.engine import EngineConfig
-from flash_api.config.gateway import GatewayConfig, GatewayLimits
+from flash_api.config.gateway import GatewayConfig, GatewayLimits, GatewayTls
 from flash_api.quantities import whole_bytes
 from flash_api.v1alpha1.flashdeployment import FlashDeployment, Observability
+from flash_operator.plan.certificates import ends_tls
 from flash_operator.plan.metadata import Manifest, content_hash, owned_object
 from flash_operator.plan.pods import drain_seconds
+from flash_operator.plan.settings import PlanSettings
 
 ENGINE_FILE: Final = names.FILE_ENGINE_CONFIG.rpartition("/")[2]
 GATEWAY_FILE: Final = names.FILE_GATEWAY_CONFIG.rpartition("/")[2]
@@ -40,17 +42,19 @@ def engine_config(deployment: FlashDeployment) -> EngineConfig:
     )
 
 
-def gateway_config(deployment: FlashDeployment) -> GatewayConfig:
+def gateway_config(deployment: FlashDeployment, settings: PlanSettings) -> GatewayConfig:
     """The content of `gateway.json`."""
     meta, spec = deployment.metadata, deployment.spec
     engine_host = names.service_host(names.engine_name(meta.name), meta.namespace)
     limits = spec.gateway.limits
+    tls = GatewayTls(certificate_file=names.FILE_TLS_CERTIFICATE, key_file=names.FILE_TLS_KEY)
     return GatewayConfig(
         served_model_name=meta.name,
         engine=f"{engine_host}:{names.PORT_ENGINE_GRPC}",
         model_dir=names.DIR_MODELS,
         max_context_tokens=spec.model.max_context_tokens,
         api_keys_file=names.FILE_API_KEYS if spec.gateway.auth.api_keys_secret_ref else None,
+        tls=tls if ends_tls(deployment, settings) else None,
         limits=GatewayLimits(
             max_body_bytes=limits.max_body_bytes,
             max_output_tokens=limits.max_output_tokens,
@@ -67,9 +71,9 @@ def engine_config_map(deployment: FlashDeployment) -> Manifest:
     return _config_map(deployment, names.COMPONENT_ENGINE, ENGINE_FILE, text)
 
 
-def gateway_config_map(deployment: FlashDeployment) -> Manifest:
+def gateway_config_map(deployment: FlashDeployment, settings: PlanSettings) -> Manifest:
     """The ConfigMap with `gateway.json`."""
-    text = gateway_config(deployment).model_dump_json(indent=2)
+    text = gateway_config(deployment, settings).model_dump_json(indent=2)
     return _config_map(deployment, names.COMPONENT_GATEWAY, GATEWAY_FILE, text)
 
 

@@ -20,6 +20,7 @@ from flash_api.v1alpha1.endpoint import Endpoint, Visibility
 from flash_api.v1alpha1.flashdeployment import FlashDeployment
 from flash_api.v1alpha1.source import scheme
 from flash_operator.plan.metadata import Manifest, owned_object, selector
+from flash_operator.plan.network import blocks
 from flash_operator.plan.settings import PlanSettings
 
 NAMESPACE_LABEL: Final = "kubernetes.io/metadata.name"
@@ -102,6 +103,9 @@ def _from_clients(endpoint: Endpoint) -> Rule:
         case Visibility.CLUSTER:
             return {"from": [_CLUSTER], "ports": ports}
         case Visibility.PUBLIC:
+            if endpoint.allowed_cidrs:
+                allowed = [{"ipBlock": {"cidr": cidr}} for cidr in blocks(endpoint.allowed_cidrs)]
+                return {"from": allowed, "ports": ports}
             # Whatever brings the requests in has an address that nobody here knows.
             return {"ports": ports}
 

@@ -30,6 +30,7 @@ from flash_runtime.gateway.gateway import Gateway, Surroundings
 from flash_runtime.gateway.listen import Server, StartError, bind, passed_socket
 from flash_runtime.gateway.logs import set_up_logging
 from flash_runtime.gateway.replicas import Connection, ReplicaPool
+from flash_runtime.gateway.tls import Certificate, CertificateError
 from flash_runtime.packed import PackedError
 from flash_runtime.text.assets import TextAssets, TextError
 from flash_runtime.text.chat import ChatTemplate
@@ -73,7 +74,8 @@ def serve(config: GatewayConfig, listener: socket.socket, *, environment: Mappin
         keys = None
         if config.api_keys_file is not None:
             keys = ApiKeys(Path(config.api_keys_file), clock=time.monotonic)
-    except (PackedError, TextError, ApiKeysError) as error:
+        certificate = None if config.tls is None else Certificate(config.tls, clock=time.monotonic)
+    except (PackedError, TextError, ApiKeysError, CertificateError) as error:
         raise StartError(str(error)) from error
     pool = ReplicaPool(
         discovery(config, environment),
@@ -95,6 +97,7 @@ def serve(config: GatewayConfig, listener: socket.socket, *, environment: Mappin
             log_config=None,
             server_header=False,
             timeout_graceful_shutdown=config.drain_seconds,
+            ssl_context_factory=None if certificate is None else lambda *_: certificate.context,
         ),
         drain,
     )
