@@ -173,9 +173,9 @@ def make_rolled_out(kubectl: Kubectl) -> None:
 
     def all_pods() -> list[dict[str, Any]]:
         pods = kubectl.items("pods", "-l", names.LABEL_DEPLOYMENT)
-        return pods if len(pods) >= 5 else []
+        return pods if len(pods) >= 7 else []
 
-    for pod in eventually("five pods", all_pods):
+    for pod in eventually("seven pods", all_pods):
         kubectl("patch", "pod", pod["metadata"]["name"], "--subresource=status", "--type=merge", "-p", ready)
 
 

@@ -114,6 +114,30 @@ def test_pods_that_pull_reach_their_source_and_dns(role: str, source: str, port:
     assert is_inside or all(peer["ipBlock"]["except"] for peer in pull["to"])
 
 
+@pytest.mark.parametrize(
+    ("issuer", "ports", "is_inside"),
+    [
+        ("https://login.example.com/realms/acme", [443], False),
+        ("https://login.example.com:8443", [8443, 443], False),
+        ("https://keycloak.login.svc/realms/acme", [443], True),
+    ],
+)
+def test_gateways_reach_a_token_provider_only_where_one_is_named(
+    issuer: str, ports: list[int], is_inside: bool
+) -> None:
+    without, oidc = policy("gateway"), {"issuerURL": issuer, "audiences": ["chat"]}
+    found = policy("gateway", gateway={"auth": {"oidc": oidc}})["egress"][len(without["egress"]) :]
+    assert [rule["ports"] for rule in found] == [[{"protocol": "TCP", "port": port}] for port in ports]
+    assert ("namespaceSelector" in found[0]["to"][0]) is is_inside
+    assert policy("engine", gateway={"auth": {"oidc": oidc}})["egress"] == []
+
+
+def test_a_provider_beside_a_remote_model_is_no_second_rule() -> None:
+    oidc = {"issuerURL": "https://login.example.com", "audiences": ["chat"]}
+    model = {"source": "hf://allenai/OLMoE-1B-7B-0924"}
+    assert policy("gateway", model=model, gateway={"auth": {"oidc": oidc}}) == policy("gateway", model=model)
+
+
 def test_every_pod_is_behind_a_policy_of_both_directions() -> None:
     planned = plan(a_deployment(), SETTINGS).objects
     policies = [o["spec"] for o in planned if o["kind"] == "NetworkPolicy"]

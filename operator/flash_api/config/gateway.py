@@ -29,6 +29,17 @@ class GatewayTls(BaseModel):
     key_file: str
 
 
+class GatewayOidc(BaseModel):
+    """The OpenID Connect provider whose tokens are accepted."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    issuer_url: str
+    audiences: tuple[str, ...]
+    """A token must name one of them."""
+    username_claim: str = "sub"
+
+
 class GatewayConfig(BaseModel):
     """One gateway process: the model it offers, the engines behind it, who may call."""
 
@@ -41,7 +52,9 @@ class GatewayConfig(BaseModel):
     """Folder that holds `model.flash`: the tokenizer and chat template are read from it."""
     max_context_tokens: int | None = None
     api_keys_file: str | None = None
-    """One key a line, `#` comments allowed; None = no authentication."""
+    """One key a line, `#` comments allowed; None = there are none."""
+    oidc: GatewayOidc | None = None
+    """None = no tokens are accepted. With neither keys nor tokens nobody is asked who they are."""
     tls: GatewayTls | None = None
     """None = plain HTTP."""
     limits: GatewayLimits = GatewayLimits()

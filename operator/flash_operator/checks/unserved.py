@@ -41,7 +41,6 @@ UNSERVED: Final = (
         "engine.autoscaling.scaleToZeroAfterSeconds",
         "Remove it: this release keeps minReplicas engine pods, and at least one.",
     ),
-    Unserved("gateway.auth.oidc", "Use apiKeysSecretRef, or check tokens in a proxy before the gateway."),
     Unserved(
         "rollout.strategy",
         "Use RollingUpdate, or run two deployments and share the requests before them.",

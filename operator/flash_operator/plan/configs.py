@@ -10,7 +10,7 @@ from typing import Final
 
 from flash_api import names
 from flash_api.config.engine import EngineConfig
-from flash_api.config.gateway import GatewayConfig, GatewayLimits, GatewayTls
+from flash_api.config.gateway import GatewayConfig, GatewayLimits, GatewayOidc, GatewayTls
 from flash_api.quantities import whole_bytes
 from flash_api.v1alpha1.flashdeployment import FlashDeployment, Observability
 from flash_operator.plan.certificates import ends_tls
@@ -54,6 +54,7 @@ def gateway_config(deployment: FlashDeployment, settings: PlanSettings) -> Gatew
         model_dir=names.DIR_MODELS,
         max_context_tokens=spec.model.max_context_tokens,
         api_keys_file=names.FILE_API_KEYS if spec.gateway.auth.api_keys_secret_ref else None,
+        oidc=_oidc(deployment),
         tls=tls if ends_tls(deployment, settings) else None,
         limits=GatewayLimits(
             max_body_bytes=limits.max_body_bytes,
@@ -63,6 +64,13 @@ def gateway_config(deployment: FlashDeployment, settings: PlanSettings) -> Gatew
         ),
         drain_seconds=drain_seconds(deployment),
     )
+
+
+def _oidc(deployment: FlashDeployment) -> GatewayOidc | None:
+    oidc = deployment.spec.gateway.auth.oidc
+    if oidc is None:
+        return None
+    return GatewayOidc(issuer_url=oidc.issuer_url, audiences=tuple(oidc.audiences), username_claim=oidc.username_claim)
 
 
 def engine_config_map(deployment: FlashDeployment) -> Manifest:

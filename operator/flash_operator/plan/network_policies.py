@@ -4,7 +4,7 @@
     operator -> gateway                     (the request that proves Ready, and metrics)
     monitoring -> gateway, engine metrics   (where an installation names its namespace)
     gateway, engine -> model source, DNS    (where the source is remote)
-    gateway -> DNS
+    gateway -> DNS, token provider          (where gateway.auth.oidc names one)
 
 The kubelet's probes are in no list: traffic between a pod and its own node is always allowed. Whether a cluster's
 network enforces any of it cannot be read from the API.
@@ -73,7 +73,11 @@ def gateway_policy(deployment: FlashDeployment, settings: PlanSettings) -> Manif
             operator,
             *_scraped(settings, names.PORT_GATEWAY),
         ],
-        egress=[{"to": [engines], "ports": [_tcp(names.PORT_ENGINE_GRPC)]}, *(source or [_to_dns(settings)])],
+        egress=[
+            {"to": [engines], "ports": [_tcp(names.PORT_ENGINE_GRPC)]},
+            *(source or [_to_dns(settings)]),
+            *(rule for rule in _to_provider(deployment) if rule not in source),
+        ],
     )
 
 
@@ -128,10 +132,23 @@ def _to_source(deployment: FlashDeployment, settings: PlanSettings) -> list[Rule
     source = deployment.spec.model.source
     if source is None or scheme(source) in LOCAL_SCHEMES:
         return []
-    host, port = _address(source)
+    return [_to_dns(settings), _to_host(*_address(source))]
+
+
+def _to_provider(deployment: FlashDeployment) -> list[Rule]:
+    """Discovery at the URL; the keys may be on another host, by HTTPS like everything of a provider."""
+    oidc = deployment.spec.gateway.auth.oidc
+    if oidc is None:
+        return []
+    host, port = _address(oidc.issuer_url)
+    asked = [_to_host(host, port)]
+    return asked if port == HTTPS else [*asked, _to_host(host, HTTPS)]
+
+
+def _to_host(host: str, port: int) -> Rule:
     inside = host.endswith((".svc", ".svc.cluster.local"))
     peers = [_CLUSTER] if inside else [dict(block) for block in _INTERNET]
-    return [_to_dns(settings), {"to": peers, "ports": [_tcp(port)]}]
+    return {"to": peers, "ports": [_tcp(port)]}
 
 
 def _address(source: str) -> tuple[str, int]:

@@ -8,7 +8,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp
 
-from flash_runtime.gateway.auth import ApiKeys
+from flash_runtime.gateway.access import Access
 from flash_runtime.gateway.drain import Drain
 from flash_runtime.gateway.errors import ApiError, internal_error
 from flash_runtime.gateway.gateway import Gateway
@@ -19,8 +19,8 @@ from flash_runtime.gateway.record import record_of
 from flash_runtime.gateway.routes import Routes
 
 
-def create_app(gateway: Gateway, *, keys: ApiKeys | None, drain: Drain) -> ASGIApp:
-    """The application for one gateway; `keys` None = nobody is asked for a key."""
+def create_app(gateway: Gateway, *, access: Access, drain: Drain) -> ASGIApp:
+    """The application for one gateway."""
     clock = gateway.surroundings.clock
     inner = Starlette(
         routes=Routes(gateway, Canary(gateway, clock=clock), drain).table(),
@@ -32,7 +32,9 @@ def create_app(gateway: Gateway, *, keys: ApiKeys | None, drain: Drain) -> ASGIA
         },
     )
     inner.router.redirect_slashes = False
-    guarded = Guard(inner, keys=keys, metrics=gateway.metrics, max_inflight=gateway.config.limits.max_inflight_requests)
+    guarded = Guard(
+        inner, access=access, metrics=gateway.metrics, max_inflight=gateway.config.limits.max_inflight_requests
+    )
     return Observe(guarded, metrics=gateway.metrics, drain=drain, clock=clock, draw_id=gateway.surroundings.draw_id)
 
 

@@ -1,4 +1,4 @@
-"""Around every route: request ids, the access log, counting, API keys and the limit on requests in flight.
+"""Around every route: request ids, the access log, counting, who may call and the limit on requests in flight.
 
 Plain ASGI, so that a streamed answer costs nothing extra per token.
 """
@@ -13,7 +13,7 @@ from typing import Final
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from flash_runtime.gateway.auth import ApiKeys, tenant_of
+from flash_runtime.gateway.access import Access
 from flash_runtime.gateway.drain import Drain
 from flash_runtime.gateway.errors import ApiError, internal_error, overloaded_gateway
 from flash_runtime.gateway.http import error_response
@@ -108,11 +108,11 @@ class Observe:
 
 
 class Guard:
-    """Lets in who has a key, and no more requests than the gateway may hold."""
+    """Lets in who may call, and no more requests than the gateway may hold."""
 
-    def __init__(self, app: ASGIApp, *, keys: ApiKeys | None, metrics: Metrics, max_inflight: int) -> None:
+    def __init__(self, app: ASGIApp, *, access: Access, metrics: Metrics, max_inflight: int) -> None:
         self._app = app
-        self._keys = keys
+        self._access = access
         self._metrics = metrics
         self._max_inflight = max_inflight
         self._inflight = 0
@@ -122,7 +122,7 @@ class Guard:
         if scope["type"] != "http" or scope["path"] in OPEN_PATHS:
             return await self._app(scope, receive, send)
         record: Record = scope[SCOPE_KEY]
-        refusal = self._refusal(scope, record)
+        refusal = await self._refusal(scope, record)
         if refusal is not None:
             record.error_code = refusal.code
             return await error_response(refusal)(scope, receive, send)
@@ -136,25 +136,14 @@ class Guard:
             self._inflight -= 1
             self._metrics.inflight.dec()
 
-    def _refusal(self, scope: Scope, record: Record) -> ApiError | None:
-        if self._keys is not None:
-            scheme, _, key = Headers(scope=scope).get("authorization", "").partition(" ")
-            if scheme.lower() != "bearer" or not self._keys.accept(key.strip()):
-                return _wrong_key(missing=not scheme)
-            record.tenant = tenant_of(key.strip())
+    async def _refusal(self, scope: Scope, record: Record) -> ApiError | None:
+        try:
+            record.tenant = await self._access.tenant(Headers(scope=scope).get("authorization", ""))
+        except ApiError as refusal:
+            return refusal
         if scope["path"] in WORK_PATHS and self._inflight >= self._max_inflight:
             return overloaded_gateway(self._max_inflight)
         return None
-
-
-def _wrong_key(*, missing: bool) -> ApiError:
-    problem = "No API key was sent" if missing else "The API key is not accepted here"
-    return ApiError(
-        401,
-        f"{problem}; send one of this deployment's keys as `Authorization: Bearer KEY`.",
-        code="invalid_api_key",
-        headers={"www-authenticate": "Bearer"},
-    )
 
 
 def _log_bug(error: Exception, record: Record) -> None:

@@ -19,7 +19,7 @@ class Record:
     counted: bool = True
     """Whether metrics hear of it; a canary is nobody's request."""
     tenant: str = ""
-    """Whose request it is, made from the API key; empty where no keys are asked for. Not logged."""
+    """Whose request it is, made from the API key or the token's caller; empty where nobody is asked. Not logged."""
     num_choices: int = 1
     prompt_tokens: int = 0
     completion_tokens: int = 0

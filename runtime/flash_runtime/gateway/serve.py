@@ -13,15 +13,17 @@ import secrets
 import socket
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import uvicorn
 from pydantic import ValidationError
 
 from flash_api.config.gateway import GatewayConfig
 from flash_api.names import ENV_HOSTS, FILE_GATEWAY_CONFIG, PACKED_MODEL, PORT_GATEWAY
+from flash_runtime.gateway.access import Access
 from flash_runtime.gateway.app import create_app
 from flash_runtime.gateway.auth import ApiKeys, ApiKeysError
 from flash_runtime.gateway.discovery import Discovery, Dns, HostsFile
@@ -35,6 +37,10 @@ from flash_runtime.packed import PackedError
 from flash_runtime.text.assets import TextAssets, TextError
 from flash_runtime.text.chat import ChatTemplate
 from flash_runtime.text.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from flash_runtime.gateway.provider_keys import HttpsFetch
+    from flash_runtime.gateway.tokens import Tokens
 
 logger = logging.getLogger(__name__)
 
@@ -86,9 +92,11 @@ def serve(config: GatewayConfig, listener: socket.socket, *, environment: Mappin
         config, assets, pool, tokenizer=tokenizer, chat_template=chat_template, surroundings=real_surroundings()
     )
     drain = Drain()
+    fetch = None if config.oidc is None else provider_fetch()
+    access = Access(keys, tokens(config, fetch))
     server = Server(
         uvicorn.Config(
-            create_app(gateway, keys=keys, drain=drain),
+            create_app(gateway, access=access, drain=drain),
             loop="uvloop",
             http="httptools",
             ws="none",
@@ -103,15 +111,33 @@ def serve(config: GatewayConfig, listener: socket.socket, *, environment: Mappin
     )
     set_up_logging(log_level)
     with asyncio.Runner(loop_factory=server.config.get_loop_factory()) as runner:
-        runner.run(_serve(server, listener, pool))
+        runner.run(_serve(server, listener, pool.close, *((fetch.aclose,) if fetch is not None else ())))
     logger.info("stopped")
 
 
-async def _serve(server: Server, listener: socket.socket, pool: ReplicaPool) -> None:
+async def _serve(server: Server, listener: socket.socket, *close: Callable[[], Awaitable[None]]) -> None:
     try:
         await server.serve(sockets=[listener])
     finally:
-        await pool.close()
+        for each in close:
+            await each()
+
+
+def provider_fetch() -> HttpsFetch:
+    """How the token provider is asked. Imported late: most gateways trust no provider."""
+    from flash_runtime.gateway.provider_keys import HttpsFetch
+
+    return HttpsFetch()
+
+
+def tokens(config: GatewayConfig, fetch: HttpsFetch | None) -> Tokens | None:
+    """The tokens that are accepted, if a provider is trusted."""
+    if config.oidc is None or fetch is None:
+        return None
+    from flash_runtime.gateway.provider_keys import ProviderKeys
+    from flash_runtime.gateway.tokens import Tokens
+
+    return Tokens(config.oidc, ProviderKeys(config.oidc.issuer_url, fetch, clock=time.monotonic))
 
 
 def connect(address: str, config: GatewayConfig) -> Connection:
