@@ -40,6 +40,17 @@ class GatewayOidc(BaseModel):
     username_claim: str = "sub"
 
 
+class GatewayTracing(BaseModel):
+    """The OpenTelemetry collector that takes traces."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    endpoint: str
+    """Base URL of OTLP over HTTP."""
+    sampling_percent: int = Field(default=1, ge=0, le=100)
+    """Of requests whose client has not decided."""
+
+
 class GatewayConfig(BaseModel):
     """One gateway process: the model it offers, the engines behind it, who may call."""
 
@@ -57,6 +68,8 @@ class GatewayConfig(BaseModel):
     """None = no tokens are accepted. With neither keys nor tokens nobody is asked who they are."""
     tls: GatewayTls | None = None
     """None = plain HTTP."""
+    tracing: GatewayTracing | None = None
+    """None = no traces."""
     limits: GatewayLimits = GatewayLimits()
     drain_seconds: int = Field(default=30, ge=1)
     """How long running requests may go on after SIGTERM."""

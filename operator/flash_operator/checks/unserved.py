@@ -46,5 +46,4 @@ UNSERVED: Final = (
         "Use RollingUpdate, or run two deployments and share the requests before them.",
         harmless=("RollingUpdate",),
     ),
-    Unserved("observability.tracing", "Remove it: this release sends no traces."),
 )

@@ -10,7 +10,7 @@ from typing import Final
 
 from flash_api import names
 from flash_api.config.engine import EngineConfig
-from flash_api.config.gateway import GatewayConfig, GatewayLimits, GatewayOidc, GatewayTls
+from flash_api.config.gateway import GatewayConfig, GatewayLimits, GatewayOidc, GatewayTls, GatewayTracing
 from flash_api.quantities import whole_bytes
 from flash_api.v1alpha1.flashdeployment import FlashDeployment, Observability
 from flash_operator.plan.certificates import ends_tls
@@ -55,6 +55,7 @@ def gateway_config(deployment: FlashDeployment, settings: PlanSettings) -> Gatew
         max_context_tokens=spec.model.max_context_tokens,
         api_keys_file=names.FILE_API_KEYS if spec.gateway.auth.api_keys_secret_ref else None,
         oidc=_oidc(deployment),
+        tracing=_tracing(deployment),
         tls=tls if ends_tls(deployment, settings) else None,
         limits=GatewayLimits(
             max_body_bytes=limits.max_body_bytes,
@@ -71,6 +72,13 @@ def _oidc(deployment: FlashDeployment) -> GatewayOidc | None:
     if oidc is None:
         return None
     return GatewayOidc(issuer_url=oidc.issuer_url, audiences=tuple(oidc.audiences), username_claim=oidc.username_claim)
+
+
+def _tracing(deployment: FlashDeployment) -> GatewayTracing | None:
+    tracing = (deployment.spec.observability or Observability()).tracing
+    if tracing is None:
+        return None
+    return GatewayTracing(endpoint=tracing.otlp_endpoint, sampling_percent=tracing.sampling_percent)
 
 
 def engine_config_map(deployment: FlashDeployment) -> Manifest:

@@ -5,6 +5,7 @@
     monitoring -> gateway, engine metrics   (where an installation names its namespace)
     gateway, engine -> model source, DNS    (where the source is remote)
     gateway -> DNS, token provider          (where gateway.auth.oidc names one)
+    gateway -> collector of traces          (where observability.tracing names one)
 
 The kubelet's probes are in no list: traffic between a pod and its own node is always allowed. Whether a cluster's
 network enforces any of it cannot be read from the API.
@@ -17,7 +18,7 @@ from urllib.parse import urlsplit
 
 from flash_api import names
 from flash_api.v1alpha1.endpoint import Endpoint, Visibility
-from flash_api.v1alpha1.flashdeployment import FlashDeployment
+from flash_api.v1alpha1.flashdeployment import FlashDeployment, Observability
 from flash_api.v1alpha1.source import scheme
 from flash_operator.plan.metadata import Manifest, owned_object, selector
 from flash_operator.plan.network import blocks
@@ -76,7 +77,7 @@ def gateway_policy(deployment: FlashDeployment, settings: PlanSettings) -> Manif
         egress=[
             {"to": [engines], "ports": [_tcp(names.PORT_ENGINE_GRPC)]},
             *(source or [_to_dns(settings)]),
-            *(rule for rule in _to_provider(deployment) if rule not in source),
+            *(rule for rule in _beside(deployment) if rule not in source),
         ],
     )
 
@@ -135,18 +136,22 @@ def _to_source(deployment: FlashDeployment, settings: PlanSettings) -> list[Rule
     return [_to_dns(settings), _to_host(*_address(source))]
 
 
-def _to_provider(deployment: FlashDeployment) -> list[Rule]:
-    """Discovery at the URL; the keys may be on another host, by HTTPS like everything of a provider."""
-    oidc = deployment.spec.gateway.auth.oidc
-    if oidc is None:
-        return []
-    host, port = _address(oidc.issuer_url)
-    asked = [_to_host(host, port)]
-    return asked if port == HTTPS else [*asked, _to_host(host, HTTPS)]
+def _beside(deployment: FlashDeployment) -> list[Rule]:
+    """Whom gateways ask or tell beside engines, each once."""
+    oidc, tracing = deployment.spec.gateway.auth.oidc, (deployment.spec.observability or Observability()).tracing
+    found: list[Rule] = []
+    if oidc is not None:
+        host, port = _address(oidc.issuer_url)
+        # Discovery is at the URL; the keys may be on another host, by HTTPS like everything of a provider.
+        found += [_to_host(host, port), _to_host(host, HTTPS)]
+    if tracing is not None:
+        found.append(_to_host(*_address(tracing.otlp_endpoint)))
+    return [rule for index, rule in enumerate(found) if rule not in found[:index]]
 
 
 def _to_host(host: str, port: int) -> Rule:
-    inside = host.endswith((".svc", ".svc.cluster.local"))
+    # One label alone is a Service of the same namespace.
+    inside = host.endswith((".svc", ".svc.cluster.local")) or ("." not in host and host != "")
     peers = [_CLUSTER] if inside else [dict(block) for block in _INTERNET]
     return {"to": peers, "ports": [_tcp(port)]}
 

@@ -15,12 +15,12 @@ from flash_runtime.gateway.gateway import Gateway
 from flash_runtime.gateway.health import Canary
 from flash_runtime.gateway.http import CLIENT_GONE, ClientGone, error_response
 from flash_runtime.gateway.middleware import STATUS_CLIENT_GONE, Guard, Observe
-from flash_runtime.gateway.record import record_of
+from flash_runtime.gateway.record import Traces, record_of
 from flash_runtime.gateway.routes import Routes
 
 
-def create_app(gateway: Gateway, *, access: Access, drain: Drain) -> ASGIApp:
-    """The application for one gateway."""
+def create_app(gateway: Gateway, *, access: Access, drain: Drain, traces: Traces | None = None) -> ASGIApp:
+    """The application for one gateway; `traces` None = requests are not traced."""
     clock = gateway.surroundings.clock
     inner = Starlette(
         routes=Routes(gateway, Canary(gateway, clock=clock), drain).table(),
@@ -35,7 +35,8 @@ def create_app(gateway: Gateway, *, access: Access, drain: Drain) -> ASGIApp:
     guarded = Guard(
         inner, access=access, metrics=gateway.metrics, max_inflight=gateway.config.limits.max_inflight_requests
     )
-    return Observe(guarded, metrics=gateway.metrics, drain=drain, clock=clock, draw_id=gateway.surroundings.draw_id)
+    draw_id = gateway.surroundings.draw_id
+    return Observe(guarded, metrics=gateway.metrics, drain=drain, clock=clock, draw_id=draw_id, traces=traces)
 
 
 async def _api_error(request: Request, error: Exception) -> Response:

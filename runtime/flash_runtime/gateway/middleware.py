@@ -18,7 +18,7 @@ from flash_runtime.gateway.drain import Drain
 from flash_runtime.gateway.errors import ApiError, internal_error, overloaded_gateway
 from flash_runtime.gateway.http import error_response
 from flash_runtime.gateway.metrics import Metrics
-from flash_runtime.gateway.record import SCOPE_KEY, Record
+from flash_runtime.gateway.record import SCOPE_KEY, Record, Traces
 
 logger = logging.getLogger(__name__)
 access_logger = logging.getLogger("flash_runtime.access")
@@ -49,12 +49,14 @@ class Observe:
         drain: Drain,
         clock: Callable[[], float],
         draw_id: Callable[[], str],
+        traces: Traces | None = None,
     ) -> None:
         self._app = app
         self._metrics = metrics
         self._drain = drain
         self._clock = clock
         self._draw_id = draw_id
+        self._traces = traces
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request; whatever goes wrong ends in a status, a log line and a count."""
@@ -62,6 +64,8 @@ class Observe:
             return await self._app(scope, receive, send)
         record = Record(f"req_{self._draw_id()}", started_at=self._clock())
         scope[SCOPE_KEY] = record
+        if self._traces is not None and scope["path"] not in OPEN_PATHS:
+            record.trace = self._traces.begin(scope, route_label(scope["path"]))
         status = 0
 
         async def send_and_look(message: Message) -> None:
@@ -87,6 +91,8 @@ class Observe:
     def _tell(self, scope: Scope, record: Record, status: int) -> None:
         route = route_label(scope["path"])
         self._metrics.count_request(route=route, code=status)
+        if record.trace is not None:
+            record.trace.end(record, status)
         level = logging.DEBUG if route in OPEN_PATHS else logging.INFO
         access_logger.log(
             level,
@@ -103,6 +109,7 @@ class Observe:
                 else round((record.first_token_at - record.started_at) * 1000, 2),
                 "prompt_tokens": record.prompt_tokens,
                 "completion_tokens": record.completion_tokens,
+                "trace_id": record.trace.trace_id if record.trace is not None else None,
             },
         )
 

@@ -3,10 +3,35 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 from starlette.types import Scope
 
 SCOPE_KEY = "flashplane.record"
+
+
+class Trace(Protocol):
+    """The spans of one request."""
+
+    @property
+    def trace_id(self) -> str | None:
+        """None when nothing of this request is sent."""
+
+    def engine_starts(self) -> None:
+        """The prompt is handed over."""
+
+    def engine_ended(self, record: Record, failure: str | None) -> None:
+        """Nothing more comes; `failure` names what an engine did wrong."""
+
+    def end(self, record: Record, status: int) -> None:
+        """The request is over."""
+
+
+class Traces(Protocol):
+    """Where spans begin."""
+
+    def begin(self, scope: Scope, route: str) -> Trace:
+        """The spans of a request that has just arrived."""
 
 
 @dataclass
@@ -26,6 +51,8 @@ class Record:
     first_token_at: float | None = None
     last_token_at: float | None = None
     error_code: str | None = None
+    trace: Trace | None = None
+    """None = requests are not traced."""
 
 
 def record_of(scope: Scope) -> Record:

@@ -41,6 +41,7 @@ from flash_runtime.text.tokenizer import Tokenizer
 if TYPE_CHECKING:
     from flash_runtime.gateway.provider_keys import HttpsFetch
     from flash_runtime.gateway.tokens import Tokens
+    from flash_runtime.gateway.tracing import Tracer
 
 logger = logging.getLogger(__name__)
 
@@ -94,9 +95,10 @@ def serve(config: GatewayConfig, listener: socket.socket, *, environment: Mappin
     drain = Drain()
     fetch = None if config.oidc is None else provider_fetch()
     access = Access(keys, tokens(config, fetch))
+    traces = tracer(config)
     server = Server(
         uvicorn.Config(
-            create_app(gateway, access=access, drain=drain),
+            create_app(gateway, access=access, drain=drain, traces=traces),
             loop="uvloop",
             http="httptools",
             ws="none",
@@ -112,6 +114,8 @@ def serve(config: GatewayConfig, listener: socket.socket, *, environment: Mappin
     set_up_logging(log_level)
     with asyncio.Runner(loop_factory=server.config.get_loop_factory()) as runner:
         runner.run(_serve(server, listener, pool.close, *((fetch.aclose,) if fetch is not None else ())))
+    if traces is not None:
+        traces.close()
     logger.info("stopped")
 
 
@@ -121,6 +125,17 @@ async def _serve(server: Server, listener: socket.socket, *close: Callable[[], A
     finally:
         for each in close:
             await each()
+
+
+def tracer(config: GatewayConfig) -> Tracer | None:
+    """Where traces go, if anywhere. Imported late: an extra, that costs nothing where it is off. Raises StartError."""
+    if config.tracing is None:
+        return None
+    try:
+        from flash_runtime.gateway.tracing import Tracer
+    except ModuleNotFoundError as error:
+        raise StartError(f"tracing needs {error.name}: pip install 'flashplane[tracing]'") from error
+    return Tracer(config.tracing, model=config.served_model_name, instance=socket.gethostname())
 
 
 def provider_fetch() -> HttpsFetch:
