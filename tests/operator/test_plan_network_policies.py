@@ -132,6 +132,20 @@ def test_gateways_reach_a_token_provider_only_where_one_is_named(
     assert policy("engine", gateway={"auth": {"oidc": oidc}})["egress"] == []
 
 
+@pytest.mark.parametrize(
+    ("endpoint", "port", "is_inside"),
+    [
+        ("http://collector.monitoring.svc:4318", 4318, True),
+        ("http://collector:4318", 4318, True),
+        ("https://otlp.example.com", 443, False),
+    ],
+)
+def test_gateways_reach_a_collector_only_where_one_is_named(endpoint: str, port: int, is_inside: bool) -> None:
+    *_, found = policy("gateway", observability={"tracing": {"otlpEndpoint": endpoint}})["egress"]
+    assert found["ports"] == [{"protocol": "TCP", "port": port}]
+    assert ("namespaceSelector" in found["to"][0]) is is_inside
+
+
 def test_a_provider_beside_a_remote_model_is_no_second_rule() -> None:
     oidc = {"issuerURL": "https://login.example.com", "audiences": ["chat"]}
     model = {"source": "hf://allenai/OLMoE-1B-7B-0924"}
