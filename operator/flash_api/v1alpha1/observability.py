@@ -54,8 +54,8 @@ class Tracing(ApiModel):
         default=1,
         ge=0,
         le=100,
-        description="Share of requests that are traced, in percent, where the client has not decided in its traceparent "
-        "header. Example: 1.",
+        description="Share of requests that are traced, in percent, where the client has not decided in its "
+        "traceparent header. Example: 1.",
     )
 
 
