@@ -28,8 +28,8 @@ UNSERVED: Final = (
     Unserved("model.modelRef", "Write the source of the FlashModel into spec.model.source."),
     Unserved(
         "draft.mode",
-        "Write mode: Off or remove spec.draft; answers are the same, at the speed of one token a step.",
-        harmless=("Off",),
+        "Write mode: PromptLookup, which proposes text of the prompt and needs no model; answers are the same.",
+        harmless=("PromptLookup", "Off"),
     ),
     Unserved(
         "engine.autoscaling.provider",
@@ -40,10 +40,5 @@ UNSERVED: Final = (
     Unserved(
         "engine.autoscaling.scaleToZeroAfterSeconds",
         "Remove it: this release keeps minReplicas engine pods, and at least one.",
-    ),
-    Unserved(
-        "rollout.strategy",
-        "Use RollingUpdate, or run two deployments and share the requests before them.",
-        harmless=("RollingUpdate",),
     ),
 )

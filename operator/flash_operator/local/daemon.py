@@ -40,6 +40,7 @@ from flash_operator.probe import HttpProbe
 from flash_operator.reconcile import ReconcileSettings, reconcile
 from flash_operator.scaling import Scaler
 from flash_operator.scrape import HttpScrape
+from flash_operator.trial import Witness
 
 IDLE_SECONDS: Final = 15.0
 """How long a daemon without any FlashDeployment waits for its first one."""
@@ -64,6 +65,7 @@ class Daemon:
         self._probe = HttpProbe()
         self._scrape = HttpScrape()
         self._scaler = Scaler(self._scrape)
+        self._witness = Witness(self._scrape)
         self._settings = ReconcileSettings(
             plan=PlanSettings(has_outside=False), waiting_seconds=0.5, ready_seconds=10.0
         )
@@ -133,6 +135,7 @@ class Daemon:
                     now=lambda: datetime.now(UTC),
                     settings=self._settings,
                     scaler=self._scaler,
+                    witness=self._witness,
                 )
                 if outcome.gone:
                     return

@@ -9,13 +9,21 @@ from __future__ import annotations
 from typing import Final
 
 from flash_api import names
-from flash_api.config.engine import EngineConfig
-from flash_api.config.gateway import GatewayConfig, GatewayLimits, GatewayOidc, GatewayTls, GatewayTracing
+from flash_api.config.engine import EngineConfig, EngineDraft
+from flash_api.config.gateway import (
+    CanaryEngines,
+    GatewayConfig,
+    GatewayLimits,
+    GatewayOidc,
+    GatewayTls,
+    GatewayTracing,
+)
 from flash_api.quantities import whole_bytes
-from flash_api.v1alpha1.flashdeployment import FlashDeployment, Observability
+from flash_api.v1alpha1.flashdeployment import DraftMode, FlashDeployment, Observability
 from flash_operator.plan.certificates import ends_tls
 from flash_operator.plan.metadata import Manifest, content_hash, owned_object
 from flash_operator.plan.pods import drain_seconds
+from flash_operator.plan.replicas import tries_revisions
 from flash_operator.plan.settings import PlanSettings
 
 ENGINE_FILE: Final = names.FILE_ENGINE_CONFIG.rpartition("/")[2]
@@ -37,9 +45,17 @@ def engine_config(deployment: FlashDeployment) -> EngineConfig:
         max_concurrent_requests=spec.engine.max_concurrent_requests,
         kv_cache_bytes=whole_bytes(spec.engine.kv_cache.memory),
         kv_cache_dtype=spec.engine.kv_cache.dtype,
+        draft=_draft(deployment),
         log_level=(spec.observability or Observability()).log_level,
         shutdown_seconds=drain_seconds(deployment),
     )
+
+
+def _draft(deployment: FlashDeployment) -> EngineDraft | None:
+    draft = deployment.spec.draft
+    if draft is None or draft.mode is DraftMode.OFF:
+        return None
+    return EngineDraft(mode=draft.mode, lookahead=draft.lookahead)
 
 
 def gateway_config(deployment: FlashDeployment, settings: PlanSettings) -> GatewayConfig:
@@ -51,6 +67,7 @@ def gateway_config(deployment: FlashDeployment, settings: PlanSettings) -> Gatew
     return GatewayConfig(
         served_model_name=meta.name,
         engine=f"{engine_host}:{names.PORT_ENGINE_GRPC}",
+        canary=_canary_engines(deployment),
         model_dir=names.DIR_MODELS,
         max_context_tokens=spec.model.max_context_tokens,
         api_keys_file=names.FILE_API_KEYS if spec.gateway.auth.api_keys_secret_ref else None,
@@ -81,6 +98,14 @@ def _tracing(deployment: FlashDeployment) -> GatewayTracing | None:
     return GatewayTracing(endpoint=tracing.otlp_endpoint, sampling_percent=tracing.sampling_percent)
 
 
+def _canary_engines(deployment: FlashDeployment) -> CanaryEngines | None:
+    rollout = deployment.spec.rollout
+    if rollout is None or rollout.canary_percent is None:
+        return None
+    host = names.service_host(names.canary_name(deployment.metadata.name), deployment.metadata.namespace)
+    return CanaryEngines(engine=f"{host}:{names.PORT_ENGINE_GRPC}", percent=rollout.canary_percent)
+
+
 def engine_config_map(deployment: FlashDeployment) -> Manifest:
     """The ConfigMap with `engine.json`."""
     text = engine_config(deployment).model_dump_json(indent=2)
@@ -89,7 +114,12 @@ def engine_config_map(deployment: FlashDeployment) -> Manifest:
 
 def gateway_config_map(deployment: FlashDeployment, settings: PlanSettings) -> Manifest:
     """The ConfigMap with `gateway.json`."""
-    text = gateway_config(deployment, settings).model_dump_json(indent=2)
+    config = gateway_config(deployment, settings)
+    # Without what is not asked for, so that who never asks for it has the file of before.
+    unwanted = {field for field in ("oidc", "tls", "tracing") if getattr(config, field) is None}
+    if not tries_revisions(deployment):
+        unwanted.add("canary")
+    text = config.model_dump_json(indent=2, exclude=unwanted)
     return _config_map(deployment, names.COMPONENT_GATEWAY, GATEWAY_FILE, text)
 
 

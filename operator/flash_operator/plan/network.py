@@ -29,18 +29,18 @@ _INTERNAL_DNS_NAME: Final = "external-dns.alpha.kubernetes.io/internal-hostname"
 """Of the address that the Service has inside the cluster."""
 
 
-def engine_service(deployment: FlashDeployment) -> Manifest:
+def engine_service(deployment: FlashDeployment, component: str = names.COMPONENT_ENGINE) -> Manifest:
     """Headless: its name resolves to the address of each ready engine pod, and the gateway does the choosing."""
     return owned_object(
         deployment,
-        names.COMPONENT_ENGINE,
+        component,
         api_version="v1",
         kind="Service",
-        name=names.engine_name(deployment.metadata.name),
+        name=f"{deployment.metadata.name}-{component}",
         spec={
             "type": "ClusterIP",
             "clusterIP": "None",
-            "selector": selector(deployment, names.COMPONENT_ENGINE),
+            "selector": selector(deployment, component),
             "ports": [
                 {
                     "name": "grpc",

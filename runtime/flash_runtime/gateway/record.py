@@ -7,6 +7,8 @@ from typing import Protocol
 
 from starlette.types import Scope
 
+from flash_runtime.gateway.tracks import Track
+
 SCOPE_KEY = "flashplane.record"
 
 
@@ -53,6 +55,8 @@ class Record:
     error_code: str | None = None
     trace: Trace | None = None
     """None = requests are not traced."""
+    track: Track = Track.STABLE
+    """The revision that the request was given to."""
 
 
 def record_of(scope: Scope) -> Record:
