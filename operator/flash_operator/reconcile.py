@@ -24,8 +24,10 @@ from flash_operator.announcements import announcements, rollout_news
 from flash_operator.checks import refusal
 from flash_operator.cluster.protocol import Cluster, ClusterError, Forbidden, Key, Manifest
 from flash_operator.difference import identity, is_as_planned, owned_by, revision, superfluous
+from flash_operator.doors import door
 from flash_operator.plan import PlanSettings, optional_kinds, plan
 from flash_operator.plan.autoscale_record import recorded
+from flash_operator.plan.certificates import ends_tls
 from flash_operator.plan.routes import Kind, asked_kinds
 from flash_operator.probe import Probe
 from flash_operator.residency import Finding, Places, may_be_stopped, residency_finding
@@ -150,7 +152,7 @@ async def reconcile(
         probe=probe,
         residency=residency,
         served=served,
-        policy_enforced=settings.plan.policy_enforced,
+        settings=settings.plan,
     )
     seen = replace(
         seen,
@@ -181,7 +183,7 @@ async def reconcile(
         status_written=status != (live.get("status") or {}) and not unreported,
         status=status,
         unreported=unreported,
-        steady=steady(deployment, status, _probe_url(cluster, key, deployment)),
+        steady=steady(deployment, status, f"{_url(cluster, key, deployment, settings.plan)}{PROBE_PATH}"),
     )
 
 
@@ -351,22 +353,24 @@ async def _observe(
     probe: Probe,
     residency: Finding | None,
     served: tuple[Kind, ...],
-    policy_enforced: bool | None,
+    settings: PlanSettings,
 ) -> Observation:
     uid = live["metadata"].get("uid", "")
     own = tuple(child for child in children if owned_by(child, uid))
-    url = _probe_url(cluster, key, deployment)
-    asked = await probe(url) if url and statuses.may_probe(own, key.name) else None
+    url = _url(cluster, key, deployment, settings)
+    asked = await probe(f"{url}{PROBE_PATH}") if url and statuses.may_probe(own, key.name) else None
     spec: dict[str, Any] = live.get("spec") or {}
     ignored = cluster.ignored_fields(spec)
     if (
-        policy_enforced is False
+        settings.policy_enforced is False
         and deployment is not None
         and deployment.spec.endpoint.visibility is not Visibility.PUBLIC
     ):
         ignored = (*ignored, "endpoint.visibility: this cluster's network does not enforce NetworkPolicy")
-    hostname = deployment.spec.endpoint.hostname if deployment is not None else None
-    public = cluster.public_url(hostname) if hostname is not None else None
+    way_in = None
+    if deployment is not None and settings.has_outside:
+        way_in = door(key.name, deployment.spec.endpoint, own, inside=url)
+    base = url if way_in is None else way_in.url
     asked_for = asked_kinds(deployment) if deployment is not None else ()
     missing = tuple(kind for kind in asked_for if kind not in served)
     return Observation(
@@ -377,7 +381,8 @@ async def _observe(
         refusal=refused,
         error=str(error) if error is not None else None,
         error_is_final=error is not None and not error.retryable,
-        endpoint=f"{public or url.removesuffix(PROBE_PATH)}/v1" if url else "",
+        endpoint=f"{base}/v1" if base else "",
+        door=way_in,
         missing_kinds=missing,
         ignored_fields=ignored,
         suspended=deployment is not None and deployment.spec.suspend,
@@ -386,5 +391,8 @@ async def _observe(
     )
 
 
-def _probe_url(cluster: Cluster, key: Key, deployment: FlashDeployment | None) -> str:
-    return f"{cluster.endpoint_url(key, deployment.spec.endpoint.port)}{PROBE_PATH}" if deployment is not None else ""
+def _url(cluster: Cluster, key: Key, deployment: FlashDeployment | None, settings: PlanSettings) -> str:
+    """The endpoint as the operator reaches it; empty without a spec that could be read."""
+    if deployment is None:
+        return ""
+    return cluster.endpoint_url(key, deployment.spec.endpoint.port, tls=ends_tls(deployment, settings))

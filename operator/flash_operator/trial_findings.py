@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from flash_api.reasons import Reason
-from flash_api.v1alpha1.status_details import RolloutStatus
-from flash_operator.plan.rollout_record import REPLACING
+from flash_api.v1alpha1.status_details import REPLACING, RolloutStatus
 from flash_operator.roles import Role
 
 

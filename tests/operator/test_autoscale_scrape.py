@@ -111,3 +111,9 @@ def test_a_pod_with_two_families_is_one_pod_and_brackets_are_set() -> None:
 @pytest.mark.parametrize("slices", [[], [{}], [a_slice()], [a_slice(an_endpoint("10.0.0.1"), port=None)]])
 def test_a_slice_without_addresses_or_ports_names_nobody(slices: list[dict[str, Any]]) -> None:
     assert base_urls(slices) == ()
+
+
+def test_pods_that_speak_tls_are_asked_by_it() -> None:
+    ports = [{"name": "https", "port": 8080}]
+    each = {"ports": ports, "endpoints": [{"addresses": ["10.0.0.1"], "conditions": {"serving": True}}]}
+    assert base_urls([each]) == ("https://10.0.0.1:8080",)

@@ -54,9 +54,9 @@ def controllers_act(cluster: MemoryCluster) -> bool:
     return cluster.contents() != before
 
 
-async def converge(cluster: MemoryCluster) -> Outcome:
+async def converge(cluster: MemoryCluster, probe: Any = answering) -> Outcome:
     for _ in range(10):
-        outcome = await run(cluster)
+        outcome = await run(cluster, probe)
         if not controllers_act(cluster) and outcome.writes == 0:
             break
     return outcome
@@ -507,6 +507,43 @@ async def test_a_route_is_made_where_the_cluster_knows_the_kind_and_missed_where
     user_changes(cluster, endpoint={})
     await converge(cluster)
     assert "HTTPRoute/chat-gateway" not in cluster.contents()
+
+
+BALANCED = {"visibility": "Public", "tls": {"secretName": "chat-tls"}, "port": 443}
+
+
+async def test_an_endpoint_is_ready_when_its_load_balancer_has_an_address() -> None:
+    cluster, asked = a_cluster(endpoint=BALANCED, gateway=KEYS), []
+
+    async def probe(url: str) -> ProbeResult:
+        asked.append(url)
+        return ProbeResult(ok=True, message="")
+
+    outcome = await converge(cluster, probe)
+    assert ready(outcome) == "False LoadBalancerPending"
+    assert outcome.status.get("endpoint", "") == ""
+    assert set(asked) == {"https://chat-gateway.default.svc:443/readyz"}
+    address = {"loadBalancer": {"ingress": [{"ip": "203.0.113.9"}]}}
+    cluster.edit("Service", Key("default", "chat-gateway"), lambda service: service.update(status=address))
+    outcome = await converge(cluster, probe)
+    assert ready(outcome) == "True Serving"
+    assert outcome.status["endpoint"] == "https://203.0.113.9/v1"
+    assert (await run(cluster, probe)).writes == 0
+
+
+async def test_a_certificate_that_is_not_issued_is_why_the_endpoint_is_silent() -> None:
+    issued = {"hostname": "chat.example.com", "tls": {"issuerRef": {"name": "letsencrypt"}}}
+    cluster = a_cluster(endpoint=issued)
+
+    async def silent(url: str) -> ProbeResult:
+        return ProbeResult(ok=False, message="nobody listens")
+
+    assert ready(await converge(cluster, silent)) == "False KindNotServed"
+    cluster.kinds.add(("cert-manager.io/v1", "Certificate"))
+    assert ready(await converge(cluster, silent)) == "False CertificatePending"
+    user_changes(cluster, endpoint={})
+    await converge(cluster)
+    assert "Certificate/chat-gateway" not in cluster.contents()
 
 
 async def test_a_pod_monitor_is_made_only_where_the_cluster_knows_the_kind() -> None:

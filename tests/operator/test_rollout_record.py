@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flash_api import names
-from flash_api.v1alpha1.status_details import HISTORY_MAX, RolloutStatus
-from flash_operator.plan.rollout_record import REPLACING, recorded, rolled
+from flash_api.v1alpha1.status_details import HISTORY_MAX, REPLACING, RolloutStatus
+from flash_operator.plan.rollout_record import recorded, rolled
 from flash_operator.rollouts import rolling_update
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)

@@ -9,12 +9,10 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Final
 
-from flash_api.v1alpha1.status_details import HISTORY_MAX, RolloutEvent, RolloutStatus
+from flash_api.v1alpha1.status_details import HISTORY_MAX, REPLACING, RolloutEvent, RolloutStatus
 from flash_operator.plan.metadata import Manifest
 
 MESSAGE_MAX: Final = 512
-REPLACING: Final = "Replacing"
-"""The step of a rolling update that is under way."""
 
 
 def recorded(status: Manifest) -> RolloutStatus | None:

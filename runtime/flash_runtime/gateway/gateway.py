@@ -143,18 +143,24 @@ class Gateway:
             ),
         )
         record.prompt_tokens, record.num_choices = usage.prompt_tokens, len(choices)
+        failure: str | None = None
+        if record.trace is not None:
+            record.trace.engine_starts()
         try:
             async with aclosing(pieces):
                 async for piece in pieces:
                     self._note(piece, usage, record)
                     yield piece
         except EngineError as error:
+            failure = type(error).__name__
             if not isinstance(error, EngineRefused | EngineOverloaded):
                 self.answered_at = None
                 self.num_failures += 1
             raise from_engine(error) from error
         finally:
             self._settle(record)
+            if record.trace is not None:
+                record.trace.engine_ended(record, failure)
 
     def check_model(self, name: str) -> None:
         """Raises ApiError for a model that is not served here."""
