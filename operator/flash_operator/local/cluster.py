@@ -89,12 +89,20 @@ class LocalCluster:
         return f"http://{LOOPBACK}:{port}"
 
     def ignored_fields(self, spec: Manifest) -> tuple[str, ...]:
+        holds = ("rollout.paused",) if _value(spec, "rollout.strategy") == "Canary" else ()
         ignored = [
-            f"{field}: {reason}" for field, harmless, reason in _IGNORED if _value(spec, field) not in (None, harmless)
+            f"{field}: {reason}"
+            for field, harmless, reason in _IGNORED
+            if field not in holds and _value(spec, field) not in (None, harmless)
         ]
         if _value(spec, "engine.autoscaling") is not None and _value(spec, "gateway.replicas") not in (None, 1):
             ignored.append(
                 "engine.autoscaling: several gateways share one port here, so none can be asked for its load"
+            )
+        if _value(spec, "rollout.canaryPercent") is not None and _value(spec, "gateway.replicas") not in (None, 1):
+            ignored.append(
+                "rollout.canaryPercent: several gateways share one port here, so none can be asked how a canary does; "
+                "write gateway.replicas: 1"
             )
         return tuple(ignored)
 

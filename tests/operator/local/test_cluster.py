@@ -82,6 +82,8 @@ async def test_an_object_that_changed_meanwhile_is_not_deleted(store: Store) -> 
         ({"rollout": {"surge": 1, "paused": False, "progressDeadlineSeconds": 60}}, ()),
         ({"rollout": {"surge": 0, "paused": True}}, ("rollout.surge", "rollout.paused")),
         ({"engine": {"resources": {"cpu": "2", "memory": None}}}, ("engine.resources.cpu",)),
+        ({"rollout": {"strategy": "Canary", "canaryPercent": 10, "paused": True}}, ()),
+        ({"rollout": {"canaryPercent": 10}, "gateway": {"replicas": 2}}, ("rollout.canaryPercent",)),
     ],
 )
 def test_fields_that_do_not_hold_here_are_named_when_they_are_set(
