@@ -85,7 +85,7 @@ class Observation:
     scaling: ScalingStatus | None = None
     """What autoscaling decided; None = it is off."""
     rollout: RolloutStatus | None = None
-    """How far the trial of a new revision has got; None = revisions are not tried."""
+    """How far the newest revision has got; None = nothing was ever planned."""
     enough_engines: int | None = None
     """Engine pods that suffice while more are wanted, as where autoscaling adds them; None = all that are wanted."""
 

@@ -11,8 +11,9 @@ from flash_api import names
 from flash_operator.cluster.memory import MemoryCluster
 from flash_operator.cluster.protocol import ClusterError, Forbidden, Key, Manifest
 from flash_operator.plan import PlanSettings
-from flash_operator.reconcile import Outcome, ReconcileSettings, Steady, reconcile
+from flash_operator.reconcile import Outcome, ReconcileSettings, reconcile
 from flash_operator.status import ProbeResult
+from flash_operator.steady import Steady
 
 KEY = Key("default", "chat")
 ENGINE, GATEWAY = Key("default", "chat-engine"), Key("default", "chat-gateway")
@@ -99,14 +100,14 @@ async def test_what_came_of_the_first_objects_is_reported_by_the_pass_after() ->
 
 
 async def test_a_refusal_is_reported_at_once() -> None:
-    cluster = a_cluster(model={"source": "s3://bucket/model"})
+    cluster = a_cluster(model={"source": "http://example.com/model.gguf"})
     outcome = await run(cluster)
     assert (outcome.unreported, outcome.status_written) == (False, True)
 
 
 async def test_only_a_settled_deployment_that_depends_on_nothing_unwatched_is_steady() -> None:
-    steady = await converge(a_cluster())
-    assert steady.steady == Steady("http://chat-gateway.default.svc:8080/readyz")
+    outcome = await converge(a_cluster())
+    assert outcome.steady == Steady("http://chat-gateway.default.svc:8080/readyz", None)
     assert (await run(a_cluster())).steady is None
     assert (await converge(a_cluster(engine={"autoscaling": {"maxReplicas": 2}}))).steady is None
     resident = a_cluster(residency=EU)
@@ -608,20 +609,3 @@ async def test_pods_that_may_not_be_read_leave_the_counts_standing() -> None:
     cluster = a_cluster()
     await converge(cluster)
     assert ready(await run(WithoutPods(cluster))) == "True Serving"
-
-
-@pytest.mark.parametrize(
-    ("written", "answer", "holds"),
-    [
-        (None, ProbeResult(ok=True, message=""), True),
-        (None, ProbeResult(ok=False, message="no engine"), False),
-        (None, ProbeResult(ok=True, message="", milliseconds={"ttft": 60.0}), False),
-        ({"ttftMilliseconds": 60}, ProbeResult(ok=True, message="", milliseconds={"ttft": 66.0}), True),
-        ({"ttftMilliseconds": 60}, ProbeResult(ok=True, message="", milliseconds={"ttft": 90.0}), False),
-        ({"ttftMilliseconds": 60}, ProbeResult(ok=True, message=""), True),
-    ],
-)
-def test_a_deployment_is_steady_while_its_answer_leaves_nothing_to_write(
-    written: Any, answer: ProbeResult, holds: bool
-) -> None:
-    assert Steady("http://chat/readyz", written).holds(answer) is holds
