@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from flash_api import names
-from flash_api.v1alpha1.endpoint import Endpoint
+from flash_api.v1alpha1.flashdeployment import FlashDeployment
 
 Manifest = Mapping[str, Any]
 
@@ -24,9 +24,11 @@ class Door:
     """Why gateway pods have no certificate yet."""
 
 
-def door(name: str, endpoint: Endpoint, children: Sequence[Manifest], *, inside: str) -> Door:
-    """The door of the endpoint of the deployment `name`. `inside` is its base URL in a place where others come from
-    outside."""
+def door(deployment: FlashDeployment | None, children: Sequence[Manifest], *, inside: str, outside: bool) -> Door:
+    """The door of an endpoint, found `inside` at that base URL. Where nobody comes from outside that is all of it."""
+    if deployment is None or not outside:
+        return Door(inside)
+    name, endpoint = deployment.metadata.name, deployment.spec.endpoint
     uncertified = _uncertified(children)
     if endpoint.gateway_ref is not None or endpoint.ingress_class_name is not None:
         return Door(f"https://{endpoint.hostname}", uncertified=uncertified)

@@ -183,7 +183,7 @@ async def reconcile(
         status_written=status != (live.get("status") or {}) and not unreported,
         status=status,
         unreported=unreported,
-        steady=steady(deployment, status, f"{_url(cluster, key, deployment, settings.plan)}{PROBE_PATH}"),
+        steady=steady(deployment, status, _probe_url(cluster, key, deployment, settings.plan)),
     )
 
 
@@ -357,8 +357,8 @@ async def _observe(
 ) -> Observation:
     uid = live["metadata"].get("uid", "")
     own = tuple(child for child in children if owned_by(child, uid))
-    url = _url(cluster, key, deployment, settings)
-    asked = await probe(f"{url}{PROBE_PATH}") if url and statuses.may_probe(own, key.name) else None
+    url = _probe_url(cluster, key, deployment, settings)
+    asked = await probe(url) if url and statuses.may_probe(own, key.name) else None
     spec: dict[str, Any] = live.get("spec") or {}
     ignored = cluster.ignored_fields(spec)
     if (
@@ -367,10 +367,7 @@ async def _observe(
         and deployment.spec.endpoint.visibility is not Visibility.PUBLIC
     ):
         ignored = (*ignored, "endpoint.visibility: this cluster's network does not enforce NetworkPolicy")
-    way_in = None
-    if deployment is not None and settings.has_outside:
-        way_in = door(key.name, deployment.spec.endpoint, own, inside=url)
-    base = url if way_in is None else way_in.url
+    way_in = door(deployment, own, inside=url.removesuffix(PROBE_PATH), outside=settings.has_outside)
     asked_for = asked_kinds(deployment) if deployment is not None else ()
     missing = tuple(kind for kind in asked_for if kind not in served)
     return Observation(
@@ -381,7 +378,7 @@ async def _observe(
         refusal=refused,
         error=str(error) if error is not None else None,
         error_is_final=error is not None and not error.retryable,
-        endpoint=f"{base}/v1" if base else "",
+        endpoint=f"{way_in.url}/v1" if way_in.url else "",
         door=way_in,
         missing_kinds=missing,
         ignored_fields=ignored,
@@ -391,8 +388,8 @@ async def _observe(
     )
 
 
-def _url(cluster: Cluster, key: Key, deployment: FlashDeployment | None, settings: PlanSettings) -> str:
-    """The endpoint as the operator reaches it; empty without a spec that could be read."""
+def _probe_url(cluster: Cluster, key: Key, deployment: FlashDeployment | None, settings: PlanSettings) -> str:
     if deployment is None:
         return ""
-    return cluster.endpoint_url(key, deployment.spec.endpoint.port, tls=ends_tls(deployment, settings))
+    port, tls = deployment.spec.endpoint.port, ends_tls(deployment, settings)
+    return f"{cluster.endpoint_url(key, port, tls=tls)}{PROBE_PATH}"

@@ -5,7 +5,6 @@ from typing import Any
 import pytest
 from builders import a_deployment
 
-from flash_api.v1alpha1.endpoint import Endpoint
 from flash_operator.doors import Door, door
 from flash_operator.plan import PlanSettings, optional_kinds, plan
 
@@ -125,7 +124,7 @@ INSIDE = "http://chat-gateway.default.svc:8080"
 
 
 def way_in(endpoint: dict[str, Any], *children: dict[str, Any]) -> Door:
-    return door("chat", Endpoint.model_validate(endpoint), children, inside=INSIDE)
+    return door(a_deployment(endpoint=endpoint), children, inside=INSIDE, outside=True)
 
 
 def a_service(*ingress: dict[str, str]) -> dict[str, Any]:
@@ -171,6 +170,10 @@ def test_without_an_address_nobody_can_come(children: list[dict[str, Any]]) -> N
 def test_a_certificate_that_is_not_issued_is_told_with_its_own_words(status: dict[str, Any], why: str) -> None:
     certificate = {"kind": "Certificate", "metadata": {"name": "chat-gateway"}, "status": status}
     assert way_in(ISSUED, certificate).uncertified == f"Certificate chat-gateway is not issued: {why}"
+
+
+def test_where_nobody_comes_from_outside_the_way_in_is_the_one_inside() -> None:
+    assert door(a_deployment(endpoint=BALANCED), (), inside=INSIDE, outside=False) == Door(INSIDE)
 
 
 def test_an_issued_certificate_keeps_nobody_waiting() -> None:

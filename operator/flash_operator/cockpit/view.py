@@ -101,7 +101,7 @@ def _trial(rollout: Manifest) -> str:
         return ""
     beside = f" beside {rollout['previousRevision']}" if rollout.get("previousRevision") else ""
     share = f", {rollout['canaryPercent']} % of the requests" if rollout.get("canaryPercent") else ""
-    last = (rollout.get("history") or ({},))[0]
+    last: Mapping[str, Any] = (rollout.get("history") or ({},))[0]
     why = f". {last['reason']}: {last.get('message', '')}" if last.get("reason") else ""
     return f"revision {rollout.get('revision', '')}{beside}: {step}{share}{why}"
 

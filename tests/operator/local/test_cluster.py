@@ -79,6 +79,10 @@ async def test_an_object_that_changed_meanwhile_is_not_deleted(store: Store) -> 
             {"endpoint": {"visibility": "Public", "hostname": "a.example.com", "gatewayRef": {"name": "edge"}}},
             ("endpoint.visibility", "endpoint.hostname", "endpoint.gatewayRef"),
         ),
+        (
+            {"endpoint": {"tls": {"secretName": "t"}, "allowedCIDRs": ["10.0.0.0/8"], "loadBalancer": {"class": "c"}}},
+            ("endpoint.allowedCIDRs", "endpoint.loadBalancer", "endpoint.tls"),
+        ),
         ({"rollout": {"surge": 1, "paused": False, "progressDeadlineSeconds": 60}}, ()),
         ({"rollout": {"surge": 0, "paused": True}}, ("rollout.surge", "rollout.paused")),
         ({"engine": {"resources": {"cpu": "2", "memory": None}}}, ("engine.resources.cpu",)),
