@@ -118,11 +118,6 @@ MODELS: Final = Resource(
 RESOURCES: Final = (DEPLOYMENTS, MODELS)
 
 
-def custom_resource_definitions() -> tuple[Schema, ...]:
-    """The whole manifest of each CRD."""
-    return tuple(custom_resource_definition(resource) for resource in RESOURCES)
-
-
 def custom_resource_definition(resource: Resource = DEPLOYMENTS) -> Schema:
     """The whole manifest of one CRD."""
     return {

@@ -14,19 +14,20 @@ from aiohttp import web
 from flash_api import names
 from flash_api.conditions import ConditionType
 from flash_operator.cluster.protocol import Cluster, ClusterError, Key
-from flash_operator.difference import Identity
-from flash_operator.handlers import WATCHED_KINDS, deliver_events
+from flash_operator.cluster.watching import Listener, WatchedObjects
+from flash_operator.handlers import deliver_events
 from flash_operator.lease import Elector
 from flash_operator.logs import EXTRA
 from flash_operator.metrics import Metrics, application
 from flash_operator.probe import Probe
 from flash_operator.queue import Loops
-from flash_operator.reconcile import Outcome, reconcile
+from flash_operator.reconcile import Outcome, Steady, reconcile
 from flash_operator.scaling import Scaler
 from flash_operator.scrape import Scrape
 from flash_operator.settings import OperatorSettings
 from flash_operator.status import condition
-from flash_operator.watchdog import ChildWatchdog, Watchdog
+from flash_operator.trial import Witness
+from flash_operator.watchdog import Watchdog
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +46,7 @@ class Controller:
         self,
         cluster: Cluster,
         inventory: Inventory,
+        watched: WatchedObjects,
         *,
         probe: Probe,
         scrape: Scrape,
@@ -55,17 +57,20 @@ class Controller:
     ) -> None:
         self._cluster = cluster
         self._inventory = inventory
+        self._watched = watched
         self._probe = probe
         self._scaler = Scaler(scrape)
+        self._witness = Witness(scrape)
         self._now = now
         self._clock = clock
         self._settings = settings
         self._metrics = metrics if metrics is not None else Metrics()
         self._watchdog = Watchdog(per_namespace=bool(settings.namespaces))
-        self._child_watchdog = ChildWatchdog(settings.audit_seconds, per_namespace=bool(settings.namespaces))
         self._silent = asyncio.Event()
         self._listed_at: float | None = None
-        self._loops = Loops(self._step, clock=clock, settings=settings.queue, waited=self._metrics.waited)
+        self._loops = Loops(
+            self._step, look=self._look, clock=clock, settings=settings.queue, waited=self._metrics.waited
+        )
         self._metrics.queue_depth.set_function(lambda: self._loops.waiting)
 
     def ailments(self) -> tuple[str, ...]:
@@ -99,6 +104,7 @@ class Controller:
         self._metrics.leading.set(1)
         tasks = [
             asyncio.create_task(elector.hold(), name="hold the lease"),
+            asyncio.create_task(self._watched.run(self._listener()), name="watches"),
             asyncio.create_task(self._events(), name="events"),
             asyncio.create_task(self._audit(), name="audit"),
         ]
@@ -117,6 +123,7 @@ class Controller:
 
     async def _events(self) -> None:
         """Have an event source for as long as we lead: kopf gives up on faults that pass, and may fall silent."""
+        await self._watched.begun()  # until then each pass would have to ask for what the lists are about to tell
         failures = 0
         while True:
             started = self._clock()
@@ -127,7 +134,6 @@ class Controller:
             self._metrics.watch_restarts.inc()
             await asyncio.sleep(self._restart_pause_seconds(failures))
             self._watchdog.reset()
-            self._child_watchdog.reset()
             # What went away while nobody watched is not in the lists that the new source begins with.
             for key in self._loops.keys:
                 self._loops.wake(key)
@@ -137,7 +143,7 @@ class Controller:
         self._silent.clear()
         watch, namespaces = self._settings.watch, self._settings.namespaces
         source = asyncio.create_task(
-            deliver_events(self._loops.wake, self._delivered, self._child_delivered, namespaces=namespaces, watch=watch)
+            deliver_events(self._loops.wake, self._delivered, namespaces=namespaces, watch=watch)
         )
         silent = asyncio.create_task(self._silent.wait())
         try:
@@ -156,9 +162,15 @@ class Controller:
         self._metrics.heard(names.KIND, self._now().timestamp())
         self._watchdog.delivered(key, version, deleted=deleted)
 
-    def _child_delivered(self, owner: Key, child: Identity, version: str, *, deleted: bool) -> None:
-        self._metrics.heard(child[0], self._now().timestamp())
-        self._child_watchdog.delivered(owner, child, version, self._clock(), deleted=deleted)
+    def _listener(self) -> Listener:
+        def heard(kind: str) -> None:
+            self._metrics.heard(kind, self._now().timestamp())
+
+        def restarted(kind: str, cause: str) -> None:
+            log.warning("the watch of %s is begun anew: %s", kind, cause)
+            self._metrics.watch_restarts.inc()
+
+        return Listener(changed=self._loops.wake, heard=heard, restarted=restarted)
 
     async def _audit(self) -> None:
         while True:
@@ -170,15 +182,20 @@ class Controller:
             except ClusterError as error:
                 self._metrics.list_failures.inc()
                 log.warning("the list of FlashDeployments could not be read: %s", error)
-            if self._stale_watches():
-                self._silent.set()
             self._metrics.watch_stale.set(bool(self._stale_watches()))
+            if self._watchdog.is_stale:
+                self._silent.set()
+            self._watched.renew_stale()
             self._metrics.objects.set(len(self._loops.keys))
             self._metrics.failing.set(len(self._loops.failing))
 
     def _stale_watches(self) -> tuple[str, ...]:
         own = (names.KIND,) if self._watchdog.is_stale else ()
-        return (*own, *sorted(self._child_watchdog.stale(self._clock())))
+        return (*own, *sorted(self._watched.stale()))
+
+    async def _look(self, steady: Steady) -> bool:
+        """Whether a deployment that serves here is as its last pass found it: nothing was heard, and it answers."""
+        return self._watched.live and steady.holds(await self._probe(steady.url))
 
     async def _step(self, key: Key) -> Outcome:
         started = self._clock()
@@ -190,12 +207,11 @@ class Controller:
                 now=self._now,
                 settings=self._settings.reconcile,
                 scaler=self._scaler,
+                witness=self._witness,
             )
         except Exception:
             self._metrics.failed(self._clock() - started)
             raise
-        watched = {child: version for child, version in outcome.children.items() if child[0] in WATCHED_KINDS}
-        self._child_watchdog.seen(key, watched, self._clock())
         self._metrics.finished(outcome, self._clock() - started)
         self._metrics.is_now(key, outcome)
         _tell(key, outcome, self._clock() - started)

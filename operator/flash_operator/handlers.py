@@ -1,8 +1,9 @@
-"""kopf as a source of events, and nothing more: no finalizer, no annotation, no peering, no state.
+"""kopf as the source of events of FlashDeployments, and nothing more: no finalizer, no annotation, no peering, no
+state. What belongs to a FlashDeployment is watched by `cluster.watching`.
 
-An event carries no facts here. It names the FlashDeployment to look at; the loop reads everything afresh. Whatever kopf
-loses (a deletion during a relist, a silent watch) is found by the resync or the watchdogs. When kopf gives up, as it
-does for some faults that pass, the controller starts it anew.
+An event carries no facts here. It names the FlashDeployment to look at; the loop reads it afresh. Whatever kopf loses
+(a deletion during a relist, a silent watch) is found by the resync or the watchdog. When kopf gives up, as it does for
+some faults that pass, the controller starts it anew.
 
 kopf runs in a thread with a loop of its own: at its end it cancels every task that it finds around it, ours too.
 """
@@ -20,19 +21,13 @@ from typing import Any, Final, Protocol
 import kopf
 
 from flash_api import names
-from flash_operator.cluster.kubernetes import OWNED_KINDS, PLURALS
 from flash_operator.cluster.protocol import Key
-from flash_operator.difference import Identity
 from flash_operator.settings import WatchSettings
 
 log = logging.getLogger(__name__)
 
 STOP_SECONDS: Final = 5.0
 """How long kopf may take to close its watches; it holds nothing that must be saved."""
-
-CHILDREN: Final = tuple((*version.rpartition("/")[::2], PLURALS[kind], kind) for version, kind in OWNED_KINDS)
-"""Group, version, plural and kind of what we own."""
-WATCHED_KINDS: Final = frozenset(kind for *_, kind in CHILDREN)
 
 
 class Wake(Protocol):
@@ -47,14 +42,8 @@ class Delivered(Protocol):
     def __call__(self, key: Key, version: str, *, deleted: bool) -> None: ...
 
 
-class ChildDelivered(Protocol):
-    """Hears which version of a child of which FlashDeployment an event brought."""
-
-    def __call__(self, owner: Key, child: Identity, version: str, *, deleted: bool) -> None: ...
-
-
-def event_registry(wake: Wake, delivered: Delivered, child_delivered: ChildDelivered) -> kopf.OperatorRegistry:
-    """Handlers that turn events of FlashDeployments and of their children into wake-ups."""
+def event_registry(wake: Wake, delivered: Delivered) -> kopf.OperatorRegistry:
+    """Handlers that turn events of FlashDeployments into wake-ups."""
     registry = kopf.OperatorRegistry()
 
     @kopf.on.login(registry=registry)
@@ -67,26 +56,11 @@ def event_registry(wake: Wake, delivered: Delivered, child_delivered: ChildDeliv
         delivered(key, meta.get("resourceVersion", ""), deleted=type == "DELETED")
         wake(key, meta.get("generation"))
 
-    for group, version, plural, kind in CHILDREN:
-
-        @kopf.on.event(
-            group,
-            version,
-            plural,
-            registry=registry,
-            id=f"child_{plural}",
-            labels={names.LABEL_DEPLOYMENT: kopf.PRESENT},
-        )
-        async def child_event(*, type: str | None, meta: Mapping[str, Any], kind: str = kind, **_: Any) -> None:
-            owner = Key(meta["namespace"], meta["labels"][names.LABEL_DEPLOYMENT])
-            child_delivered(owner, (kind, meta["name"]), meta.get("resourceVersion", ""), deleted=type == "DELETED")
-            wake(owner)
-
     return registry
 
 
 def kopf_settings(watch: WatchSettings) -> kopf.OperatorSettings:
-    """Bounded waits, our children only, and nothing written by kopf itself."""
+    """Bounded waits, and nothing written by kopf itself."""
     settings = kopf.OperatorSettings()
     settings.posting.enabled = False
     settings.peering.standalone = True
@@ -103,16 +77,12 @@ def kopf_settings(watch: WatchSettings) -> kopf.OperatorSettings:
     settings.networking.connect_timeout = watch.connect_timeout_seconds
     # The defaults add up to six minutes in which nobody watches.
     settings.networking.error_backoffs = watch.error_backoffs_seconds
-    # Memory must not grow with objects that are none of ours.
-    for group, version, plural, _ in CHILDREN:
-        settings.watching.label_selectors[group, version, plural] = names.LABEL_DEPLOYMENT
     return settings
 
 
 async def deliver_events(
     wake: Wake,
     delivered: Delivered,
-    child_delivered: ChildDelivered,
     *,
     namespaces: tuple[str, ...],
     watch: WatchSettings,
@@ -131,9 +101,6 @@ async def deliver_events(
     def delivered_here(key: Key, version: str, *, deleted: bool) -> None:
         loop.call_soon_threadsafe(functools.partial(delivered, key, version, deleted=deleted))
 
-    def child_delivered_here(owner: Key, child: Identity, version: str, *, deleted: bool) -> None:
-        loop.call_soon_threadsafe(functools.partial(child_delivered, owner, child, version, deleted=deleted))
-
     def end(error: Exception | None) -> None:
         if not ended.done():
             ended.set_result(error)
@@ -142,7 +109,7 @@ async def deliver_events(
         # Of several watches that fail together kopf raises one error and forgets the others.
         asyncio.get_running_loop().set_exception_handler(lambda _, context: log.debug("%s", context["message"]))
         await kopf.operator(
-            registry=event_registry(wake_here, delivered_here, child_delivered_here),
+            registry=event_registry(wake_here, delivered_here),
             settings=kopf_settings(watch),
             standalone=True,
             clusterwide=not namespaces,

@@ -6,6 +6,7 @@ from typing import Protocol
 
 import aiohttp
 
+from flash_operator.latency import HEADER, told
 from flash_operator.status import ProbeResult
 
 BODY_MAX = 300
@@ -32,7 +33,8 @@ class HttpProbe:
         try:
             async with self._session.get(url, allow_redirects=False) as response:
                 if response.status == 200:
-                    return ProbeResult(ok=True, message="")
+                    lately = told(response.headers.get(HEADER, ""))
+                    return ProbeResult(ok=True, message="", milliseconds=lately)
                 body = (await response.content.read(BODY_MAX)).decode(errors="replace").strip()
                 return ProbeResult(ok=False, message=f"GET {url} answered {response.status}: {body}")
         except TimeoutError:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 from pydantic import ValidationError
 
@@ -20,17 +20,21 @@ from flash_api.manifest import describe, stored_deployment
 from flash_api.v1alpha1.flashdeployment import FlashDeployment, Visibility
 from flash_api.v1alpha1.status import ScalingStatus
 from flash_operator import status as statuses
-from flash_operator.announcements import announcements
+from flash_operator.announcements import announcements, rollout_news
 from flash_operator.checks import refusal
 from flash_operator.cluster.protocol import Cluster, ClusterError, Forbidden, Key, Manifest
-from flash_operator.difference import Identity, identity, is_as_planned, owned_by, revision, superfluous
+from flash_operator.difference import identity, is_as_planned, owned_by, revision, superfluous
+from flash_operator.latency import latency
 from flash_operator.plan import PlanSettings, optional_kinds, plan
 from flash_operator.plan.autoscale_record import recorded
 from flash_operator.plan.routes import Kind, asked_kinds
 from flash_operator.probe import Probe
 from flash_operator.residency import Finding, Places, may_be_stopped, residency_finding
 from flash_operator.scaling import Scaler, scaled
-from flash_operator.status import Observation
+from flash_operator.status import Observation, ProbeResult
+from flash_operator.trial import Plans, Witness, plans
+
+PROBE_PATH: Final = "/readyz"
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,19 @@ class ReconcileSettings:
     """Next look while something is on its way. Children wake the loop too; this catches what sends no event."""
     ready_seconds: float = 15.0
     """Next look at a deployment that serves: how late a broken route is noticed."""
+
+
+@dataclass(frozen=True)
+class Steady:
+    """How the endpoint of a settled deployment answers."""
+
+    url: str
+    latency: Mapping[str, Any] | None = None
+    """`status.latency` as it is written."""
+
+    def holds(self, answer: ProbeResult) -> bool:
+        """Whether the answer leaves nothing to write."""
+        return answer.ok and latency(answer.milliseconds, self.latency) == latency({}, self.latency)
 
 
 @dataclass(frozen=True)
@@ -60,8 +77,11 @@ class Outcome:
     status_written: bool = False
     status: Manifest = field(default_factory=dict)
     """The status as of this pass, in wire form."""
-    children: Mapping[Identity, str] = field(default_factory=dict)
-    """Versions of the live objects that this pass found, for those who watch the watches."""
+    unreported: bool = False
+    """The first objects were made, and what came of them is left for the next pass to say: it is due soon."""
+    steady: Steady | None = None
+    """While nothing is heard of the deployment and its objects and this is so, a pass would change nothing; None = only
+    a pass can tell."""
 
     @property
     def writes(self) -> int:
@@ -76,6 +96,7 @@ async def reconcile(
     now: Callable[[], datetime],
     settings: ReconcileSettings,
     scaler: Scaler | None = None,
+    witness: Witness | None = None,
 ) -> Outcome:
     """Bring the cluster one step nearer to the spec of `key` and write down how far it is.
 
@@ -86,6 +107,8 @@ async def reconcile(
     if live is None or live["metadata"].get("deletionTimestamp"):
         if scaler is not None:
             scaler.forget(key)
+        if witness is not None:
+            witness.forget(key)
         return Outcome(gone=True)
 
     deployment, refused = _accept(live)
@@ -95,19 +118,36 @@ async def reconcile(
         children = await cluster.owned(key)
     except Forbidden as denied:
         return await _report_unread(cluster, key, live, refused, denied, now)
-    residency = None if deployment is None else await _residency(cluster, key, deployment)
+    pods, pods_unread = await _pods(cluster, key)
+    residency = None if deployment is None else await _residency(cluster, deployment, pods, pods_unread)
     served = await _served(cluster, deployment)
     previous = live.get("status") or {}
     scaling = recorded(previous)
+    trial: Plans | None = None
     if deployment is not None and refused is None:
         if scaler is not None:
             scaling = await scaled(scaler, cluster, key, deployment, children, scaling, now())
             previous = await _remember(cluster, key, previous, scaling)
         try:
-            await _converge(cluster, deployment, children, settings.plan, served, changes, scaling)
+            scaled_to = scaling.desired_replicas if scaling and deployment.spec.engine.autoscaling else None
+            planned = plan(deployment, settings.plan, engine_replicas=scaled_to, served=served).objects
+            trial = await plans(
+                witness,
+                cluster,
+                key,
+                deployment,
+                planned,
+                children,
+                status=previous,
+                engine_replicas=scaled_to,
+                now=now(),
+            )
+            previous = await _remember_rollout(cluster, key, live, previous, trial, now)
+            await _converge(cluster, deployment, children, planned, settings.plan, changes, trial)
             await _stop_outside(cluster, residency, changes)
         except ClusterError as failure:
             error = failure
+    first = not children and not live.get("status")
     if changes.applied or changes.deleted:
         children = await cluster.owned(key)
 
@@ -127,12 +167,15 @@ async def reconcile(
     seen = replace(
         seen,
         scaling=scaling,
+        rollout=trial.course.record if trial is not None else None,
         enough_engines=_enough(deployment),
-        pods=await _pods(cluster, key),
+        pods=pods,
         applied_revision=changes.revision,
     )
     status = statuses.status(seen, previous, now())
-    if status != previous:
+    # A first status that says only that everything was just asked for would be one of two within a moment.
+    unreported = first and bool(changes.applied) and error is None
+    if status != previous and not unreported:
         await cluster.write_status(key, status)
         # Told afterwards: cut off in between, news is lost, which may be; the status, which counts, never waits for it.
         for news in announcements(previous, status, uid=str(live["metadata"].get("uid", ""))):
@@ -145,10 +188,23 @@ async def reconcile(
         error=str(error) if error is not None else None,
         applied=tuple(changes.applied),
         deleted=tuple(changes.deleted),
-        status_written=status != (live.get("status") or {}),
+        status_written=status != (live.get("status") or {}) and not unreported,
         status=status,
-        children={identity(child): str(child["metadata"].get("resourceVersion", "")) for child in children},
+        unreported=unreported,
+        steady=_steady(cluster, key, deployment, status),
     )
+
+
+def _steady(cluster: Cluster, key: Key, deployment: FlashDeployment | None, status: Manifest) -> Steady | None:
+    """Where a deployment answers that is settled and depends on nothing that sends no event: load, nodes, routes."""
+    settled = (statuses.condition(status, ConditionType.RECONCILING) or {}).get("reason") == Reason.SETTLED
+    ready = (statuses.condition(status, ConditionType.READY) or {}).get("status") == "True"
+    if deployment is None or not (ready and settled):
+        return None
+    spec = deployment.spec
+    if spec.engine.autoscaling is not None or spec.residency is not None or asked_kinds(deployment):
+        return None
+    return Steady(f"{cluster.endpoint_url(key, spec.endpoint.port)}{PROBE_PATH}", status.get("latency"))
 
 
 async def _report_unread(
@@ -201,6 +257,25 @@ async def _remember(cluster: Cluster, key: Key, previous: Manifest, scaling: Sca
     return status
 
 
+async def _remember_rollout(
+    cluster: Cluster,
+    key: Key,
+    live: Manifest,
+    previous: Manifest,
+    trial: Plans | None,
+    now: Callable[[], datetime],
+) -> Manifest:
+    """Write a step down before anything acts on it: a revision that failed must not be tried again after a crash."""
+    said = trial.course.record.model_dump(mode="json", by_alias=True, exclude_none=True) if trial is not None else None
+    if said is None or said == previous.get("rollout"):
+        return previous
+    status = {**previous, "rollout": said}
+    await cluster.write_status(key, status)
+    for news in rollout_news(previous, status, uid=str(live["metadata"].get("uid", ""))):
+        await cluster.announce(live, news, now())
+    return status
+
+
 def _enough(deployment: FlashDeployment | None) -> int | None:
     scaling = deployment.spec.engine.autoscaling if deployment is not None else None
     return scaling.min_replicas if scaling is not None else None
@@ -210,13 +285,17 @@ async def _converge(
     cluster: Cluster,
     deployment: FlashDeployment,
     children: tuple[Manifest, ...],
+    planned: tuple[Manifest, ...],
     settings: PlanSettings,
-    served: tuple[Kind, ...],
     changes: _Changes,
-    scaling: ScalingStatus | None,
+    trial: Plans | None,
 ) -> None:
-    scaled_to = scaling.desired_replicas if scaling and deployment.spec.engine.autoscaling else None
-    planned = plan(deployment, settings, engine_replicas=scaled_to, served=served).objects
+    kept: frozenset[str] = frozenset()
+    if trial is not None:
+        planned, kept = trial.carried_out(planned, children, deployment, settings)
+        for manifest in trial.leaving:
+            await cluster.delete(manifest)
+            changes.deleted.append("/".join(identity(manifest)))
     live = {identity(manifest): manifest for manifest in children}
     for desired in planned:
         present = live.get(identity(desired))
@@ -225,7 +304,12 @@ async def _converge(
             changes.applied.append("/".join(identity(desired)))
     changes.revision = revision(planned)
 
-    left_over = superfluous(children, planned, deployment.metadata.uid)
+    gone = {identity(manifest) for manifest in trial.leaving} if trial is not None else set()
+    left_over = tuple(
+        manifest
+        for manifest in superfluous(children, planned, deployment.metadata.uid)
+        if identity(manifest)[1] not in kept and identity(manifest) not in gone
+    )
     # A pod of the former revision that is moved to another node mounts the former configuration once more.
     if left_over and _rolled_out(children, deployment.metadata.name) and not changes.applied:
         for manifest in left_over:
@@ -239,14 +323,18 @@ async def _served(cluster: Cluster, deployment: FlashDeployment | None) -> tuple
     return tuple([kind for kind in wanted if await cluster.serves(*kind)])
 
 
-async def _residency(cluster: Cluster, key: Key, deployment: FlashDeployment) -> Finding | None:
+async def _residency(
+    cluster: Cluster, deployment: FlashDeployment, pods: tuple[Manifest, ...], pods_unread: Forbidden | None
+) -> Finding | None:
     """Where everything is; None when the spec promises nothing, so that nobody else pays for the looking."""
     if deployment.spec.residency is None:
         return None
     try:
         regions = await cluster.node_regions()
         unknown = "This place has no nodes whose region could be read." if regions is None else ""
-        places = Places(regions, () if regions is None else await cluster.pods(key), unknown)
+        if regions is not None and pods_unread is not None:
+            raise pods_unread
+        places = Places(regions, () if regions is None else pods, unknown)
     except Forbidden as denied:
         places = Places(None, unknown=f"The operator may not see where pods are: {denied}")
     return residency_finding(deployment.spec.residency, places)
@@ -261,16 +349,16 @@ async def _stop_outside(cluster: Cluster, residency: Finding | None, changes: _C
 
 
 def _rolled_out(live: tuple[Manifest, ...], name: str) -> bool:
-    roles = (statuses.role(live, names.engine_name(name)), statuses.role(live, names.gateway_name(name)))
-    return all(role.rolled_out for role in roles)
+    roles = [statuses.role(live, each(name)) for each in (names.engine_name, names.gateway_name, names.canary_name)]
+    return all(role.rolled_out for role in roles[:2]) and (roles[2].rolled_out or not roles[2].exists)
 
 
-async def _pods(cluster: Cluster, key: Key) -> tuple[Manifest, ...]:
-    """Pods explain, they decide nothing: where they may not be read, the counts still hold."""
+async def _pods(cluster: Cluster, key: Key) -> tuple[tuple[Manifest, ...], Forbidden | None]:
+    """Pods explain, and only residency counts on them: where they may not be read, the counts still hold."""
     try:
-        return await cluster.pods(key)
-    except Forbidden:
-        return ()
+        return await cluster.pods(key), None
+    except Forbidden as denied:
+        return (), denied
 
 
 async def _observe(
@@ -289,9 +377,8 @@ async def _observe(
 ) -> Observation:
     uid = live["metadata"].get("uid", "")
     own = tuple(child for child in children if owned_by(child, uid))
-    port = deployment.spec.endpoint.port if deployment is not None else None
-    url = cluster.endpoint_url(key, port) if port is not None else ""
-    asked = await probe(f"{url}/readyz") if url and statuses.may_probe(own, key.name) else None
+    url = cluster.endpoint_url(key, deployment.spec.endpoint.port) if deployment is not None else ""
+    asked = await probe(f"{url}{PROBE_PATH}") if url and statuses.may_probe(own, key.name) else None
     spec: dict[str, Any] = live.get("spec") or {}
     ignored = cluster.ignored_fields(spec)
     if (

@@ -15,7 +15,7 @@ from flash_api import names
 from flash_operator.cluster.kubernetes import PLURALS
 from flash_operator.plan import PlanSettings, plan
 
-RESIDENCY_POLICY = Path(__file__).parents[2] / "kind" / "residency-policy.yaml"
+RESIDENCY_POLICY = Path(__file__).parents[2] / "charts" / "flashplane" / "files" / "residency-policy.yaml"
 SETTINGS = PlanSettings(metrics_namespace="monitoring")
 REGION = "topology.kubernetes.io/region"
 SPECS: dict[str, dict[str, Any]] = {

@@ -20,16 +20,15 @@ from flash_operator.difference import identity
 from flash_operator.plan import PlanSettings, plan
 
 REPOSITORY = Path(__file__).parents[2]
-RBAC = REPOSITORY / "kind" / "operator-rbac.yaml"
 OPTIONAL = Path(__file__).parent / "manifests" / "optional-kinds.yaml"
 FINALIZERS: Permission = (names.GROUP, f"{names.PLURAL}/finalizers", "update")
 """Asked for by the admission of owner references, which leaves no trace in the audit log: proven by its own test."""
 
 
-def granted() -> set[Permission]:
+def granted(operator_rbac: Path) -> set[Permission]:
     rules = [
         rule
-        for manifest in yaml.safe_load_all(RBAC.read_text())
+        for manifest in yaml.safe_load_all(operator_rbac.read_text())
         if manifest["kind"] in ("ClusterRole", "Role")
         for rule in manifest["rules"]
     ]
@@ -43,8 +42,8 @@ def granted() -> set[Permission]:
 
 
 @pytest.fixture
-def kubectl(control_plane: ControlPlane, namespace: str) -> Kubectl:
-    control_plane.kubectl("apply", "-f", str(RBAC))
+def kubectl(control_plane: ControlPlane, namespace: str, operator_rbac: Path) -> Kubectl:
+    control_plane.kubectl("apply", "-f", str(operator_rbac))
     return Kubectl(control_plane, namespace)
 
 
@@ -97,14 +96,15 @@ def test_the_rules_are_exactly_what_the_operator_uses(
     recorded_calls: set[Permission],
     optional_kinds: None,
     elsewhere: str,
+    operator_account: Path,
+    operator_rbac: Path,
 ) -> None:
     planned = {
         identity(o)
         for name, spec in SPECS.items()
         for o in plan(a_deployment(name, **spec), PlanSettings(), served=OPTIONAL_KINDS).objects
     }
-    kubeconfig = control_plane.kubeconfig_for_service_account("flashplane-system", "flashplane-operator")
-    with OperatorProcess(kubeconfig, tmp_path / "operator.log", namespace=None) as operator:
+    with OperatorProcess(operator_account, tmp_path / "operator.log", namespace=None) as operator:
         operator.wait_until_leading()
         for name, spec in SPECS.items():
             manifest = {**a_manifest(name, **spec), "metadata": {"name": name}}
@@ -124,8 +124,8 @@ def test_the_rules_are_exactly_what_the_operator_uses(
         operator.stop()
     used = recorded(control_plane.audit_log)
     assert recorded_calls <= used
-    assert used - granted() == set()
-    assert granted() - used == {FINALIZERS}
+    assert used - granted(operator_rbac) == set()
+    assert granted(operator_rbac) - used == {FINALIZERS}
 
 
 def scaling_message(kubectl: Kubectl) -> str:
@@ -179,9 +179,8 @@ def make_rolled_out(kubectl: Kubectl) -> None:
 
 
 def test_owner_references_that_block_deletion_need_the_finalizers_rule(
-    control_plane: ControlPlane, kubectl: Kubectl, tmp_path: Path
+    control_plane: ControlPlane, kubectl: Kubectl, operator_account: Path, operator_rbac: Path
 ) -> None:
-    kubeconfig = control_plane.kubeconfig_for_service_account("flashplane-system", "flashplane-operator")
     kubectl("apply", "-f", str(REPOSITORY / "examples" / "quickstart.yaml"))
     owner = kubectl.get("fd", "quickstart")["metadata"]
     reference = {
@@ -195,7 +194,7 @@ def test_owner_references_that_block_deletion_need_the_finalizers_rule(
     meta = {"name": "owned", "namespace": kubectl.namespace, "ownerReferences": [reference]}
     manifest = yaml.safe_dump({"apiVersion": "v1", "kind": "ConfigMap", "metadata": meta})
     apply = ("apply", "--server-side", "--validate=false", "--dry-run=server", "-f", "-")
-    assert "owned" in control_plane.kubectl(*apply, stdin=manifest, kubeconfig=kubeconfig)
+    assert "owned" in control_plane.kubectl(*apply, stdin=manifest, kubeconfig=operator_account)
     role = "clusterrole/flashplane-operator"
     rules = yaml.safe_load(control_plane.kubectl("get", role, "-o", "yaml"))["rules"]
     kept = [rule for rule in rules if rule["resources"] != [FINALIZERS[1]]]
@@ -203,9 +202,9 @@ def test_owner_references_that_block_deletion_need_the_finalizers_rule(
     patch = yaml.safe_dump({"rules": kept})
     control_plane.kubectl("patch", role, "--type=merge", "-p", patch)
     try:
-        eventually("it is refused", lambda: refused(control_plane, apply, manifest, kubeconfig))
+        eventually("it is refused", lambda: refused(control_plane, apply, manifest, operator_account))
     finally:
-        control_plane.kubectl("apply", "-f", str(RBAC))
+        control_plane.kubectl("apply", "-f", str(operator_rbac))
 
 
 def refused(control_plane: ControlPlane, apply: tuple[str, ...], manifest: str, kubeconfig: Path) -> bool:

@@ -75,7 +75,7 @@ async def server() -> AsyncIterator[TestServer]:
 
 
 async def test_only_gateways_that_answer_have_a_reading(server: TestServer) -> None:
-    scrape = HttpScrape(timeout_seconds=0.3)
+    scrape = HttpScrape(timeout_seconds=2.0)
     urls = tuple(str(server.make_url(f"/{name}/metrics")) for name in ("gateway", "slow", "huge", "moved", "broken"))
     found = await scrape_all(scrape, (*urls, "http://127.0.0.1:9/metrics"))
     await scrape.aclose()

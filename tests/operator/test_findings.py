@@ -17,7 +17,7 @@ from flash_operator.cockpit.findings import Finding, Severity, findings
 from flash_operator.cockpit.permissions import NEEDED, Permission
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
-RBAC = Path(__file__).parents[2] / "kind" / "operator-rbac.yaml"
+RULES = Path(__file__).parents[2] / "charts" / "flashplane" / "files" / "rules.yaml"
 CRDS = {f"{resource.plural}.{names.GROUP}": custom_resource_definition(resource) for resource in RESOURCES}
 FD = f"{names.PLURAL}.{names.GROUP}"
 
@@ -108,7 +108,7 @@ UNSCHEDULABLE = {
             operator(denied=(Permission("apps", "deployments", "patch"),)),
             "permissions of the operator",
             "may not patch deployments of group apps",
-            "kind/operator-rbac.yaml",
+            "helm upgrade",
         ),
         (
             facts(served=(served(pods=[a_pod(waits("CrashLoopBackOff", "", restartCount=3, lastState=CRASHED))]),)),
@@ -188,12 +188,11 @@ def test_what_could_not_be_looked_at_is_said_and_not_judged() -> None:
     assert [each.cause for each in findings(unseen) if each.subject == "not looked at"] == ["leases: forbidden"]
 
 
-def test_the_permissions_asked_for_are_those_that_the_manifest_grants() -> None:
+def test_the_permissions_asked_for_are_those_that_the_chart_grants() -> None:
     granted = {
         (group, resource, verb)
-        for manifest in yaml.safe_load_all(RBAC.read_text())
-        if manifest["kind"] in ("ClusterRole", "Role")
-        for rule in manifest["rules"]
+        for rules in yaml.safe_load(RULES.read_text()).values()
+        for rule in rules
         for group in rule["apiGroups"]
         for resource in rule["resources"]
         for verb in rule["verbs"]

@@ -11,7 +11,7 @@ from flash_api import names
 from flash_operator.cluster.memory import MemoryCluster
 from flash_operator.cluster.protocol import ClusterError, Forbidden, Key, Manifest
 from flash_operator.plan import PlanSettings
-from flash_operator.reconcile import Outcome, ReconcileSettings, reconcile
+from flash_operator.reconcile import Outcome, ReconcileSettings, Steady, reconcile
 from flash_operator.status import ProbeResult
 
 KEY = Key("default", "chat")
@@ -88,6 +88,30 @@ async def test_an_idle_deployment_is_never_written() -> None:
     for _ in range(5):
         assert (await run(cluster)).writes == 0
     assert cluster.writes == []
+
+
+async def test_what_came_of_the_first_objects_is_reported_by_the_pass_after() -> None:
+    cluster = a_cluster()
+    first = await run(cluster)
+    assert (first.unreported, first.status_written, len(first.applied)) == (True, False, 10)
+    second = await run(cluster)
+    assert (second.unreported, second.status_written, second.applied) == (False, True, ())
+
+
+async def test_a_refusal_is_reported_at_once() -> None:
+    cluster = a_cluster(model={"source": "s3://bucket/model"})
+    outcome = await run(cluster)
+    assert (outcome.unreported, outcome.status_written) == (False, True)
+
+
+async def test_only_a_settled_deployment_that_depends_on_nothing_unwatched_is_steady() -> None:
+    steady = await converge(a_cluster())
+    assert steady.steady == Steady("http://chat-gateway.default.svc:8080/readyz")
+    assert (await run(a_cluster())).steady is None
+    assert (await converge(a_cluster(engine={"autoscaling": {"maxReplicas": 2}}))).steady is None
+    resident = a_cluster(residency=EU)
+    resident.regions = {"n1": "eu"}
+    assert (await converge(resident)).steady is None
 
 
 async def test_the_endpoint_is_asked_only_once_pods_are_ready() -> None:
@@ -171,7 +195,7 @@ async def test_a_refused_spec_is_stalled_and_tears_nothing_down() -> None:
     cluster = a_cluster()
     await converge(cluster)
     before = cluster.contents()
-    user_changes(cluster, model={"source": "s3://bucket/model"})
+    user_changes(cluster, model={"source": "http://host/m.gguf"})
     outcome = await run(cluster)
     assert ready(outcome) == "False SourceNotServed"
     assert (outcome.applied, outcome.deleted, outcome.requeue_after_seconds) == ((), (), None)
@@ -350,7 +374,7 @@ async def test_children_that_may_not_be_read_are_told_in_the_status_and_nothing_
 
 
 async def test_a_refused_spec_is_stalled_whether_or_not_its_children_can_be_read() -> None:
-    outcome = await run(Blindfolded(a_cluster(model={"source": "s3://bucket/model"})))
+    outcome = await run(Blindfolded(a_cluster(model={"source": "http://host/m.gguf"})))
     conditions = {c["type"]: (c["status"], c["reason"]) for c in outcome.status["conditions"]}
     assert conditions["Stalled"] == ("True", "SourceNotServed")
     assert conditions["Ready"] == ("False", "SourceNotServed")
@@ -508,7 +532,7 @@ async def test_what_matters_to_users_is_announced_once() -> None:
 async def test_the_revision_is_that_of_the_plan_that_is_applied_as_a_whole() -> None:
     cluster = a_cluster()
     first = (await converge(cluster)).status["appliedRevision"]
-    user_changes(cluster, model={"source": "s3://bucket/model"})
+    user_changes(cluster, model={"source": "http://host/m.gguf"})
     assert (await converge(cluster)).status["appliedRevision"] == first
     user_changes(cluster, model={"source": "builtin://smollm2-135m-instruct"}, engine={"replicas": 3})
     assert (await converge(cluster)).status["appliedRevision"] not in ("", first)
@@ -547,3 +571,20 @@ async def test_pods_that_may_not_be_read_leave_the_counts_standing() -> None:
     cluster = a_cluster()
     await converge(cluster)
     assert ready(await run(WithoutPods(cluster))) == "True Serving"
+
+
+@pytest.mark.parametrize(
+    ("written", "answer", "holds"),
+    [
+        (None, ProbeResult(ok=True, message=""), True),
+        (None, ProbeResult(ok=False, message="no engine"), False),
+        (None, ProbeResult(ok=True, message="", milliseconds={"ttft": 60.0}), False),
+        ({"ttftMilliseconds": 60}, ProbeResult(ok=True, message="", milliseconds={"ttft": 66.0}), True),
+        ({"ttftMilliseconds": 60}, ProbeResult(ok=True, message="", milliseconds={"ttft": 90.0}), False),
+        ({"ttftMilliseconds": 60}, ProbeResult(ok=True, message=""), True),
+    ],
+)
+def test_a_deployment_is_steady_while_its_answer_leaves_nothing_to_write(
+    written: Any, answer: ProbeResult, holds: bool
+) -> None:
+    assert Steady("http://chat/readyz", written).holds(answer) is holds

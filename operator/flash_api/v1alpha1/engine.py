@@ -10,7 +10,7 @@ from pydantic import Field
 from flash_api.quantities import number
 from flash_api.rules import Rule
 from flash_api.v1alpha1.autoscaling import REPLICAS_MAX, Autoscaling
-from flash_api.v1alpha1.base import ApiModel, Quantity
+from flash_api.v1alpha1.base import ApiModel, Quantity, quantity_at_least
 from flash_api.v1alpha1.resources import Resources
 from flash_api.v1alpha1.source import ModelChoice
 
@@ -26,14 +26,7 @@ class KVCache(ApiModel):
     """The memory that holds keys and values of running requests."""
 
     cel_rules: ClassVar[tuple[Rule, ...]] = (
-        Rule(
-            name="KvCacheIsUsable",
-            field="memory",
-            cel="!isQuantity(self.memory) || !quantity(self.memory).isLessThan(quantity('1Mi'))",
-            holds=lambda self: number(self.memory) >= number("1Mi"),
-            rule="must be at least 1Mi",
-            remedy="write bytes with a suffix, such as 512Mi",
-        ),
+        quantity_at_least("KvCacheIsUsable", "memory", "1Mi", "write bytes with a suffix, such as 512Mi"),
     )
 
     memory: Quantity = Field(default="512Mi", description="Bytes of one engine replica's KV cache. Example: 2Gi.")

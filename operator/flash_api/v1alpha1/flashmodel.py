@@ -8,27 +8,26 @@ from pydantic import AfterValidator, Field
 
 from flash_api.quantities import number
 from flash_api.rules import Rule
-from flash_api.v1alpha1.base import LIST_AS_SET, NAME_RULES, ApiModel, ObjectMeta, ObjectName, Quantity, each_once
+from flash_api.v1alpha1.base import (
+    LIST_AS_SET,
+    NAME_RULES,
+    ApiModel,
+    ObjectMeta,
+    ObjectName,
+    Quantity,
+    each_once,
+    quantity_at_least,
+)
 from flash_api.v1alpha1.residency import Residency
 from flash_api.v1alpha1.source import SOURCE_RULES, Pinned, SourceUri, Variant, scheme
 from flash_api.v1alpha1.status import FlashModelStatus
-
-CACHE_LEAST = "64Mi"
 
 
 class ModelCache(ApiModel):
     """The volume that holds the packed model."""
 
     cel_rules: ClassVar[tuple[Rule, ...]] = (
-        Rule(
-            name="CacheIsUsable",
-            field="size",
-            cel="!has(self.size) || !isQuantity(self.size) || "
-            f"!quantity(self.size).isLessThan(quantity('{CACHE_LEAST}'))",
-            holds=lambda self: self.size is None or number(self.size) >= number(CACHE_LEAST),
-            rule=f"must be at least {CACHE_LEAST}",
-            remedy="write bytes with a suffix, such as 20Gi",
-        ),
+        quantity_at_least("CacheIsUsable", "size", "64Mi", "write bytes with a suffix, such as 20Gi"),
         Rule(
             name="CacheNeverShrinks",
             field="size",

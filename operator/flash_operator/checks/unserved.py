@@ -48,10 +48,5 @@ UNSERVED: Final = (
     Unserved("endpoint.hostname", _ROUTE, served_with=("endpoint.gatewayRef", "endpoint.ingressClassName")),
     Unserved("endpoint.tls", _ROUTE, served_with=("endpoint.ingressClassName",)),
     Unserved("endpoint.loadBalancer", _ROUTE),
-    Unserved(
-        "rollout.strategy",
-        "Use RollingUpdate, or run two deployments and share the requests before them.",
-        harmless=("RollingUpdate",),
-    ),
     Unserved("observability.tracing", "Remove it: this release sends no traces."),
 )

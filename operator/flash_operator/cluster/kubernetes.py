@@ -6,6 +6,7 @@ Imports the client, which is heavy: import this one late.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -20,6 +21,7 @@ from flash_operator.cluster.endpoint_slices import SERVICE_LABEL, base_urls
 from flash_operator.cluster.events import EVENTS_API, event
 from flash_operator.cluster.protocol import ClusterError, Conflict, Key, Manifest
 from flash_operator.cluster.shared_lists import SharedLists
+from flash_operator.cluster.watching import WatchedKind, WatchedObjects, WatchTimes
 from flash_operator.lease import LeaseRecord
 
 PAGE_ITEMS: Final = 500
@@ -43,6 +45,8 @@ happens to them is seen by the next pass."""
 DISCOVERY_SECONDS: Final = 60.0
 """How long the kinds of an API group are taken for what they were."""
 
+WATCHED_KINDS: Final = (*OWNED_KINDS, ("v1", "Pod"))
+
 PLURALS: Final = {
     "Deployment": "deployments",
     "Service": "services",
@@ -64,20 +68,25 @@ __all__ = [
     "OPTIONAL_KINDS",
     "OWNED_KINDS",
     "PLURALS",
+    "WATCHED_KINDS",
     "KubernetesApi",
     "KubernetesCluster",
     "KubernetesInventory",
     "KubernetesLeases",
+    "watched_objects",
 ]
 
 log = logging.getLogger(__name__)
 
 
 class KubernetesCluster:
-    """Implements `Cluster` on the Kubernetes API."""
+    """Implements `Cluster` on the Kubernetes API. What is `watched` is read from there while it is known."""
 
-    def __init__(self, api: KubernetesApi, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, api: KubernetesApi, *, watched: WatchedObjects | None = None, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._api = api
+        self._watched = watched if watched is not None else WatchedObjects(())
         self._lists = SharedLists(self._select)
         self._clock = clock
         self._served: dict[str, tuple[float, frozenset[str]]] = {}  # by group and version
@@ -121,7 +130,7 @@ class KubernetesCluster:
         if present is not None:
             # The uid makes sure that a namesake made in between is not taken over.
             manifest = {**manifest, "metadata": {**manifest["metadata"], "uid": present["metadata"]["uid"]}}
-        await self._api.request(
+        stored = await self._api.request(
             "patch",
             path,
             manifest,
@@ -130,6 +139,7 @@ class KubernetesCluster:
             # What is ours stays ours: drift by another manager is taken back.
             force_conflicts=present is not None,
         )
+        self._watched.wrote(stored)
 
     async def delete(self, manifest: Manifest) -> None:
         meta = manifest["metadata"]
@@ -139,10 +149,9 @@ class KubernetesCluster:
             "propagationPolicy": "Background",
             "preconditions": {"uid": meta["uid"], "resourceVersion": meta["resourceVersion"]},
         }
-        try:
+        with contextlib.suppress(Missing):
             await self._api.request("delete", _path_of(manifest), options)
-        except Missing:
-            return
+        self._watched.deleted(manifest)
 
     async def write_status(self, key: Key, status: Manifest) -> None:
         path = _path(names.API_VERSION, names.KIND, key.namespace, key.name)
@@ -198,12 +207,26 @@ class KubernetesCluster:
         return found
 
     async def _list(self, api_version: str, kind: str, key: Key) -> tuple[Manifest, ...]:
-        return await self._lists.of(api_version, kind, key)
+        known = self._watched.of(kind, key)
+        return known if known is not None else await self._lists.of(api_version, kind, key)
 
     async def _select(self, api_version: str, kind: str, namespace: str, selector: str) -> tuple[Manifest, ...]:
         answer = await self._api.request("get", _path(api_version, kind, namespace), label_selector=selector)
         # A list's items come without the kind that they have in common.
         return tuple({"apiVersion": api_version, "kind": kind, **item} for item in answer["items"] or ())
+
+
+def watched_objects(
+    api: KubernetesApi, namespaces: tuple[str, ...], times: WatchTimes, *, clock: Callable[[], float] = time.monotonic
+) -> WatchedObjects:
+    """Watches of all that belongs to FlashDeployments in these namespaces, none = all; run them."""
+    return WatchedObjects(
+        [
+            (space, WatchedKind(api, _path(version, kind, space), version, kind, times=times, clock=clock))
+            for version, kind in WATCHED_KINDS
+            for space in (namespaces or (None,))
+        ]
+    )
 
 
 class KubernetesInventory:
@@ -264,9 +287,9 @@ class KubernetesLeases:
         return LeaseRecord.from_manifest(await self._api.request("post", self._collection, body))
 
 
-def _path(api_version: str, kind: str, namespace: str, name: str | None = None) -> str:
+def _path(api_version: str, kind: str, namespace: str | None, name: str | None = None) -> str:
     root = f"/api/{api_version}" if "/" not in api_version else f"/apis/{api_version}"
-    collection = f"{root}/namespaces/{namespace}/{PLURALS[kind]}"
+    collection = f"{root}/namespaces/{namespace}/{PLURALS[kind]}" if namespace else f"{root}/{PLURALS[kind]}"
     return collection if name is None else f"{collection}/{name}"
 
 

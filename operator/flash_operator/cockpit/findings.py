@@ -108,7 +108,7 @@ def _permissions(facts: ClusterFacts) -> Iterator[Finding]:
         return
     for permission in facts.operator.denied:
         cause = f"It may not {permission}, which it needs."
-        remedy = "Grant it: kubectl apply -f kind/operator-rbac.yaml (or upgrade the chart)."
+        remedy = "Grant it: helm upgrade the chart, whose files/rules.yaml lists all that it needs."
         yield Finding(Severity.ERROR, "permissions of the operator", cause, remedy)
     if not facts.operator.denied:
         yield Finding(Severity.OK, "permissions of the operator", "are sufficient.")

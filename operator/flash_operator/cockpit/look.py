@@ -4,6 +4,7 @@ exist; what may not be read is told in the facts instead of ending the look."""
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
@@ -95,9 +96,9 @@ class Doctor:
     async def _version(self) -> str:
         try:
             _, text = await self._api.page("/version")
-        except ClusterError:
-            return ""
-        return text.partition('"gitVersion": "')[2].partition('"')[0]
+            return str(json.loads(text)["gitVersion"])
+        except (ClusterError, ValueError, KeyError, TypeError):
+            return ""  # an ornament of the report
 
     async def _crds(self) -> dict[str, Manifest | None]:
         found: dict[str, Manifest | None] = {}

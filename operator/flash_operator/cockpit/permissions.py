@@ -1,4 +1,4 @@
-"""What the operator's account must be allowed, as `doctor` asks for it. kind/operator-rbac.yaml grants it."""
+"""What the operator's account must be allowed, as `doctor` asks for it. charts/flashplane grants it."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ NEEDED: Final = (
     *_all("gateway.networking.k8s.io", ("httproutes",), UNWATCHED),
     *_all("monitoring.coreos.com", ("podmonitors",), UNWATCHED),
     *_all("", ("nodes",), ("list",)),
-    *_all("", ("pods",), ("list", "delete")),
+    *_all("", ("pods",), ("list", "watch", "delete")),
     *_all("discovery.k8s.io", ("endpointslices",), ("list",)),
     *_all("events.k8s.io", ("events",), ("create",)),
     Permission("coordination.k8s.io", "leases", "create", of_lease=True),

@@ -75,6 +75,10 @@ def _facts(served: Served) -> Iterable[Text]:
     if model := status.get("model"):
         size = f" · {local_view.size(model['sizeBytes'])}" if "sizeBytes" in model else ""
         yield _fact("MODEL", f"{model.get('name', '')} · {model.get('digest', '')}{size}")
+    if felt := status.get("latency"):
+        kinds = (("ttftMilliseconds", "to the first token"), ("tpotMilliseconds", "per further token"))
+        figures = ", ".join(f"{felt[key]} ms {what}" for key, what in kinds if key in felt)
+        yield _fact("FELT", f"{figures}, by nine of ten requests of the last minutes")
     if start := status.get("coldStart"):
         yield _fact("START", f"{start.get('totalMilliseconds', 0) / 1000:g} s from creation to ready")
     if failure := status.get("lastFailure"):

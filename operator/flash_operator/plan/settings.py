@@ -15,6 +15,8 @@ class PlanSettings:
     """What the engine image is built from; pods carry it as an annotation, for people and scanners."""
     gateway_image: str = "ghcr.io/flashplane/gateway:0.1.0"
     image_pull_policy: str = "IfNotPresent"
+    image_pull_secrets: tuple[str, ...] = ()
+    """Secrets with registry credentials, in the namespace of each FlashDeployment."""
     unroute_seconds: int = 5
     """How long a pod that is to stop still takes requests: the time until every node's routes have forgotten it."""
     stop_margin_seconds: int = 15
