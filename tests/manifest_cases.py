@@ -124,7 +124,7 @@ BY_SCHEMA = [
     spec("FlashModel without a name", "model.modelRef.name", "is required", model={"modelRef": {}}),
     spec("unknown draft mode", "draft.mode", "must be one of Pods", draft={"mode": "Magic"}),
     spec("no lookahead", "draft.lookahead", "greater than or equal to 1", **draft(lookahead=0)),
-    spec("endless lookahead", "draft.lookahead", "less than or equal to 16", **draft(lookahead=17)),
+    spec("endless lookahead", "draft.lookahead", "less than or equal to 8", **draft(lookahead=9)),
     spec("no draft pod", "draft.replicas", "greater than or equal to 1", **draft(replicas=0)),
     spec("draft on the moon", "draft.placement", "must be one of SameNode", **draft(placement="SameMoon")),
     spec("scaling without an end", "engine.autoscaling.maxReplicas", "is required", engine={"autoscaling": {}}),
@@ -188,6 +188,18 @@ BY_SCHEMA = [
     spec("two more pods", "rollout.surge", "less than or equal to 1", rollout={"surge": 2}),
     spec("unknown strategy", "rollout.strategy", "must be one of RollingUpdate", rollout={"strategy": "BlueGreen"}),
     spec("canary of all", "rollout.canaryPercent", "equal to 50", rollout={"strategy": "Canary", "canaryPercent": 90}),
+    spec(
+        "canary of a few requests",
+        "rollout.canaryRequests",
+        "equal to 10",
+        rollout={"strategy": "Canary", "canaryPercent": 10, "canaryRequests": 3},
+    ),
+    spec(
+        "canary that must be faster",
+        "rollout.canaryLatencyPercent",
+        "equal to 100",
+        rollout={"strategy": "Canary", "canaryPercent": 10, "canaryLatencyPercent": 90},
+    ),
     spec("impatient rollout", "rollout.progressDeadlineSeconds", "60", rollout={"progressDeadlineSeconds": 5}),
     spec("paused by a word", "rollout.paused", "must be a boolean", rollout={"paused": "yes"}),
     spec("label with a space", "placement.nodeSelector[gpu]", "letters", **placed(nodeSelector={"gpu": "h 100"})),
@@ -381,6 +393,8 @@ BY_RULE = [
     ),
     spec("canary of no share", "rollout.canaryPercent", "must be set", rollout={"strategy": "Canary"}),
     spec("share of no canary", "rollout.canaryPercent", "must be unset", rollout={"canaryPercent": 10}),
+    spec("requests of no canary", "rollout.canaryRequests", "must be unset", rollout={"canaryRequests": 10}),
+    spec("pace of no canary", "rollout.canaryLatencyPercent", "must be unset", rollout={"canaryLatencyPercent": 150}),
     spec(
         "canary without room",
         "rollout.surge",
@@ -431,6 +445,9 @@ VALID: dict[str, dict[str, Any]] = {
     "one letter": a_manifest("a"),
     "scaled to zero": a_manifest(engine={"replicas": 0}),
     "a revision": a_manifest(**source("hf://allenai/olmoe", revision="main")),
+    "a version of an object": a_manifest(
+        **source("s3://bucket/m.gguf?region=eu-west-1", revision="3HL4kqtJlcpXroDTDmJ")
+    ),
     "a digest of one file": a_manifest(**source("https://example.com/m.gguf", sha256=DIGEST)),
     "a digest of a builtin": a_manifest(**model(sha256=DIGEST)),
     "credentials": a_manifest(**source("s3://bucket/m", credentialsSecretRef={"name": "s3", "key": "id"})),
@@ -461,6 +478,7 @@ VALID: dict[str, dict[str, Any]] = {
     "a draft in pods": a_manifest(**draft(replicas=2, placement="SameZone", resources={"cpu": "1", "memory": "1Gi"})),
     "a draft in the engine": a_manifest(**draft(mode="InProcess", lookahead=8)),
     "a draft from the prompt": a_manifest(draft={"mode": "PromptLookup"}),
+    "a draft of set length": a_manifest(draft={"mode": "PromptLookup", "lookahead": 3}),
     "a draft that is off": a_manifest(**draft(mode="Off", replicas=2)),
     "scaled by load": a_manifest(**scaled(minReplicas=4)),
     "scaled by KEDA to zero": a_manifest(**scaled(provider="KEDA", scaleToZeroAfterSeconds=900)),
@@ -579,6 +597,8 @@ EVERY_FIELD = a_manifest(
     rollout={
         "strategy": "Canary",
         "canaryPercent": 10,
+        "canaryRequests": 200,
+        "canaryLatencyPercent": 150,
         "surge": 1,
         "paused": True,
         "progressDeadlineSeconds": 900,

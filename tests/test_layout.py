@@ -57,6 +57,7 @@ def imports_of(path: Path) -> set[str]:
         ("torch", {"runtime/flash_runtime/kernels/cuda/extra.py"}),
         ("triton", {"runtime/flash_runtime/kernels/cuda/extra.py"}),
         ("transformers", set()),
+        ("obstore", {"runtime/flash_runtime/model/object_store.py"}),
     ],
 )
 def test_each_outside_system_has_one_owner(module: str, owners: set[str]) -> None:

@@ -23,6 +23,7 @@ _LOGS = (
 )
 _MENDED = f"Mend what the message names. {_LOGS}"
 _WAIT = "Nothing to do: this ends by itself."
+_NEXT_REVISION = "Mend the spec, or put the former one back: flash status NAME says what was measured."
 
 EXPLANATIONS: dict[Reason, Explanation] = {
     Reason.SERVING: Explanation("A real request through the endpoint was answered.", "Nothing to do."),
@@ -43,9 +44,8 @@ EXPLANATIONS: dict[Reason, Explanation] = {
         "Apply a corrected manifest (flash lint -f FILE lists the rules) and update the CRD (flash crds).",
     ),
     Reason.SOURCE_NOT_SERVED: Explanation(
-        "The model source's scheme is part of the API, but this release cannot read from it, or not safely.",
-        "Use builtin://NAME, hf://ORG/NAME, https://HOST/FILE.gguf, pvc://CLAIM/PATH, or file:///PATH with weights "
-        "that are inside the engine container.",
+        "What comes from the model source could be read or changed on the way.",
+        "Use https://, for a bucket an https:// endpoint; or name one file and write its SHA-256.",
     ),
     Reason.VISIBILITY_NOT_SERVED: Explanation(
         "A load balancer would lead straight to gateway pods, which do not end TLS.",
@@ -80,6 +80,30 @@ EXPLANATIONS: dict[Reason, Explanation] = {
     Reason.SUSPENDED: Explanation("spec.suspend is true, so no pod runs.", "Set spec.suspend to false."),
     Reason.ROLLOUT_PAUSED: Explanation(
         "spec.rollout.paused is true: pods of both revisions may run.", "Set spec.rollout.paused to false."
+    ),
+    Reason.CANARY_RUNNING: Explanation(
+        "A new revision answers a share of the requests and has not proved itself yet.", _WAIT
+    ),
+    Reason.CANARY_PROVED: Explanation(
+        "The new revision answered enough requests, as well and as fast as the former one, and gets all of them.", _WAIT
+    ),
+    Reason.CANARY_FAILING: Explanation(
+        "Pods of the new revision could not start or kept failing, so the former one serves alone.", _NEXT_REVISION
+    ),
+    Reason.CANARY_ERRORS: Explanation(
+        "The new revision failed more requests than the former one does, by more than chance explains, so the former "
+        "one serves alone.",
+        _NEXT_REVISION,
+    ),
+    Reason.CANARY_SLOWER: Explanation(
+        "The new revision was slower than spec.rollout.canaryLatencyPercent allows, so the former one serves alone.",
+        f"{_NEXT_REVISION} Where it may be that slow, raise spec.rollout.canaryLatencyPercent first.",
+    ),
+    Reason.CANARY_INCONCLUSIVE: Explanation(
+        "The new revision had too few requests within spec.rollout.progressDeadlineSeconds to prove itself, so the "
+        "former one serves alone.",
+        "Lower canaryRequests, raise canaryPercent or progressDeadlineSeconds, or use RollingUpdate; each is followed "
+        "by another try once the engine's part of the spec is changed, or taken back and applied again.",
     ),
     Reason.DRAFTS_READY: Explanation("Every wanted draft pod is ready and up to date.", "Nothing to do."),
     Reason.DRAFTS_MISSING: Explanation("The draft Deployment does not exist yet.", _WAIT),
@@ -217,6 +241,12 @@ REASONS: dict[ConditionType, tuple[Reason, ...]] = {
         Reason.SCALED_TO_ZERO,
         Reason.SUSPENDED,
         Reason.ROLLOUT_PAUSED,
+        Reason.CANARY_RUNNING,
+        Reason.CANARY_PROVED,
+        Reason.CANARY_FAILING,
+        Reason.CANARY_ERRORS,
+        Reason.CANARY_SLOWER,
+        Reason.CANARY_INCONCLUSIVE,
         Reason.NOT_APPLIED,
     ),
     ConditionType.DRAFT_READY: (

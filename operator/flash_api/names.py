@@ -26,6 +26,8 @@ LABEL_MANAGED_BY: Final = "app.kubernetes.io/managed-by"
 LABEL_DEPLOYMENT: Final = f"{GROUP}/deployment"
 """On every object we own: the name of its FlashDeployment."""
 LABEL_CONFIG_HASH: Final = f"{GROUP}/config-hash"
+LABEL_REVISION: Final = f"{GROUP}/revision"
+"""On Deployments: the digest of the planned pod template, which tells revisions apart."""
 ANNOTATION_PLAN_HASH: Final = f"{GROUP}/plan-hash"
 """On every object we own: the digest of the plan it was applied from."""
 MANAGED_BY: Final = "flashplane"
@@ -34,6 +36,8 @@ ANNOTATION_BASE_IMAGE: Final = "org.opencontainers.image.base.name"
 """The OCI key for the image that another one is built from."""
 
 COMPONENT_ENGINE: Final = "engine"
+COMPONENT_CANARY: Final = "canary"
+"""Engines of a revision that is tried on a share of the requests."""
 COMPONENT_GATEWAY: Final = "gateway"
 CONTAINER_PULL: Final = "pull"
 """The init container that fetches the model; its last words name what it fetched."""
@@ -77,6 +81,11 @@ TRITON_MODEL: Final = "engine"
 def engine_name(deployment: str) -> str:
     """The engine Deployment and its headless Service."""
     return f"{deployment}-engine"
+
+
+def canary_name(deployment: str) -> str:
+    """The Deployment of the engines on trial, their headless Service and their account."""
+    return f"{deployment}-canary"
 
 
 def gateway_name(deployment: str) -> str:

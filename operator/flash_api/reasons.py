@@ -58,6 +58,12 @@ class Reason(StrEnum):
     SCALED_TO_ZERO = "ScaledToZero"
     SUSPENDED = "Suspended"
     ROLLOUT_PAUSED = "RolloutPaused"
+    CANARY_RUNNING = "CanaryRunning"
+    CANARY_PROVED = "CanaryProved"
+    CANARY_FAILING = "CanaryFailing"
+    CANARY_ERRORS = "CanaryErrors"
+    CANARY_SLOWER = "CanarySlower"
+    CANARY_INCONCLUSIVE = "CanaryInconclusive"
     # DraftReady
     DRAFTS_READY = "DraftsReady"
     DRAFTS_MISSING = "DraftsMissing"

@@ -27,6 +27,7 @@ from flash_operator.scrape import Scrape
 from flash_operator.settings import OperatorSettings
 from flash_operator.status import condition
 from flash_operator.steady import Steady
+from flash_operator.trial import Witness
 from flash_operator.watchdog import Watchdog
 
 log = logging.getLogger(__name__)
@@ -60,6 +61,7 @@ class Controller:
         self._watched = watched
         self._probe = probe
         self._scaler = Scaler(scrape)
+        self._witness = Witness(scrape)
         self._now = now
         self._clock = clock
         self._settings = settings
@@ -206,6 +208,7 @@ class Controller:
                 now=self._now,
                 settings=self._settings.reconcile,
                 scaler=self._scaler,
+                witness=self._witness,
             )
         except Exception:
             self._metrics.failed(self._clock() - started)

@@ -35,6 +35,11 @@ def is_as_planned(live: Manifest, desired: Manifest) -> bool:
     return _filled(live.get("spec") or {}) == _filled(desired["spec"]) and _covers(live, beside)
 
 
+def covers(live: object, desired: object) -> bool:
+    """Everything that is desired is there; what is there beside it does not count."""
+    return _covers(live, desired)
+
+
 def revision(planned: Sequence[Manifest]) -> str:
     """A name for the whole plan: the same for equal plans."""
     return content_hash([manifest["metadata"]["annotations"][names.ANNOTATION_PLAN_HASH] for manifest in planned])

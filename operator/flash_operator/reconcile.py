@@ -20,7 +20,7 @@ from flash_api.manifest import describe, stored_deployment
 from flash_api.v1alpha1.flashdeployment import FlashDeployment, Visibility
 from flash_api.v1alpha1.status import ScalingStatus
 from flash_operator import status as statuses
-from flash_operator.announcements import announcements
+from flash_operator.announcements import announcements, rollout_news
 from flash_operator.checks import refusal
 from flash_operator.cluster.protocol import Cluster, ClusterError, Forbidden, Key, Manifest
 from flash_operator.difference import identity, is_as_planned, owned_by, revision, superfluous
@@ -29,9 +29,11 @@ from flash_operator.plan.autoscale_record import recorded
 from flash_operator.plan.routes import Kind, asked_kinds
 from flash_operator.probe import Probe
 from flash_operator.residency import Finding, Places, may_be_stopped, residency_finding
+from flash_operator.rollouts import rolling_update
 from flash_operator.scaling import Scaler, scaled
 from flash_operator.status import Observation
 from flash_operator.steady import Steady, steady
+from flash_operator.trial import Plans, Witness, plans
 
 PROBE_PATH: Final = "/readyz"
 
@@ -81,6 +83,7 @@ async def reconcile(
     now: Callable[[], datetime],
     settings: ReconcileSettings,
     scaler: Scaler | None = None,
+    witness: Witness | None = None,
 ) -> Outcome:
     """Bring the cluster one step nearer to the spec of `key` and write down how far it is.
 
@@ -91,6 +94,8 @@ async def reconcile(
     if live is None or live["metadata"].get("deletionTimestamp"):
         if scaler is not None:
             scaler.forget(key)
+        if witness is not None:
+            witness.forget(key)
         return Outcome(gone=True)
 
     deployment, refused = _accept(live)
@@ -105,12 +110,28 @@ async def reconcile(
     served = await _served(cluster, deployment)
     previous = live.get("status") or {}
     scaling = recorded(previous)
+    trial: Plans | None = None
+    planned: tuple[Manifest, ...] = ()
     if deployment is not None and refused is None:
         if scaler is not None:
             scaling = await scaled(scaler, cluster, key, deployment, children, scaling, now())
             previous = await _remember(cluster, key, previous, scaling)
         try:
-            await _converge(cluster, deployment, children, settings.plan, served, changes, scaling)
+            scaled_to = scaling.desired_replicas if scaling and deployment.spec.engine.autoscaling else None
+            planned = plan(deployment, settings.plan, engine_replicas=scaled_to, served=served).objects
+            trial = await plans(
+                witness,
+                cluster,
+                key,
+                deployment,
+                planned,
+                children,
+                status=previous,
+                engine_replicas=scaled_to,
+                now=now(),
+            )
+            previous = await _remember_rollout(cluster, key, live, previous, trial, now)
+            await _converge(cluster, deployment, children, planned, settings.plan, changes, trial)
             await _stop_outside(cluster, residency, changes)
         except ClusterError as failure:
             error = failure
@@ -134,6 +155,9 @@ async def reconcile(
     seen = replace(
         seen,
         scaling=scaling,
+        rollout=trial.course.record
+        if trial is not None
+        else rolling_update(planned, seen.children, previous, name=key.name, paused=seen.paused, now=now()),
         enough_engines=_enough(deployment),
         pods=pods,
         applied_revision=changes.revision,
@@ -211,6 +235,25 @@ async def _remember(cluster: Cluster, key: Key, previous: Manifest, scaling: Sca
     return status
 
 
+async def _remember_rollout(
+    cluster: Cluster,
+    key: Key,
+    live: Manifest,
+    previous: Manifest,
+    trial: Plans | None,
+    now: Callable[[], datetime],
+) -> Manifest:
+    """Write a step down before anything acts on it: a revision that failed must not be tried again after a crash."""
+    said = trial.course.record.model_dump(mode="json", by_alias=True, exclude_none=True) if trial is not None else None
+    if said is None or said == previous.get("rollout"):
+        return previous
+    status = {**previous, "rollout": said}
+    await cluster.write_status(key, status)
+    for news in rollout_news(previous, status, uid=str(live["metadata"].get("uid", ""))):
+        await cluster.announce(live, news, now())
+    return status
+
+
 def _enough(deployment: FlashDeployment | None) -> int | None:
     scaling = deployment.spec.engine.autoscaling if deployment is not None else None
     return scaling.min_replicas if scaling is not None else None
@@ -220,13 +263,17 @@ async def _converge(
     cluster: Cluster,
     deployment: FlashDeployment,
     children: tuple[Manifest, ...],
+    planned: tuple[Manifest, ...],
     settings: PlanSettings,
-    served: tuple[Kind, ...],
     changes: _Changes,
-    scaling: ScalingStatus | None,
+    trial: Plans | None,
 ) -> None:
-    scaled_to = scaling.desired_replicas if scaling and deployment.spec.engine.autoscaling else None
-    planned = plan(deployment, settings, engine_replicas=scaled_to, served=served).objects
+    kept: frozenset[str] = frozenset()
+    if trial is not None:
+        planned, kept = trial.carried_out(planned, children, deployment, settings)
+        for manifest in trial.leaving:
+            await cluster.delete(manifest)
+            changes.deleted.append("/".join(identity(manifest)))
     live = {identity(manifest): manifest for manifest in children}
     for desired in planned:
         present = live.get(identity(desired))
@@ -235,7 +282,12 @@ async def _converge(
             changes.applied.append("/".join(identity(desired)))
     changes.revision = revision(planned)
 
-    left_over = superfluous(children, planned, deployment.metadata.uid)
+    gone = {identity(manifest) for manifest in trial.leaving} if trial is not None else set()
+    left_over = tuple(
+        manifest
+        for manifest in superfluous(children, planned, deployment.metadata.uid)
+        if identity(manifest)[1] not in kept and identity(manifest) not in gone
+    )
     # A pod of the former revision that is moved to another node mounts the former configuration once more.
     if left_over and _rolled_out(children, deployment.metadata.name) and not changes.applied:
         for manifest in left_over:
@@ -275,8 +327,8 @@ async def _stop_outside(cluster: Cluster, residency: Finding | None, changes: _C
 
 
 def _rolled_out(live: tuple[Manifest, ...], name: str) -> bool:
-    roles = (statuses.role(live, names.engine_name(name)), statuses.role(live, names.gateway_name(name)))
-    return all(role.rolled_out for role in roles)
+    roles = [statuses.role(live, each(name)) for each in (names.engine_name, names.gateway_name, names.canary_name)]
+    return all(role.rolled_out for role in roles[:2]) and (roles[2].rolled_out or not roles[2].exists)
 
 
 async def _pods(cluster: Cluster, key: Key) -> tuple[tuple[Manifest, ...], Forbidden | None]:

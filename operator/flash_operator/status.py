@@ -17,11 +17,19 @@ from typing import Any, Final, Literal
 
 from flash_api import names
 from flash_api.conditions import EXPLANATIONS, ConditionType, Reason, Refusal
-from flash_api.v1alpha1.status import ColdStart, Condition, FlashDeploymentStatus, ReplicaStatus, ScalingStatus
+from flash_api.v1alpha1.status import (
+    ColdStart,
+    Condition,
+    FlashDeploymentStatus,
+    ReplicaStatus,
+    RolloutStatus,
+    ScalingStatus,
+)
 from flash_operator import pod_reports
 from flash_operator.latency import latency
 from flash_operator.residency import Finding
-from flash_operator.roles import Role, cause, may_probe, role, with_pods
+from flash_operator.roles import Role, cause, may_probe, role, together, with_pods
+from flash_operator.trial_findings import trial_findings
 
 __all__ = ["Observation", "ProbeResult", "Role", "condition", "may_probe", "role", "status"]
 
@@ -73,6 +81,8 @@ class Observation:
     """None = the spec has none."""
     scaling: ScalingStatus | None = None
     """What autoscaling decided; None = it is off."""
+    rollout: RolloutStatus | None = None
+    """How far the newest revision has got; None = nothing was ever planned."""
     enough_engines: int | None = None
     """Engine pods that suffice while more are wanted, as where autoscaling adds them; None = all that are wanted."""
 
@@ -97,17 +107,19 @@ def status(seen: Observation, previous: Manifest, now: datetime) -> dict[str, An
         return _unread_status(seen, seen.unread, previous, now)
     engines = role(seen.children, names.engine_name(seen.name))
     engines = with_pods(engines, seen.pods, names.COMPONENT_ENGINE, enough=seen.enough_engines)
+    all_engines = together(engines, role(seen.children, names.canary_name(seen.name)))
     gateways = role(seen.children, names.gateway_name(seen.name))
     gateways = with_pods(gateways, seen.pods, names.COMPONENT_GATEWAY)
     facts = _facts(seen, engines, gateways)
     value = FlashDeploymentStatus(
         observed_generation=seen.generation,
         conditions=[_timed(fact, seen.generation, previous, now) for fact in facts],
-        engine=_replicas(seen.name, names.COMPONENT_ENGINE, engines),
+        engine=_replicas(seen.name, names.COMPONENT_ENGINE, all_engines),
         gateway=_replicas(seen.name, names.COMPONENT_GATEWAY, gateways),
-        replicas=f"{engines.ready}/{engines.desired}" if engines.exists else "",
+        replicas=f"{all_engines.ready}/{all_engines.desired}" if engines.exists else "",
         endpoint=seen.endpoint if gateways.exists else "",
         scaling=seen.scaling,
+        rollout=seen.rollout,
         ignored_fields=list(seen.ignored_fields),
         applied_revision=seen.applied_revision or str(previous.get("appliedRevision") or ""),
         model=pod_reports.model_facts(seen.pods),
@@ -173,7 +185,10 @@ def _replicas(deployment: str, component: str, pods: Role) -> ReplicaStatus:
 
 def _facts(seen: Observation, engines: Role, gateways: Role) -> tuple[Fact, ...]:
     accepted = _accepted(seen.refusal)
+    trial = trial_findings(seen.rollout, engines)
     engines_ready = _engines_ready(engines, seen)
+    if trial.reason is not None and engines_ready.holds:
+        engines_ready = Fact(ConditionType.ENGINES_READY, "True", trial.reason, trial.message)
     model_ready = _model_ready(engines, engines_ready)
     endpoint_ready = _endpoint_ready(gateways, engines, seen)
     details = (accepted, model_ready, engines_ready, endpoint_ready)
@@ -182,21 +197,27 @@ def _facts(seen: Observation, engines: Role, gateways: Role) -> tuple[Fact, ...]
     broken = tuple(fact for fact in residency if fact.status == "False" and seen.residency and seen.residency.enforced)
     parts = (accepted, *broken, *details[1:])
 
-    settled = engines.rolled_out and gateways.rolled_out and all(p.holds for p in parts)
+    settled = not trial.under_way and engines.rolled_out and gateways.rolled_out and all(p.holds for p in parts)
     # Zero pods and a rollout that stands still are wishes fulfilled, not work under way, although nothing may answer.
-    idle = (
+    idle = not trial.under_way and (
         engines.exists and engines.desired == 0 and engines.rolled_out and (gateways.rolled_out or not seen.suspended)
     )
-    at_rest = seen.error is None and (settled or idle or _stands_still(seen, engines, gateways))
+    at_rest = seen.error is None and (settled or idle or trial.stands_still or _stands_still(seen, engines, gateways))
     stalled = _stalled(seen, engines, gateways, (*broken, endpoint_ready), at_rest=at_rest)
+    if trial.rolled_back and not stalled.holds:
+        stalled = Fact(ConditionType.STALLED, "True", trial.rolled_back, trial.message)
     if stalled.holds or at_rest:
         reconciling = Fact(ConditionType.RECONCILING, "False", stalled.reason if stalled.holds else Reason.SETTLED)
     else:
         first = next((p for p in parts if not p.holds), None)
-        message = seen.error or (first.message if first else "Pods of the former spec are being replaced.")
+        replaced = trial.message or "Pods of the former spec are being replaced."
+        message = seen.error or (first.message if first else replaced)
         reason = Reason.APPLY_FAILED if seen.error else Reason.IN_PROGRESS
         reconciling = Fact(ConditionType.RECONCILING, "True", reason, message)
-    return (_ready(seen, parts), reconciling, stalled, *details, *residency, *_scaling(seen.scaling))
+    ready = _ready(seen, parts)
+    if trial.rolled_back and ready.holds:
+        ready = Fact(ConditionType.READY, "True", trial.rolled_back, trial.message)
+    return (ready, reconciling, stalled, *details, *residency, *_scaling(seen.scaling))
 
 
 def _scaling(scaling: ScalingStatus | None) -> tuple[Fact, ...]:

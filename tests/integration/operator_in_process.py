@@ -5,8 +5,9 @@ with nothing but what the cluster holds, as a new process does.
 """
 
 import asyncio
+import math
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Self
 
@@ -17,9 +18,11 @@ from object_feed import Feed
 from flash_api import names
 from flash_operator.cluster.kubernetes import OWNED_KINDS, KubernetesApi, KubernetesCluster
 from flash_operator.cluster.protocol import ClusterError, Key
+from flash_operator.plan.autoscale_load import GatewayReading, Histogram, TrackReading
 from flash_operator.queue import Loops, QueueSettings
 from flash_operator.reconcile import Outcome, ReconcileSettings, reconcile
 from flash_operator.status import ProbeResult
+from flash_operator.trial import Witness
 
 WRITES = frozenset({"patch", "post", "put", "delete"})
 QUEUE = QueueSettings(settle_seconds=0.0, report_seconds=0.0, backoff_seconds=0.05, backoff_max_seconds=0.5)
@@ -61,6 +64,36 @@ async def answers(url: str) -> ProbeResult:
     return ProbeResult(ok=True, message="")
 
 
+class Traffic:
+    """Gateways on paper, one for all: at each look so many more requests were answered, or failed, by either side."""
+
+    def __init__(self) -> None:
+        self.answered = {"stable": 90, "canary": 60}
+        self.failed = {"stable": 0, "canary": 0}
+        self._reading = GatewayReading()
+
+    async def scrape(self, url: str) -> GatewayReading | None:
+        del url
+        sides = {"stable": self._reading.stable, "canary": self._reading.canary}
+        grown = {
+            name: side.plus(TrackReading(number := self.answered[name], self.failed[name], a_few(number)))
+            for name, side in sides.items()
+        }
+        self._reading = GatewayReading(**grown)
+        return self._reading
+
+
+def a_few(number: int) -> Histogram:
+    return Histogram((0.1, 0.2, math.inf), (number, number, number))
+
+
+class PaperGateways(KubernetesCluster):
+    """The real cluster, in which no gateway has an address."""
+
+    async def gateway_urls(self, key: Key, port: int) -> tuple[str, ...]:
+        return ("http://gateway.on.paper",)
+
+
 class Lives:
     """The operator of one FlashDeployment, one life after the other. `kill_after` is asked with the number of each
     write, from 1. An async context manager; `world` delivers its events."""
@@ -71,6 +104,8 @@ class Lives:
         self.deaths = 0
         self.passes = 0
         self.last: Outcome | None = None
+        self.traffic = Traffic()
+        self._skipped = timedelta()
         self._begun = 0
         self._oldest = 0
         self._world = world
@@ -110,14 +145,18 @@ class Lives:
 
     def _begin(self) -> None:
         api: Any = MortalApi(self._world.api, self._written)
-        cluster = KubernetesCluster(api)
+        cluster = PaperGateways(api)
         settings = self._world.settings
+        witness = Witness(self.traffic.scrape)
 
         async def step(key: Key) -> Outcome:
             self._begun += 1
             number = self._begun
+            self._skipped += self._world.skip
             try:
-                outcome = await reconcile(cluster, key, probe=answers, now=_now, settings=settings)
+                outcome = await reconcile(
+                    cluster, key, probe=answers, now=self._now, settings=settings, witness=witness
+                )
                 self.last = outcome if number >= self._oldest else None
                 return outcome
             except Killed:
@@ -136,6 +175,9 @@ class Lives:
                 self._world.feed.tell(key.name)
 
         self._loops = Loops(step, clock=asyncio.get_running_loop().time, settings=QUEUE)
+
+    def _now(self) -> datetime:
+        return datetime.now(UTC) + self._skipped
 
     def _reincarnate(self) -> None:
         self._buried.add(asyncio.create_task(self._loops.aclose()))
@@ -156,6 +198,8 @@ class World:
         self.kubelet = FakeKubelet(self._write_pod_status)
         self.operators: dict[str, Lives] = {}
         self.settings = ReconcileSettings()
+        self.skip = timedelta()
+        """How much later each pass is than the clock says, on top of those before it."""
         self._kubeconfig = kubeconfig
 
     async def __aenter__(self) -> Self:
@@ -195,7 +239,3 @@ class World:
         path = await self.live.path("v1", "Pod", self.feed.namespace, name)
         answer = await self.live.request("PATCH", f"{path}/status", {"status": status}, content_type=MERGE)
         assert answer.ok or answer.status == 404, answer
-
-
-def _now() -> datetime:
-    return datetime.now(UTC)

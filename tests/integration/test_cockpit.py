@@ -210,7 +210,7 @@ def test_a_missing_secret_is_named(operator: OperatorProcess, kubectl: Kubectl, 
 
 
 def test_a_refused_spec_is_named(operator: OperatorProcess, kubectl: Kubectl, flash: Flash) -> None:
-    apply(kubectl, model={"source": "s3://bucket/model"})
+    apply(kubectl, model={"source": "http://host/m.gguf"})
     eventually("a status", lambda: looked_at(kubectl))
     assert flash.finds(f"FlashDeployment {kubectl.namespace}/chat", "Ready is False (SourceNotServed)")
     assert "It is stalled: nothing moves until someone acts." in flash("explain", "chat").stdout

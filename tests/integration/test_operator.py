@@ -281,7 +281,7 @@ def test_an_object_of_someone_else_is_not_taken_over(operator: OperatorProcess, 
 
 def test_a_refused_spec_leaves_what_runs_alone(operator: OperatorProcess, kubectl: Kubectl) -> None:
     before = apply_quickstart(kubectl)
-    kubectl("patch", "fd", "quickstart", "--type=merge", "-p", '{"spec": {"model": {"source": "s3://bucket/model"}}}')
+    kubectl("patch", "fd", "quickstart", "--type=merge", "-p", '{"spec": {"model": {"source": "http://host/m.gguf"}}}')
     eventually("it is refused", lambda: ready_reason(kubectl) == "SourceNotServed")
     conditions = {c["type"]: c["status"] for c in kubectl.get("fd", "quickstart")["status"]["conditions"]}
     assert (conditions["Accepted"], conditions["Stalled"], conditions["Reconciling"]) == ("False", "True", "False")

@@ -51,7 +51,11 @@ def test_every_variant_is_served(variant: str) -> None:
 @pytest.mark.parametrize(
     ("spec", "says"),
     [
-        ({"model": {"source": "s3://a/b"}}, "Use builtin://NAME"),
+        (
+            {"model": {"source": "s3://a/b?endpoint=http://minio:9000"}},
+            "spec.model.source must be one file for source s3",
+        ),
+        ({"model": {"source": "s3://a/b.gguf?endpoint=http://minio:9000"}}, "spec.model.sha256 must be set for source"),
         ({"model": {"source": "http://host/m.gguf"}}, "spec.model.sha256 must be set for source http://host/m.gguf"),
         (
             {

@@ -100,7 +100,7 @@ async def test_what_came_of_the_first_objects_is_reported_by_the_pass_after() ->
 
 
 async def test_a_refusal_is_reported_at_once() -> None:
-    cluster = a_cluster(model={"source": "s3://bucket/model"})
+    cluster = a_cluster(model={"source": "http://example.com/model.gguf"})
     outcome = await run(cluster)
     assert (outcome.unreported, outcome.status_written) == (False, True)
 
@@ -196,7 +196,7 @@ async def test_a_refused_spec_is_stalled_and_tears_nothing_down() -> None:
     cluster = a_cluster()
     await converge(cluster)
     before = cluster.contents()
-    user_changes(cluster, model={"source": "s3://bucket/model"})
+    user_changes(cluster, model={"source": "http://host/m.gguf"})
     outcome = await run(cluster)
     assert ready(outcome) == "False SourceNotServed"
     assert (outcome.applied, outcome.deleted, outcome.requeue_after_seconds) == ((), (), None)
@@ -375,7 +375,7 @@ async def test_children_that_may_not_be_read_are_told_in_the_status_and_nothing_
 
 
 async def test_a_refused_spec_is_stalled_whether_or_not_its_children_can_be_read() -> None:
-    outcome = await run(Blindfolded(a_cluster(model={"source": "s3://bucket/model"})))
+    outcome = await run(Blindfolded(a_cluster(model={"source": "http://host/m.gguf"})))
     conditions = {c["type"]: (c["status"], c["reason"]) for c in outcome.status["conditions"]}
     assert conditions["Stalled"] == ("True", "SourceNotServed")
     assert conditions["Ready"] == ("False", "SourceNotServed")
@@ -533,7 +533,7 @@ async def test_what_matters_to_users_is_announced_once() -> None:
 async def test_the_revision_is_that_of_the_plan_that_is_applied_as_a_whole() -> None:
     cluster = a_cluster()
     first = (await converge(cluster)).status["appliedRevision"]
-    user_changes(cluster, model={"source": "s3://bucket/model"})
+    user_changes(cluster, model={"source": "http://host/m.gguf"})
     assert (await converge(cluster)).status["appliedRevision"] == first
     user_changes(cluster, model={"source": "builtin://smollm2-135m-instruct"}, engine={"replicas": 3})
     assert (await converge(cluster)).status["appliedRevision"] not in ("", first)

@@ -39,7 +39,7 @@ def engine(**changes: Any) -> tuple[dict[str, Any], ...]:
 
 FAILING = {"conditions": [{"type": "ReplicaFailure", "status": "True", "message": "container engine exited with 3"}]}
 STUCK = {"conditions": [{"type": "Progressing", "status": "False", "message": "has timed out progressing."}]}
-REFUSED = Refusal(Reason.SOURCE_NOT_SERVED, "spec.model.source (s3://bucket/model) is not served by this release.")
+REFUSED = Refusal(Reason.SOURCE_NOT_SERVED, "spec.model.source (http://host/m.gguf) is not served by this release.")
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,17 @@ class GatewayLimits(BaseModel):
     max_inflight_requests: int = Field(default=256, ge=1)
 
 
+class CanaryEngines(BaseModel):
+    """Engines of a revision on trial, and how much of the work they get while there are any."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    engine: str
+    """`host:port` of their gRPC. That the host has no address is the usual case: nothing is on trial."""
+    percent: int = Field(ge=1, le=50)
+    """Share of the conversations that they answer."""
+
+
 class GatewayConfig(BaseModel):
     """One gateway process: the model it offers, the engines behind it, who may call."""
 
@@ -28,6 +39,8 @@ class GatewayConfig(BaseModel):
     served_model_name: str
     engine: str
     """`host:port` of the engines' gRPC; every address the host resolves to is one replica."""
+    canary: CanaryEngines | None = None
+    """None = no revision is ever tried on a share of the requests."""
     model_dir: str
     """Folder that holds `model.flash`: the tokenizer and chat template are read from it."""
     max_context_tokens: int | None = None

@@ -44,7 +44,7 @@ PATTERN_MEANINGS: Final = {
     LABEL_KEY_PATTERN: "must be a label's key, such as gpu or topology.kubernetes.io/zone",
     LABEL_VALUE_PATTERN: "must be a label's value: letters, digits, -, _ and ., with a letter or digit at both ends",
     LABEL_VALUE_OR_EMPTY_PATTERN: "must be empty or letters, digits, -, _ and ., with a letter or digit at both ends",
-    REVISION_PATTERN: "must be a branch, a tag or a commit, without spaces",
+    REVISION_PATTERN: "must be a branch, a tag, a commit or a version, without spaces",
     HTTPS_PATTERN: "must be a URL that begins with https://",
     HTTP_PATTERN: "must be a URL that begins with http:// or https://",
     TIME_OF_DAY_PATTERN: "must be a time of day from 00:00 to 23:59, with two digits each",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import ClassVar
+from typing import ClassVar, Final
 
 from pydantic import Field
 
@@ -88,6 +88,10 @@ class Engine(ApiModel):
         return 1 if self.replicas is None else self.replicas
 
 
+LOOKAHEAD_MAX: Final = 8
+"""Tokens that may be proposed at once."""
+
+
 class DraftMode(StrEnum):
     """Where proposals for the next tokens come from."""
 
@@ -168,7 +172,13 @@ class Draft(ApiModel):
         le=REPLICAS_MAX,
         description="Number of draft pods, as a count; unset = as many as engine pods. Example: 1.",
     )
-    lookahead: int = Field(default=4, ge=1, le=16, description="Tokens proposed at once, as a count. Example: 4.")
+    lookahead: int | None = Field(
+        default=None,
+        ge=1,
+        le=LOOKAHEAD_MAX,
+        description="Tokens proposed at once, as a count; unset = automatic: as many as pay, by what engines measure. "
+        "Example: 4.",
+    )
     placement: DraftPlacement | None = Field(
         default=None,
         description="How near draft pods must be to engine pods: SameNode, SameZone or SameRegion; unset = SameNode. "

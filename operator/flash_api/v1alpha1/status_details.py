@@ -161,6 +161,9 @@ class RolloutEvent(ApiModel):
     result: Literal["InProgress", "Complete", "Superseded", "RolledBack", "Failed"] = Field(
         description="What became of it. Example: Complete."
     )
+    reason: Annotated[str, StringConstraints(max_length=64)] = Field(
+        default="", description="Why, as one word of a closed list; empty = nothing is decided. Example: CanaryErrors."
+    )
     message: ShortMessage = Field(default="", description="Why, as a sentence. Example: replaced by 5f7c9.")
 
 

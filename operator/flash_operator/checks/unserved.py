@@ -30,8 +30,8 @@ UNSERVED: Final = (
     Unserved("model.modelRef", "Write the source of the FlashModel into spec.model.source."),
     Unserved(
         "draft.mode",
-        "Write mode: Off or remove spec.draft; answers are the same, at the speed of one token a step.",
-        harmless=("Off",),
+        "Write mode: PromptLookup, which proposes text of the prompt and needs no model; answers are the same.",
+        harmless=("PromptLookup", "Off"),
     ),
     Unserved(
         "engine.autoscaling.provider",
@@ -48,10 +48,5 @@ UNSERVED: Final = (
     Unserved("endpoint.hostname", _ROUTE, served_with=("endpoint.gatewayRef", "endpoint.ingressClassName")),
     Unserved("endpoint.tls", _ROUTE, served_with=("endpoint.ingressClassName",)),
     Unserved("endpoint.loadBalancer", _ROUTE),
-    Unserved(
-        "rollout.strategy",
-        "Use RollingUpdate, or run two deployments and share the requests before them.",
-        harmless=("RollingUpdate",),
-    ),
     Unserved("observability.tracing", "Remove it: this release sends no traces."),
 )

@@ -39,6 +39,7 @@ from flash_operator.probe import HttpProbe
 from flash_operator.reconcile import ReconcileSettings, reconcile
 from flash_operator.scaling import Scaler
 from flash_operator.scrape import HttpScrape
+from flash_operator.trial import Witness
 
 IDLE_SECONDS: Final = 15.0
 """How long a daemon without any FlashDeployment waits for its first one."""
@@ -63,6 +64,7 @@ class Daemon:
         self._probe = HttpProbe()
         self._scrape = HttpScrape()
         self._scaler = Scaler(self._scrape)
+        self._witness = Witness(self._scrape)
         self._settings = ReconcileSettings(waiting_seconds=0.5, ready_seconds=10.0)
         self._wakes: dict[Key, asyncio.Event] = {}
         self._loops: dict[Key, asyncio.Task[None]] = {}
@@ -130,6 +132,7 @@ class Daemon:
                     now=lambda: datetime.now(UTC),
                     settings=self._settings,
                     scaler=self._scaler,
+                    witness=self._witness,
                 )
                 if outcome.gone:
                     return

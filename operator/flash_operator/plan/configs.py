@@ -9,12 +9,13 @@ from __future__ import annotations
 from typing import Final
 
 from flash_api import names
-from flash_api.config.engine import EngineConfig
-from flash_api.config.gateway import GatewayConfig, GatewayLimits
+from flash_api.config.engine import EngineConfig, EngineDraft
+from flash_api.config.gateway import CanaryEngines, GatewayConfig, GatewayLimits
 from flash_api.quantities import whole_bytes
-from flash_api.v1alpha1.flashdeployment import FlashDeployment, Observability
+from flash_api.v1alpha1.flashdeployment import DraftMode, FlashDeployment, Observability
 from flash_operator.plan.metadata import Manifest, content_hash, owned_object
 from flash_operator.plan.pods import drain_seconds
+from flash_operator.plan.replicas import tries_revisions
 
 ENGINE_FILE: Final = names.FILE_ENGINE_CONFIG.rpartition("/")[2]
 GATEWAY_FILE: Final = names.FILE_GATEWAY_CONFIG.rpartition("/")[2]
@@ -35,9 +36,17 @@ def engine_config(deployment: FlashDeployment) -> EngineConfig:
         max_concurrent_requests=spec.engine.max_concurrent_requests,
         kv_cache_bytes=whole_bytes(spec.engine.kv_cache.memory),
         kv_cache_dtype=spec.engine.kv_cache.dtype,
+        draft=_draft(deployment),
         log_level=(spec.observability or Observability()).log_level,
         shutdown_seconds=drain_seconds(deployment),
     )
+
+
+def _draft(deployment: FlashDeployment) -> EngineDraft | None:
+    draft = deployment.spec.draft
+    if draft is None or draft.mode is DraftMode.OFF:
+        return None
+    return EngineDraft(mode=draft.mode, lookahead=draft.lookahead)
 
 
 def gateway_config(deployment: FlashDeployment) -> GatewayConfig:
@@ -48,6 +57,7 @@ def gateway_config(deployment: FlashDeployment) -> GatewayConfig:
     return GatewayConfig(
         served_model_name=meta.name,
         engine=f"{engine_host}:{names.PORT_ENGINE_GRPC}",
+        canary=_canary_engines(deployment),
         model_dir=names.DIR_MODELS,
         max_context_tokens=spec.model.max_context_tokens,
         api_keys_file=names.FILE_API_KEYS if spec.gateway.auth.api_keys_secret_ref else None,
@@ -61,6 +71,14 @@ def gateway_config(deployment: FlashDeployment) -> GatewayConfig:
     )
 
 
+def _canary_engines(deployment: FlashDeployment) -> CanaryEngines | None:
+    rollout = deployment.spec.rollout
+    if rollout is None or rollout.canary_percent is None:
+        return None
+    host = names.service_host(names.canary_name(deployment.metadata.name), deployment.metadata.namespace)
+    return CanaryEngines(engine=f"{host}:{names.PORT_ENGINE_GRPC}", percent=rollout.canary_percent)
+
+
 def engine_config_map(deployment: FlashDeployment) -> Manifest:
     """The ConfigMap with `engine.json`."""
     text = engine_config(deployment).model_dump_json(indent=2)
@@ -69,7 +87,9 @@ def engine_config_map(deployment: FlashDeployment) -> Manifest:
 
 def gateway_config_map(deployment: FlashDeployment) -> Manifest:
     """The ConfigMap with `gateway.json`."""
-    text = gateway_config(deployment).model_dump_json(indent=2)
+    # Without what is not asked for, so that who never tries a revision has the file of before.
+    unwanted: set[str] = set() if tries_revisions(deployment) else {"canary"}
+    text = gateway_config(deployment).model_dump_json(indent=2, exclude=unwanted)
     return _config_map(deployment, names.COMPONENT_GATEWAY, GATEWAY_FILE, text)
 
 

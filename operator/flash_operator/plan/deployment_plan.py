@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from flash_api import names
 from flash_api.v1alpha1.flashdeployment import FlashDeployment
+from flash_operator.plan.canary_objects import canary_surroundings
 from flash_operator.plan.configs import engine_config_map, gateway_config_map
 from flash_operator.plan.disruption_budgets import disruption_budgets
 from flash_operator.plan.engine import engine_deployment
@@ -15,7 +16,7 @@ from flash_operator.plan.metadata import Manifest
 from flash_operator.plan.monitors import POD_MONITOR, pod_monitor, wants_monitor
 from flash_operator.plan.network import engine_service, gateway_service
 from flash_operator.plan.network_policies import engine_policy, gateway_policy
-from flash_operator.plan.replicas import replicas
+from flash_operator.plan.replicas import replicas, tries_revisions
 from flash_operator.plan.routes import HTTP_ROUTE, Kind, asked_kinds, route
 from flash_operator.plan.service_accounts import service_account
 from flash_operator.plan.settings import PlanSettings
@@ -58,6 +59,7 @@ def plan(
             gateway_config,
             service_account(deployment, names.COMPONENT_ENGINE),
             service_account(deployment, names.COMPONENT_GATEWAY),
+            *(canary_surroundings(deployment, settings) if tries_revisions(deployment) else ()),
             engine_policy(deployment, settings),
             gateway_policy(deployment, settings),
             engine_service(deployment),

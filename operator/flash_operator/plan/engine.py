@@ -19,9 +19,16 @@ _READY: Final = {"httpGet": {"path": "/v2/health/ready", "port": "http"}}
 
 
 def engine_deployment(
-    deployment: FlashDeployment, config_map: Manifest, settings: PlanSettings, *, replicas: int
+    deployment: FlashDeployment,
+    config_map: Manifest,
+    settings: PlanSettings,
+    *,
+    replicas: int,
+    component: str = names.COMPONENT_ENGINE,
+    revision: str = "",
 ) -> Manifest:
-    """The pods that run the model."""
+    """The pods that run the model: all of them, or those on trial."""
+    canary = component == names.COMPONENT_CANARY
     engine = deployment.spec.engine
     container = {
         "name": "engine",
@@ -63,8 +70,8 @@ def engine_deployment(
     }
     return pods.deployment_of_pods(
         deployment,
-        names.COMPONENT_ENGINE,
-        name=names.engine_name(deployment.metadata.name),
+        component,
+        name=(names.canary_name if canary else names.engine_name)(deployment.metadata.name),
         replicas=replicas,
         config_map=config_map,
         init_containers=[
@@ -82,5 +89,6 @@ def engine_deployment(
         ],
         surge=(deployment.spec.rollout or Rollout()).surge,
         settings=settings,
+        revision=revision,
         annotations={names.ANNOTATION_BASE_IMAGE: settings.engine_image_base},
     )

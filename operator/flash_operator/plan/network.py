@@ -7,18 +7,18 @@ from flash_api.v1alpha1.flashdeployment import FlashDeployment
 from flash_operator.plan.metadata import Manifest, owned_object, selector
 
 
-def engine_service(deployment: FlashDeployment) -> Manifest:
+def engine_service(deployment: FlashDeployment, component: str = names.COMPONENT_ENGINE) -> Manifest:
     """Headless: its name resolves to the address of each ready engine pod, and the gateway does the choosing."""
     return owned_object(
         deployment,
-        names.COMPONENT_ENGINE,
+        component,
         api_version="v1",
         kind="Service",
-        name=names.engine_name(deployment.metadata.name),
+        name=f"{deployment.metadata.name}-{component}",
         spec={
             "type": "ClusterIP",
             "clusterIP": "None",
-            "selector": selector(deployment, names.COMPONENT_ENGINE),
+            "selector": selector(deployment, component),
             "ports": [
                 {
                     "name": "grpc",

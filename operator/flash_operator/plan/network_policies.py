@@ -16,10 +16,12 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from flash_api import names
+from flash_api.endpoints import endpoint
 from flash_api.v1alpha1.endpoint import Endpoint, Visibility
 from flash_api.v1alpha1.flashdeployment import FlashDeployment
 from flash_api.v1alpha1.source import scheme
 from flash_operator.plan.metadata import Manifest, owned_object, selector
+from flash_operator.plan.replicas import tries_revisions
 from flash_operator.plan.settings import PlanSettings
 
 NAMESPACE_LABEL: Final = "kubernetes.io/metadata.name"
@@ -37,17 +39,24 @@ _INTERNET: Final = (
     {"ipBlock": {"cidr": "0.0.0.0/0", "except": ["169.254.169.254/32"]}},
     {"ipBlock": {"cidr": "::/0", "except": ["fd00:ec2::254/128"]}},
 )
+_IDENTITY_AGENTS: Final = {
+    "s3": ({"ipBlock": {"cidr": "169.254.170.23/32"}}, 80),  # EKS Pod Identity
+    "gs": ({"ipBlock": {"cidr": "169.254.169.252/32"}}, 988),  # GKE Workload Identity
+}
+"""What hands out a pod's own identity at a cloud, and nothing else."""
 _CLUSTER: Final[dict[str, Any]] = {"namespaceSelector": {}}
 
 Rule = dict[str, Any]
 
 
-def engine_policy(deployment: FlashDeployment, settings: PlanSettings) -> Manifest:
+def engine_policy(
+    deployment: FlashDeployment, settings: PlanSettings, component: str = names.COMPONENT_ENGINE
+) -> Manifest:
     """Gateways ask engines; engines ask nobody but a remote model source."""
     gateways = {"podSelector": {"matchLabels": selector(deployment, names.COMPONENT_GATEWAY)}}
     return _policy(
         deployment,
-        names.COMPONENT_ENGINE,
+        component,
         ingress=[
             {"from": [gateways], "ports": [_tcp(names.PORT_ENGINE_GRPC)]},
             *_scraped(settings, names.PORT_ENGINE_METRICS),
@@ -58,7 +67,8 @@ def engine_policy(deployment: FlashDeployment, settings: PlanSettings) -> Manife
 
 def gateway_policy(deployment: FlashDeployment, settings: PlanSettings) -> Manifest:
     """Clients and the operator ask gateways; gateways ask engines, found by DNS, and a remote model source."""
-    engines = {"podSelector": {"matchLabels": selector(deployment, names.COMPONENT_ENGINE)}}
+    components = (names.COMPONENT_ENGINE, *((names.COMPONENT_CANARY,) if tries_revisions(deployment) else ()))
+    engines = [{"podSelector": {"matchLabels": selector(deployment, component)}} for component in components]
     operator = {
         "from": [_namespaces(settings.operator_namespace)],
         "ports": [_tcp(names.PORT_GATEWAY)],
@@ -72,7 +82,7 @@ def gateway_policy(deployment: FlashDeployment, settings: PlanSettings) -> Manif
             operator,
             *_scraped(settings, names.PORT_GATEWAY),
         ],
-        egress=[{"to": [engines], "ports": [_tcp(names.PORT_ENGINE_GRPC)]}, *(source or [_to_dns(settings)])],
+        egress=[{"to": engines, "ports": [_tcp(names.PORT_ENGINE_GRPC)]}, *(source or [_to_dns(settings)])],
     )
 
 
@@ -121,26 +131,33 @@ def _to_dns(settings: PlanSettings) -> Rule:
 
 def _to_source(deployment: FlashDeployment, settings: PlanSettings) -> list[Rule]:
     """What the init container needs in order to pull; policies cannot tell it from the container after it."""
-    source = deployment.spec.model.source
+    source, has_secret = deployment.spec.model.source, deployment.spec.model.credentials_secret_ref is not None
     if source is None or scheme(source) in LOCAL_SCHEMES:
         return []
     host, port = _address(source)
     inside = host.endswith((".svc", ".svc.cluster.local"))
     peers = [_CLUSTER] if inside else [dict(block) for block in _INTERNET]
-    return [_to_dns(settings), {"to": peers, "ports": [_tcp(port)]}]
+    # A registry sends to other servers for tokens and layers; these are at the usual port.
+    ports = [port] if inside or scheme(source) != "oci" else sorted({port, HTTPS})
+    rules = [_to_dns(settings), {"to": peers, "ports": [_tcp(each) for each in ports]}]
+    if scheme(source) in _IDENTITY_AGENTS and not has_secret:
+        agent, agent_port = _IDENTITY_AGENTS[scheme(source)]
+        rules.append({"to": [agent], "ports": [_tcp(agent_port)]})
+    return rules
 
 
 def _address(source: str) -> tuple[str, int]:
     """Host and port; a hub or a store that is known by its scheme alone is reached by HTTPS."""
-    kind = scheme(source)
-    if kind not in ("http", "https"):
+    address = endpoint(source) or source
+    kind = scheme(address)
+    if kind not in ("http", "https", "oci"):
         return "", HTTPS
-    parts = urlsplit(source)
+    parts = urlsplit(address)
     try:
         port = parts.port
     except ValueError:
         port = None  # no number; the pull says so
-    return parts.hostname or "", port or (HTTPS if kind == "https" else 80)
+    return parts.hostname or "", port or (80 if kind == "http" else HTTPS)
 
 
 def _namespaces(*wanted: str) -> Rule:

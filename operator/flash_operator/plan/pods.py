@@ -9,7 +9,7 @@ from typing import Any, Final
 from flash_api import names
 from flash_api.quantities import canonical
 from flash_api.v1alpha1.flashdeployment import FlashDeployment, Resources, Rollout
-from flash_operator.plan.metadata import Manifest, labels, owned_object, selector
+from flash_operator.plan.metadata import Manifest, content_hash, labels, owned_object, selector
 from flash_operator.plan.placement import scheduling
 from flash_operator.plan.settings import PlanSettings
 
@@ -156,18 +156,40 @@ def deployment_of_pods(
     surge: int,
     settings: PlanSettings,
     annotations: Mapping[str, str] | None = None,
+    revision: str = "",
 ) -> Manifest:
-    """A Deployment that replaces pods one by one: with `surge` 1 the new one comes first, with 0 the old one goes."""
+    """A Deployment that replaces pods one by one: with `surge` 1 the new one comes first, with 0 the old one goes.
+
+    `revision` names the pod template; empty = it is named by its content.
+    """
     rollout = deployment.spec.rollout or Rollout()
     grace = settings.unroute_seconds + drain_seconds(deployment) + settings.stop_margin_seconds
     digest = {names.LABEL_CONFIG_HASH: config_map["metadata"]["labels"][names.LABEL_CONFIG_HASH]}
+    template = {
+        "metadata": {
+            "labels": {**labels(deployment, component), **digest},
+            **({"annotations": dict(annotations)} if annotations else {}),
+        },
+        "spec": {
+            "serviceAccountName": f"{deployment.metadata.name}-{component}",
+            "automountServiceAccountToken": False,
+            "enableServiceLinks": False,
+            "terminationGracePeriodSeconds": grace,
+            "securityContext": pod_security(),
+            **_pull_secrets(settings),
+            **scheduling(deployment, component),
+            "initContainers": list(init_containers),
+            "containers": list(containers),
+            "volumes": [*volumes, *_source(deployment)[0]],
+        },
+    }
     return owned_object(
         deployment,
         component,
         api_version="apps/v1",
         kind="Deployment",
         name=name,
-        extra_labels=digest,
+        extra_labels={**digest, names.LABEL_REVISION: revision or content_hash(template)},
         spec={
             "replicas": replicas,
             "revisionHistoryLimit": 3,
@@ -175,23 +197,6 @@ def deployment_of_pods(
             **({"paused": True} if rollout.paused else {}),
             "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 1 - surge, "maxSurge": surge}},
             "selector": {"matchLabels": selector(deployment, component)},
-            "template": {
-                "metadata": {
-                    "labels": {**labels(deployment, component), **digest},
-                    **({"annotations": dict(annotations)} if annotations else {}),
-                },
-                "spec": {
-                    "serviceAccountName": f"{deployment.metadata.name}-{component}",
-                    "automountServiceAccountToken": False,
-                    "enableServiceLinks": False,
-                    "terminationGracePeriodSeconds": grace,
-                    "securityContext": pod_security(),
-                    **_pull_secrets(settings),
-                    **scheduling(deployment, component),
-                    "initContainers": list(init_containers),
-                    "containers": list(containers),
-                    "volumes": [*volumes, *_source(deployment)[0]],
-                },
-            },
+            "template": template,
         },
     )

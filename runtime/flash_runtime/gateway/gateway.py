@@ -22,6 +22,7 @@ from flash_runtime.gateway.metrics import Metrics
 from flash_runtime.gateway.recent import Recent
 from flash_runtime.gateway.record import Record
 from flash_runtime.gateway.requests import ChatRequest, CompletionRequest
+from flash_runtime.gateway.tracks import Tracks
 from flash_runtime.text.assets import TextAssets
 from flash_runtime.text.chat import ChatRefused, ChatTemplate, ChatTemplateBroken, Message
 from flash_runtime.text.tokenizer import Tokenizer
@@ -51,7 +52,7 @@ class Gateway:
         self,
         config: GatewayConfig,
         assets: TextAssets,
-        engine: Engine,
+        engine: Engine | Tracks,
         *,
         tokenizer: Tokenizer,
         chat_template: ChatTemplate,
@@ -63,7 +64,7 @@ class Gateway:
         self.surroundings = surroundings
         self.started_at = int(surroundings.wall_clock())
         self.system_fingerprint = f"fp_{assets.fingerprint[:12]}"
-        self._engine = engine
+        self._tracks = engine if isinstance(engine, Tracks) else Tracks(engine)
         self._tokenizer = tokenizer
         self._chat_template = chat_template
         windows = [limit for limit in (config.max_context_tokens, assets.max_context_tokens) if limit is not None]
@@ -125,10 +126,14 @@ class Gateway:
 
     async def run(self, choices: Sequence[Choice], usage: Usage, record: Record) -> AsyncGenerator[Piece, None]:
         """Pieces of the answer, counted as they pass. Raises ApiError."""
+        # A canary request of our own would say nothing of the route if it were given to pods on trial.
+        session = choices[0].session if record.counted else None
+        trial = await self._tracks.choose(session, self.metrics.count_stream)
+        record.track = trial.track
         seconds = self.config.limits.request_timeout_seconds
         deadline = asyncio.get_running_loop().time() + seconds
         pieces = until(
-            run_choices(self._engine, self._tokenizer.decode, self._tokenizer.spell, choices),
+            run_choices(trial, self._tokenizer.decode, self._tokenizer.spell, choices),
             deadline=deadline,
             late=lambda: ApiError(
                 504,
@@ -171,7 +176,7 @@ class Gateway:
             if record.first_token_at is None:
                 record.first_token_at = now
                 if record.counted:
-                    self.metrics.time_to_first_token.observe(now - record.started_at)
+                    self.metrics.observe_first_token(now - record.started_at, track=record.track)
                     self.recent_ttft.observe(now - record.started_at)
 
     def _settle(self, record: Record) -> None:
@@ -183,7 +188,7 @@ class Gateway:
         num_later_tokens = record.completion_tokens - record.num_choices
         if num_later_tokens > 0:
             seconds = (record.last_token_at - record.first_token_at) * record.num_choices
-            self.metrics.time_per_output_token.observe(seconds / num_later_tokens)
+            self.metrics.observe_output_token(seconds / num_later_tokens, track=record.track)
             self.recent_tpot.observe(seconds / num_later_tokens)
 
 

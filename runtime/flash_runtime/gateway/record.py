@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from starlette.types import Scope
 
+from flash_runtime.gateway.tracks import Track
+
 SCOPE_KEY = "flashplane.record"
 
 
@@ -26,6 +28,8 @@ class Record:
     first_token_at: float | None = None
     last_token_at: float | None = None
     error_code: str | None = None
+    track: Track = Track.STABLE
+    """The revision that the request was given to."""
 
 
 def record_of(scope: Scope) -> Record:

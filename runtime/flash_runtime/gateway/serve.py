@@ -30,6 +30,7 @@ from flash_runtime.gateway.gateway import Gateway, Surroundings
 from flash_runtime.gateway.listen import Server, StartError, bind, passed_socket
 from flash_runtime.gateway.logs import set_up_logging
 from flash_runtime.gateway.replicas import Connection, ReplicaPool
+from flash_runtime.gateway.tracks import Tracks
 from flash_runtime.packed import PackedError
 from flash_runtime.text.assets import TextAssets, TextError
 from flash_runtime.text.chat import ChatTemplate
@@ -80,8 +81,14 @@ def serve(config: GatewayConfig, listener: socket.socket, *, environment: Mappin
         lambda address: connect(address, config),
         clock=time.monotonic,
     )
+    canary = canary_pool(config, environment)
     gateway = Gateway(
-        config, assets, pool, tokenizer=tokenizer, chat_template=chat_template, surroundings=real_surroundings()
+        config,
+        assets,
+        tracks(config, pool, canary),
+        tokenizer=tokenizer,
+        chat_template=chat_template,
+        surroundings=real_surroundings(),
     )
     drain = Drain()
     server = Server(
@@ -100,15 +107,16 @@ def serve(config: GatewayConfig, listener: socket.socket, *, environment: Mappin
     )
     set_up_logging(log_level)
     with asyncio.Runner(loop_factory=server.config.get_loop_factory()) as runner:
-        runner.run(_serve(server, listener, pool))
+        runner.run(_serve(server, listener, *(each for each in (pool, canary) if each is not None)))
     logger.info("stopped")
 
 
-async def _serve(server: Server, listener: socket.socket, pool: ReplicaPool) -> None:
+async def _serve(server: Server, listener: socket.socket, *pools: ReplicaPool) -> None:
     try:
         await server.serve(sockets=[listener])
     finally:
-        await pool.close()
+        for pool in pools:
+            await pool.close()
 
 
 def connect(address: str, config: GatewayConfig) -> Connection:
@@ -120,13 +128,30 @@ def connect(address: str, config: GatewayConfig) -> Connection:
 
 def discovery(config: GatewayConfig, environment: Mapping[str, str]) -> Discovery:
     """A hosts file where one is named, DNS otherwise. Raises StartError."""
-    host, _, port = config.engine.rpartition(":")
+    return _discovery("engine", config.engine, environment, may_be_empty=False)
+
+
+def canary_pool(config: GatewayConfig, environment: Mapping[str, str]) -> ReplicaPool | None:
+    """The replicas of a revision on trial, if there may ever be one. Raises StartError."""
+    if config.canary is None:
+        return None
+    found = _discovery("canary.engine", config.canary.engine, environment, may_be_empty=True)
+    return ReplicaPool(found, lambda address: connect(address, config), clock=time.monotonic)
+
+
+def tracks(config: GatewayConfig, stable: ReplicaPool, canary: ReplicaPool | None) -> Tracks:
+    """Who answers which share of the requests."""
+    return Tracks(stable, canary, percent=config.canary.percent if config.canary is not None else 0)
+
+
+def _discovery(field: str, target: str, environment: Mapping[str, str], *, may_be_empty: bool) -> Discovery:
+    host, _, port = target.rpartition(":")
     if not host or not port.isdecimal():
-        raise StartError(f"engine ({config.engine}) must be host:port, as in chat-engine.default.svc:8001; correct it")
+        raise StartError(f"{field} ({target}) must be host:port, as in chat-engine.default.svc:8001; correct it")
     hosts_file = environment.get(ENV_HOSTS)
     if hosts_file:
-        return HostsFile(Path(hosts_file), config.engine)
-    return Dns(config.engine, clock=time.monotonic)
+        return HostsFile(Path(hosts_file), target)
+    return Dns(target, clock=time.monotonic, may_be_empty=may_be_empty)
 
 
 def real_surroundings() -> Surroundings:

@@ -253,19 +253,22 @@ def _parser() -> argparse.ArgumentParser:
         prog="flash-pull",
         description="Put the packed form of a model into a folder (DIR/model.flash), from the cache when it is there.",
         epilog="Environment: FLASHPLANE_CACHE, the cache folder (default ~/.cache/flashplane); FLASHPLANE_PROGRESS, "
-        "a file that always holds {phase, done, total, unit} as JSON; FLASHPLANE_TOKEN_FILE, a file with the token "
-        "that the source asks for; HF_ENDPOINT, another model hub; https_proxy, no_proxy. Exit codes: 0 done, "
+        "a file that always holds {phase, done, total, unit} as JSON; FLASHPLANE_TOKEN_FILE, a file with what the "
+        "source asks for (a token; for s3 an AWS credentials file, for gs a service account's key, for oci a Docker "
+        "configuration); HF_ENDPOINT, another model hub; AWS_*, GOOGLE_APPLICATION_CREDENTIALS, DOCKER_CONFIG, as for "
+        "other programs; https_proxy, no_proxy. Exit codes: 0 done, "
         "2 unsupported request, 3 missing or damaged weights, 4 download failed, 5 storage failed.",
     )
     parser.add_argument(
         "--source",
         required=True,
         metavar="URI",
-        help="builtin://NAME, file:///PATH (GGUF, folder, packed file), hf://ORG/NAME[/FILE.gguf], https://HOST/FILE",
+        help="builtin://NAME, file:///PATH (GGUF, folder, packed file), hf://ORG/NAME[/FILE.gguf], https://HOST/FILE, "
+        "s3://BUCKET/FOLDER or /FILE.gguf, gs://BUCKET/FOLDER or /FILE.gguf, oci://REGISTRY/REPOSITORY[:TAG|@DIGEST]",
     )
     parser.add_argument("--variant", default="Lite", help=f"{', '.join(VARIANTS)}; default: Lite")
     parser.add_argument("--head", help="format of embedding and head for Nano: int8 (default) or int4")
-    parser.add_argument("--revision", help="branch, tag or commit of the source; default: the source's own")
+    parser.add_argument("--revision", help="branch, tag or commit of the source, version of an object")
     parser.add_argument("--sha256", metavar="HEX", help="expected SHA-256 of the weights file; another one is refused")
     parser.add_argument("--to", required=True, type=Path, metavar="DIR", help="folder that gets model.flash")
     parser.add_argument("--text-only", action="store_true", help="leave the weights out: what a gateway needs")
