@@ -70,8 +70,8 @@ def kopf_settings(watch: WatchSettings) -> kopf.OperatorSettings:
     settings.watching.client_timeout = watch.client_timeout_seconds
     settings.watching.connect_timeout = watch.connect_timeout_seconds
     settings.watching.inactivity_timeout = watch.inactivity_seconds
-    # kopf decodes all of a chunk, and keeps each object of it until its event is handed over and no other one of the same
-    # object has come for so long: both are memory and nothing else.
+    # kopf decodes all of a chunk, and keeps each object of it until its event is handed over and no other one of the
+    # same object has come for so long: both are memory and nothing else.
     settings.watching.chunk_size = 100
     settings.queueing.idle_timeout = 0.01
     settings.networking.request_timeout = watch.request_timeout_seconds
