@@ -68,13 +68,6 @@ def test_every_variant_is_served(variant: str) -> None:
             "spec.model.credentialsSecretRef must be unset for source http://host/m.gguf",
         ),
         ({"engine": {"autoscaling": {"maxReplicas": 4, "provider": "KEDA"}}}, "Use BuiltIn"),
-        (
-            {
-                "endpoint": {"visibility": "Public", "tls": {"secretName": "tls"}},
-                "gateway": {"auth": {"apiKeysSecretRef": {"name": "k"}}},
-            },
-            "use Cluster or Private",
-        ),
     ],
 )
 @pytest.mark.parametrize("command", ["lint", "plan"])

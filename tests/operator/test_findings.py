@@ -138,10 +138,10 @@ UNSCHEDULABLE = {
             "create secret generic keys",
         ),
         (
-            facts(served=(served("False SourceNotServed", stalled="True", message="spec.model.source (s3://b)"),)),
+            facts(served=(served("False SourceNotServed", stalled="True", message="spec.model.sha256 must be set"),)),
             "FlashDeployment default/chat",
-            "Ready is False (SourceNotServed): spec.model.source (s3://b)",
-            "builtin://NAME",
+            "Ready is False (SourceNotServed): spec.model.sha256 must be set",
+            "write its SHA-256",
         ),
         (
             facts(served=(Served({**a_manifest(), "metadata": {**a_manifest()["metadata"], "generation": 1}}),)),
