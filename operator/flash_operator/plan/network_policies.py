@@ -3,7 +3,7 @@
     clients -> gateway -> engine            (as endpoint.visibility says; gRPC)
     operator -> gateway                     (the request that proves Ready, and metrics)
     monitoring -> gateway, engine metrics   (where an installation names its namespace)
-    gateway, engine -> model source, DNS    (where the source is remote)
+    gateway, engine -> model source, DNS    (where the source is remote; its cloud's identity agent without a Secret)
     gateway -> DNS
 
 The kubelet's probes are in no list: traffic between a pod and its own node is always allowed. Whether a cluster's
@@ -19,7 +19,8 @@ from flash_api import names
 from flash_api.endpoints import endpoint
 from flash_api.v1alpha1.endpoint import Endpoint, Visibility
 from flash_api.v1alpha1.flashdeployment import FlashDeployment
-from flash_api.v1alpha1.source import scheme
+from flash_api.v1alpha1.flashmodel import FlashModelSpec
+from flash_api.v1alpha1.source import Model, scheme
 from flash_operator.plan.metadata import Manifest, owned_object, selector
 from flash_operator.plan.replicas import tries_revisions
 from flash_operator.plan.settings import PlanSettings
@@ -61,7 +62,7 @@ def engine_policy(
             {"from": [gateways], "ports": [_tcp(names.PORT_ENGINE_GRPC)]},
             *_scraped(settings, names.PORT_ENGINE_METRICS),
         ],
-        egress=_to_source(deployment, settings),
+        egress=_to_source(deployment.spec.model, settings),
     )
 
 
@@ -73,7 +74,7 @@ def gateway_policy(deployment: FlashDeployment, settings: PlanSettings) -> Manif
         "from": [_namespaces(settings.operator_namespace)],
         "ports": [_tcp(names.PORT_GATEWAY)],
     }
-    source = _to_source(deployment, settings)
+    source = _to_source(deployment.spec.model, settings)
     return _policy(
         deployment,
         names.COMPONENT_GATEWAY,
@@ -129,9 +130,9 @@ def _to_dns(settings: PlanSettings) -> Rule:
     }
 
 
-def _to_source(deployment: FlashDeployment, settings: PlanSettings) -> list[Rule]:
+def _to_source(model: Model | FlashModelSpec, settings: PlanSettings) -> list[Rule]:
     """What the init container needs in order to pull; policies cannot tell it from the container after it."""
-    source, has_secret = deployment.spec.model.source, deployment.spec.model.credentials_secret_ref is not None
+    source = model.source
     if source is None or scheme(source) in LOCAL_SCHEMES:
         return []
     host, port = _address(source)
@@ -140,7 +141,7 @@ def _to_source(deployment: FlashDeployment, settings: PlanSettings) -> list[Rule
     # A registry sends to other servers for tokens and layers; these are at the usual port.
     ports = [port] if inside or scheme(source) != "oci" else sorted({port, HTTPS})
     rules = [_to_dns(settings), {"to": peers, "ports": [_tcp(each) for each in ports]}]
-    if scheme(source) in _IDENTITY_AGENTS and not has_secret:
+    if scheme(source) in _IDENTITY_AGENTS and model.credentials_secret_ref is None:
         agent, agent_port = _IDENTITY_AGENTS[scheme(source)]
         rules.append({"to": [agent], "ports": [_tcp(agent_port)]})
     return rules
