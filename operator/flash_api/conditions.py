@@ -47,10 +47,6 @@ EXPLANATIONS: dict[Reason, Explanation] = {
         "What comes from the model source could be read or changed on the way.",
         "Use https://, for a bucket an https:// endpoint; or name one file and write its SHA-256.",
     ),
-    Reason.VISIBILITY_NOT_SERVED: Explanation(
-        "A load balancer would lead straight to gateway pods, which do not end TLS.",
-        "Name a Gateway (gatewayRef) or an Ingress class (ingressClassName), which do, or use Cluster or Private.",
-    ),
     Reason.FIELD_NOT_SERVED: Explanation(
         "The field is part of the API, but this release does nothing with it, and says so rather than ignore it.",
         "Do what the message says instead, or remove the field.",
@@ -143,6 +139,15 @@ EXPLANATIONS: dict[Reason, Explanation] = {
         "The spec asks for an object of a kind that this cluster does not know, such as HTTPRoute or Certificate.",
         "Install what brings the kind, or choose another way in spec.endpoint.",
     ),
+    Reason.LOAD_BALANCER_PENDING: Explanation(
+        "Gateway pods answer, but the load balancer before them has no address yet.",
+        "Wait a minute or two, then see why: kubectl describe service NAME-gateway. A cluster without a controller for "
+        "load balancers never gives one: install it (MetalLB, the cloud's own), or name a Gateway or an Ingress class.",
+    ),
+    Reason.CERTIFICATE_PENDING: Explanation(
+        "cert-manager has not issued the certificate that the gateway pods wait for.",
+        "Wait, or see why: kubectl describe certificate NAME-gateway; the issuer may not exist or may refuse the name.",
+    ),
     Reason.ALL_IN_REGION: Explanation("Every pod, cache and volume is in an allowed region.", "Nothing to do."),
     Reason.REGION_UNKNOWN: Explanation(
         "Pods have no node yet, or their nodes have no label topology.kubernetes.io/region.",
@@ -213,7 +218,6 @@ _PROGRESS = (Reason.IN_PROGRESS, Reason.SETTLED, Reason.PROGRESSING, Reason.APPL
 _REFUSED = (
     Reason.INVALID_SPEC,
     Reason.SOURCE_NOT_SERVED,
-    Reason.VISIBILITY_NOT_SERVED,
     Reason.FIELD_NOT_SERVED,
 )
 
@@ -271,6 +275,8 @@ REASONS: dict[ConditionType, tuple[Reason, ...]] = {
         Reason.WAITING_FOR_ENGINES,
         Reason.ROUTE_NOT_ACCEPTED,
         Reason.KIND_NOT_SERVED,
+        Reason.LOAD_BALANCER_PENDING,
+        Reason.CERTIFICATE_PENDING,
         Reason.SUSPENDED,
         Reason.NOT_APPLIED,
     ),

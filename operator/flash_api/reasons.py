@@ -40,7 +40,6 @@ class Reason(StrEnum):
     SPEC_ACCEPTED = "SpecAccepted"
     INVALID_SPEC = "InvalidSpec"
     SOURCE_NOT_SERVED = "SourceNotServed"
-    VISIBILITY_NOT_SERVED = "VisibilityNotServed"
     FIELD_NOT_SERVED = "FieldNotServed"
     # ModelReady
     MODEL_LOADED = "ModelLoaded"
@@ -84,6 +83,8 @@ class Reason(StrEnum):
     WAITING_FOR_ENGINES = "WaitingForEngines"
     ROUTE_NOT_ACCEPTED = "RouteNotAccepted"
     KIND_NOT_SERVED = "KindNotServed"
+    LOAD_BALANCER_PENDING = "LoadBalancerPending"
+    CERTIFICATE_PENDING = "CertificatePending"
     NOT_APPLIED = "NotApplied"
     # ResidencyCompliant
     ALL_IN_REGION = "AllInRegion"

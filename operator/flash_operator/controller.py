@@ -21,11 +21,12 @@ from flash_operator.logs import EXTRA
 from flash_operator.metrics import Metrics, application
 from flash_operator.probe import Probe
 from flash_operator.queue import Loops
-from flash_operator.reconcile import Outcome, Steady, reconcile
+from flash_operator.reconcile import Outcome, reconcile
 from flash_operator.scaling import Scaler
 from flash_operator.scrape import Scrape
 from flash_operator.settings import OperatorSettings
 from flash_operator.status import condition
+from flash_operator.steady import Steady
 from flash_operator.trial import Witness
 from flash_operator.watchdog import Watchdog
 
@@ -193,9 +194,9 @@ class Controller:
         own = (names.KIND,) if self._watchdog.is_stale else ()
         return (*own, *sorted(self._watched.stale()))
 
-    async def _look(self, steady: Steady) -> bool:
-        """Whether a deployment that serves here is as its last pass found it: nothing was heard, and it answers."""
-        return self._watched.live and steady.holds(await self._probe(steady.url))
+    async def _look(self, known: Steady) -> bool:
+        """Whether a pass would change nothing: nothing was heard, and the endpoint answers as before."""
+        return self._watched.live and known.holds(await self._probe(known.url))
 
     async def _step(self, key: Key) -> Outcome:
         started = self._clock()

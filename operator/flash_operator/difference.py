@@ -69,11 +69,13 @@ def _filled(spec: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _covers(live: object, desired: object) -> bool:
+    if live == desired:  # most of a plan is stored as it was planned, and this needs no Python to see it
+        return True
     if isinstance(desired, Mapping):
         return isinstance(live, Mapping) and all(key in live and _covers(live[key], desired[key]) for key in desired)
     if isinstance(desired, list | tuple):
         return isinstance(live, list | tuple) and _covers_list(live, desired)
-    return live == desired
+    return False
 
 
 def _covers_list(live: Sequence[Any], desired: Sequence[Any]) -> bool:

@@ -70,9 +70,10 @@ def kopf_settings(watch: WatchSettings) -> kopf.OperatorSettings:
     settings.watching.client_timeout = watch.client_timeout_seconds
     settings.watching.connect_timeout = watch.connect_timeout_seconds
     settings.watching.inactivity_timeout = watch.inactivity_seconds
-    settings.watching.chunk_size = 500
-    # An event is handed over at once: what waits for the next one of the same object only costs memory.
-    settings.queueing.idle_timeout = 0.1
+    # kopf decodes all of a chunk, and keeps each object of it until its event is handed over and no other one of the
+    # same object has come for so long: both are memory and nothing else.
+    settings.watching.chunk_size = 100
+    settings.queueing.idle_timeout = 0.01
     settings.networking.request_timeout = watch.request_timeout_seconds
     settings.networking.connect_timeout = watch.connect_timeout_seconds
     # The defaults add up to six minutes in which nobody watches.

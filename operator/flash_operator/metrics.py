@@ -79,7 +79,7 @@ class Metrics:
             registry=self.registry,
         )
         self.watch_restarts = Counter(
-            "flashplane_watch_restarts", "Times that the event source was started anew.", registry=self.registry
+            "flashplane_watch_restarts", "Times that a watch failed and was begun anew.", registry=self.registry
         )
         self.list_failures = Counter(
             "flashplane_list_failures", "Lists of FlashDeployments that failed.", registry=self.registry

@@ -7,7 +7,7 @@ there yet is asked for again after `Outcome.requeue_after_seconds`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, Final
@@ -24,14 +24,17 @@ from flash_operator.announcements import announcements, rollout_news
 from flash_operator.checks import refusal
 from flash_operator.cluster.protocol import Cluster, ClusterError, Forbidden, Key, Manifest
 from flash_operator.difference import identity, is_as_planned, owned_by, revision, superfluous
-from flash_operator.latency import latency
+from flash_operator.doors import door
 from flash_operator.plan import PlanSettings, optional_kinds, plan
 from flash_operator.plan.autoscale_record import recorded
+from flash_operator.plan.certificates import ends_tls
 from flash_operator.plan.routes import Kind, asked_kinds
 from flash_operator.probe import Probe
 from flash_operator.residency import Finding, Places, may_be_stopped, residency_finding
+from flash_operator.rollouts import rolling_update
 from flash_operator.scaling import Scaler, scaled
-from flash_operator.status import Observation, ProbeResult
+from flash_operator.status import Observation
+from flash_operator.steady import Steady, steady
 from flash_operator.trial import Plans, Witness, plans
 
 PROBE_PATH: Final = "/readyz"
@@ -46,19 +49,6 @@ class ReconcileSettings:
     """Next look while something is on its way. Children wake the loop too; this catches what sends no event."""
     ready_seconds: float = 15.0
     """Next look at a deployment that serves: how late a broken route is noticed."""
-
-
-@dataclass(frozen=True)
-class Steady:
-    """How the endpoint of a settled deployment answers."""
-
-    url: str
-    latency: Mapping[str, Any] | None = None
-    """`status.latency` as it is written."""
-
-    def holds(self, answer: ProbeResult) -> bool:
-        """Whether the answer leaves nothing to write."""
-        return answer.ok and latency(answer.milliseconds, self.latency) == latency({}, self.latency)
 
 
 @dataclass(frozen=True)
@@ -80,8 +70,7 @@ class Outcome:
     unreported: bool = False
     """The first objects were made, and what came of them is left for the next pass to say: it is due soon."""
     steady: Steady | None = None
-    """While nothing is heard of the deployment and its objects and this is so, a pass would change nothing; None = only
-    a pass can tell."""
+    """What shows that a pass would change nothing; None = only a pass can tell."""
 
     @property
     def writes(self) -> int:
@@ -124,6 +113,7 @@ async def reconcile(
     previous = live.get("status") or {}
     scaling = recorded(previous)
     trial: Plans | None = None
+    planned: tuple[Manifest, ...] = ()
     if deployment is not None and refused is None:
         if scaler is not None:
             scaling = await scaled(scaler, cluster, key, deployment, children, scaling, now())
@@ -162,12 +152,14 @@ async def reconcile(
         probe=probe,
         residency=residency,
         served=served,
-        policy_enforced=settings.plan.policy_enforced,
+        settings=settings.plan,
     )
     seen = replace(
         seen,
         scaling=scaling,
-        rollout=trial.course.record if trial is not None else None,
+        rollout=trial.course.record
+        if trial is not None
+        else rolling_update(planned, seen.children, previous, name=key.name, paused=seen.paused, now=now()),
         enough_engines=_enough(deployment),
         pods=pods,
         applied_revision=changes.revision,
@@ -191,20 +183,8 @@ async def reconcile(
         status_written=status != (live.get("status") or {}) and not unreported,
         status=status,
         unreported=unreported,
-        steady=_steady(cluster, key, deployment, status),
+        steady=steady(deployment, status, _probe_url(cluster, key, deployment, settings.plan)),
     )
-
-
-def _steady(cluster: Cluster, key: Key, deployment: FlashDeployment | None, status: Manifest) -> Steady | None:
-    """Where a deployment answers that is settled and depends on nothing that sends no event: load, nodes, routes."""
-    settled = (statuses.condition(status, ConditionType.RECONCILING) or {}).get("reason") == Reason.SETTLED
-    ready = (statuses.condition(status, ConditionType.READY) or {}).get("status") == "True"
-    if deployment is None or not (ready and settled):
-        return None
-    spec = deployment.spec
-    if spec.engine.autoscaling is not None or spec.residency is not None or asked_kinds(deployment):
-        return None
-    return Steady(f"{cluster.endpoint_url(key, spec.endpoint.port)}{PROBE_PATH}", status.get("latency"))
 
 
 async def _report_unread(
@@ -373,22 +353,21 @@ async def _observe(
     probe: Probe,
     residency: Finding | None,
     served: tuple[Kind, ...],
-    policy_enforced: bool | None,
+    settings: PlanSettings,
 ) -> Observation:
     uid = live["metadata"].get("uid", "")
     own = tuple(child for child in children if owned_by(child, uid))
-    url = cluster.endpoint_url(key, deployment.spec.endpoint.port) if deployment is not None else ""
-    asked = await probe(f"{url}{PROBE_PATH}") if url and statuses.may_probe(own, key.name) else None
+    url = _probe_url(cluster, key, deployment, settings)
+    asked = await probe(url) if url and statuses.may_probe(own, key.name) else None
     spec: dict[str, Any] = live.get("spec") or {}
     ignored = cluster.ignored_fields(spec)
     if (
-        policy_enforced is False
+        settings.policy_enforced is False
         and deployment is not None
         and deployment.spec.endpoint.visibility is not Visibility.PUBLIC
     ):
         ignored = (*ignored, "endpoint.visibility: this cluster's network does not enforce NetworkPolicy")
-    hostname = deployment.spec.endpoint.hostname if deployment is not None else None
-    public = cluster.public_url(hostname) if hostname is not None else None
+    way_in = door(deployment, own, inside=url.removesuffix(PROBE_PATH), outside=settings.has_outside)
     asked_for = asked_kinds(deployment) if deployment is not None else ()
     missing = tuple(kind for kind in asked_for if kind not in served)
     return Observation(
@@ -399,10 +378,18 @@ async def _observe(
         refusal=refused,
         error=str(error) if error is not None else None,
         error_is_final=error is not None and not error.retryable,
-        endpoint=f"{public or url}/v1" if url else "",
+        endpoint=f"{way_in.url}/v1" if way_in.url else "",
+        door=way_in,
         missing_kinds=missing,
         ignored_fields=ignored,
         suspended=deployment is not None and deployment.spec.suspend,
         paused=deployment is not None and deployment.spec.rollout is not None and deployment.spec.rollout.paused,
         residency=residency,
     )
+
+
+def _probe_url(cluster: Cluster, key: Key, deployment: FlashDeployment | None, settings: PlanSettings) -> str:
+    if deployment is None:
+        return ""
+    port, tls = deployment.spec.endpoint.port, ends_tls(deployment, settings)
+    return f"{cluster.endpoint_url(key, port, tls=tls)}{PROBE_PATH}"

@@ -26,6 +26,7 @@ from flash_api.v1alpha1.status import (
     ScalingStatus,
 )
 from flash_operator import pod_reports
+from flash_operator.doors import Door
 from flash_operator.latency import latency
 from flash_operator.residency import Finding
 from flash_operator.roles import Role, cause, may_probe, role, together, with_pods
@@ -77,12 +78,14 @@ class Observation:
     """The spec asks that a rollout stand still."""
     missing_kinds: tuple[tuple[str, str], ...] = ()
     """API version and kind of what the spec asks for and this cluster does not know."""
+    door: Door | None = None
+    """Where clients find the endpoint; None = not looked at."""
     residency: Finding | None = None
     """None = the spec has none."""
     scaling: ScalingStatus | None = None
     """What autoscaling decided; None = it is off."""
     rollout: RolloutStatus | None = None
-    """How far the trial of a new revision has got; None = revisions are not tried."""
+    """How far the newest revision has got; None = nothing was ever planned."""
     enough_engines: int | None = None
     """Engine pods that suffice while more are wanted, as where autoscaling adds them; None = all that are wanted."""
 
@@ -339,12 +342,16 @@ def _endpoint_ready(gateways: Role, engines: Role, seen: Observation) -> Fact:
     if (refused_route := _refused_route(seen.children)) is not None:
         return Fact(kind, "False", Reason.ROUTE_NOT_ACCEPTED, refused_route)
     if seen.probe is not None and seen.probe.ok:
+        if seen.door is not None and seen.door.unreached is not None:
+            return Fact(kind, "False", Reason.LOAD_BALANCER_PENDING, seen.door.unreached)
         reason = Reason.ENDPOINT_ANSWERS if gateways.rolled_out else Reason.GATEWAY_UPDATING
         return Fact(kind, "True", reason, f"{count}.")
     if seen.suspended:
         return Fact(kind, "False", Reason.SUSPENDED, EXPLANATIONS[Reason.SUSPENDED].cause)
     if engines.ready == 0:
         return Fact(kind, "False", Reason.WAITING_FOR_ENGINES, "No engine pod is ready.")
+    if seen.door is not None and seen.door.uncertified is not None:
+        return Fact(kind, "False", Reason.CERTIFICATE_PENDING, seen.door.uncertified)
     if gateways.failure is not None:
         return Fact(kind, "False", Reason.GATEWAY_FAILING, f"{count}: {gateways.failure}")
     if gateways.stuck is not None:

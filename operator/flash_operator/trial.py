@@ -17,10 +17,11 @@ from flash_api.v1alpha1.flashdeployment import FlashDeployment, Rollout
 from flash_operator.cluster.protocol import Cluster, ClusterError, Forbidden, Key, Manifest
 from flash_operator.difference import covers, identity, owned_by
 from flash_operator.plan.autoscale_load import GatewayReading, TrackReading
-from flash_operator.plan.canary import Course, Fleet, Mode, Step, advance, engines, recorded
+from flash_operator.plan.canary import Course, Fleet, Mode, Step, advance, engines
 from flash_operator.plan.canary_objects import Trial, on_trial
 from flash_operator.plan.canary_verdict import Evidence
 from flash_operator.plan.replicas import replicas, tries_revisions
+from flash_operator.plan.rollout_record import recorded
 from flash_operator.plan.settings import PlanSettings
 from flash_operator.roles import role, with_pods
 from flash_operator.scrape import Scrape, scrape_all

@@ -51,7 +51,7 @@ def kubectl(control_plane: ControlPlane, namespace: str, operator_rbac: Path) ->
 def optional_kinds(control_plane: ControlPlane) -> Iterator[None]:
     """A cluster that knows every kind that a plan may hold."""
     control_plane.kubectl("apply", "--server-side", "-f", str(OPTIONAL))
-    for kind in ("httproutes", "podmonitors"):
+    for kind in (PLURALS[kind] for _, kind in OPTIONAL_KINDS):
         eventually(
             f"the API serves {kind}", lambda kind=kind: kind in control_plane.kubectl("api-resources", "--cached=false")
         )
@@ -81,8 +81,9 @@ SPECS: dict[str, dict[str, Any]] = {
         "gateway": {"auth": {"apiKeysSecretRef": {"name": "keys"}}},
         "endpoint": {**NAMED, "gatewayRef": {"name": "edge"}},
     },
+    "certified": {"endpoint": {"hostname": "chat.example.com", "tls": {"issuerRef": {"name": "letsencrypt"}}}},
 }
-"""Two deployments that have between them one object of each kind that a plan can hold."""
+"""Deployments that have between them one object of each kind that a plan can hold."""
 
 
 def children(kubectl: Kubectl) -> list[dict[str, Any]]:
@@ -172,9 +173,9 @@ def make_rolled_out(kubectl: Kubectl) -> None:
 
     def all_pods() -> list[dict[str, Any]]:
         pods = kubectl.items("pods", "-l", names.LABEL_DEPLOYMENT)
-        return pods if len(pods) >= 5 else []
+        return pods if len(pods) >= 7 else []
 
-    for pod in eventually("five pods", all_pods):
+    for pod in eventually("seven pods", all_pods):
         kubectl("patch", "pod", pod["metadata"]["name"], "--subresource=status", "--type=merge", "-p", ready)
 
 

@@ -69,13 +69,6 @@ def test_every_variant_is_served(variant: str) -> None:
         ),
         ({"model": {"modelRef": {"name": "olmoe"}}}, "Write the source of the FlashModel"),
         ({"engine": {"autoscaling": {"maxReplicas": 4, "provider": "KEDA"}}}, "Use BuiltIn"),
-        (
-            {
-                "endpoint": {"visibility": "Public", "tls": {"secretName": "tls"}},
-                "gateway": {"auth": {"apiKeysSecretRef": {"name": "k"}}},
-            },
-            "use Cluster or Private",
-        ),
     ],
 )
 @pytest.mark.parametrize("command", ["lint", "plan"])

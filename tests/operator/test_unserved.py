@@ -52,8 +52,8 @@ OTHERS: dict[str, Any] = {
 """What cannot stand in one manifest with the case of every field."""
 
 
-WHOLE = ("draft", "residency", "rollout", "observability", "placement")
-PARTS = ("engine.autoscaling", "gateway.auth", "endpoint.tls", "endpoint.loadBalancer", "model.credentialsSecretRef")
+WHOLE = ("draft", "endpoint", "residency", "rollout", "observability", "placement")
+PARTS = ("engine.autoscaling", "gateway.auth", "model.credentialsSecretRef")
 
 
 def with_field(path: tuple[str, ...], value: Any) -> dict[str, Any]:
@@ -150,7 +150,7 @@ def test_what_asks_for_nothing_else_than_what_happens_is_accepted(spec: dict[str
 
 
 def test_the_refusal_names_field_value_and_remedy() -> None:
-    found = refusal(a_deployment(draft={"mode": "PromptLookup"}).spec)
+    found = refusal(a_deployment(draft={"mode": "Pods", "model": {"source": "builtin://smollm2-135m-instruct"}}).spec)
     assert found is not None
     assert found.reason is Reason.FIELD_NOT_SERVED
-    assert found.message.startswith("spec.draft.mode (PromptLookup) is not served by this release. Write mode: Off")
+    assert found.message.startswith("spec.draft.mode (Pods) is not served by this release. Write mode: PromptLookup")

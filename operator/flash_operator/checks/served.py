@@ -12,7 +12,7 @@ from typing import Final
 from flash_api.conditions import EXPLANATIONS, Reason, Refusal
 from flash_api.endpoints import BUCKETS, endpoint, is_object, is_plain
 from flash_api.rules import value_at
-from flash_api.v1alpha1.flashdeployment import FlashDeploymentSpec, Visibility
+from flash_api.v1alpha1.flashdeployment import FlashDeploymentSpec
 from flash_api.v1alpha1.source import scheme
 from flash_operator.checks.unserved import UNSERVED, Unserved
 
@@ -34,15 +34,6 @@ def PlainSourceIsSafe(spec: FlashDeploymentSpec) -> Refusal | None:  # noqa: N80
     return None
 
 
-def VisibilityIsServed(spec: FlashDeploymentSpec) -> Refusal | None:  # noqa: N802
-    """The endpoint can be made as safe as its audience asks for."""
-    endpoint = spec.endpoint
-    if endpoint.visibility is not Visibility.PUBLIC or endpoint.gateway_ref or endpoint.ingress_class_name:
-        return None
-    what = "spec.endpoint.visibility (Public) through a load balancer is not served by this release"
-    return _refusal(Reason.VISIBILITY_NOT_SERVED, what)
-
-
 def FieldIsServed(field: Unserved, spec: FlashDeploymentSpec) -> Refusal | None:  # noqa: N802
     """The field is not written, or says what happens anyway."""
     value = value_at(spec, field.path)
@@ -57,7 +48,6 @@ def FieldIsServed(field: Unserved, spec: FlashDeploymentSpec) -> Refusal | None:
 
 FACTS: Final[tuple[Callable[[FlashDeploymentSpec], Refusal | None], ...]] = (
     PlainSourceIsSafe,
-    VisibilityIsServed,
     *(partial(FieldIsServed, field) for field in UNSERVED),
 )
 

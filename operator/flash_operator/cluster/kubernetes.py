@@ -37,6 +37,7 @@ OWNED_KINDS: Final = (
 )
 """Every kind that a plan holds and that every cluster knows. We watch them."""
 OPTIONAL_KINDS: Final = (
+    ("cert-manager.io/v1", "Certificate"),
     ("gateway.networking.k8s.io/v1", "HTTPRoute"),
     ("monitoring.coreos.com/v1", "PodMonitor"),
 )
@@ -55,6 +56,7 @@ PLURALS: Final = {
     "NetworkPolicy": "networkpolicies",
     "Ingress": "ingresses",
     "PodDisruptionBudget": "poddisruptionbudgets",
+    "Certificate": "certificates",
     "HTTPRoute": "httproutes",
     "PodMonitor": "podmonitors",
     "Pod": "pods",
@@ -189,11 +191,9 @@ class KubernetesCluster:
         answer = await self._api.request("get", path, label_selector=f"{SERVICE_LABEL}={names.gateway_name(key.name)}")
         return base_urls(answer["items"] or ())
 
-    def endpoint_url(self, key: Key, port: int) -> str:
-        return f"http://{names.service_host(names.gateway_name(key.name), key.namespace)}:{port}"
-
-    def public_url(self, hostname: str) -> str | None:
-        return f"https://{hostname}"
+    def endpoint_url(self, key: Key, port: int, *, tls: bool = False) -> str:
+        host = names.service_host(names.gateway_name(key.name), key.namespace)
+        return f"{'https' if tls else 'http'}://{host}:{port}"
 
     def ignored_fields(self, spec: Manifest) -> tuple[str, ...]:
         del spec

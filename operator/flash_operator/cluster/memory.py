@@ -102,11 +102,9 @@ class MemoryCluster:
         if news.identity not in {told.identity for told in self.news}:
             self.news.append(news)
 
-    def endpoint_url(self, key: Key, port: int) -> str:
-        return f"http://{names.service_host(names.gateway_name(key.name), key.namespace)}:{port}"
-
-    def public_url(self, hostname: str) -> str | None:
-        return f"https://{hostname}"
+    def endpoint_url(self, key: Key, port: int, *, tls: bool = False) -> str:
+        host = names.service_host(names.gateway_name(key.name), key.namespace)
+        return f"{'https' if tls else 'http'}://{host}:{port}"
 
     def ignored_fields(self, spec: Manifest) -> tuple[str, ...]:
         del spec

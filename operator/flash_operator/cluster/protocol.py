@@ -80,11 +80,8 @@ class Cluster(Protocol):
     async def announce(self, live: Manifest, news: Announcement, at: datetime) -> None:
         """Tell whoever looks at the object what has changed. Never raises: news that is lost changes nothing."""
 
-    def endpoint_url(self, key: Key, port: int) -> str:
+    def endpoint_url(self, key: Key, port: int, *, tls: bool = False) -> str:
         """Base URL, without `/v1`, at which the operator and clients in this place reach the gateway."""
-
-    def public_url(self, hostname: str) -> str | None:
-        """Base URL, without `/v1`, for clients from outside. None = nobody comes from outside to this place."""
 
     def ignored_fields(self, spec: Manifest) -> tuple[str, ...]:
         """Fields of the spec, each with a reason, that cannot hold in this place (`endpoint.visibility: …`)."""

@@ -134,10 +134,19 @@ def _rollout(served: Served) -> Iterator[str]:
         before = f", replacing {rollout['previousRevision']}" if rollout.get("previousRevision") else ""
         step = f": {rollout['step']}" if rollout.get("step") else ""
         yield f"Revision {rollout['revision']}{before}{step}."
+        if rollout.get("step") and rollout.get("canaryPercent"):
+            yield f"{rollout['canaryPercent']} % of the conversations are for it while it is on trial."
+        yield from map(_trial, (rollout.get("history") or ())[:3])
     if counts.get("updated", 0) < counts.get("desired", 0):
         yield f"{counts.get('updated', 0)} of {counts['desired']} engine pods are of the newest revision."
     elif served.status.get("appliedRevision"):
         yield f"Plan {served.status['appliedRevision']} is applied as a whole."
+
+
+def _trial(event: Manifest) -> str:
+    when = f"{event['startTime']} to {event['endTime']}" if event.get("endTime") else f"since {event['startTime']}"
+    why = f" ({event['reason']})" if event.get("reason") else ""
+    return f"{when}: revision {event['revision']} {event['result']}{why} {event.get('message', '')}".rstrip()
 
 
 def _route(served: Served) -> Iterator[str]:

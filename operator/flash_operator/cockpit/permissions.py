@@ -43,6 +43,7 @@ NEEDED: Final = (
     *_all("networking.k8s.io", ("networkpolicies", "ingresses"), OWNER),
     *_all("policy", ("poddisruptionbudgets",), OWNER),
     *_all("gateway.networking.k8s.io", ("httproutes",), UNWATCHED),
+    *_all("cert-manager.io", ("certificates",), UNWATCHED),
     *_all("monitoring.coreos.com", ("podmonitors",), UNWATCHED),
     *_all("", ("nodes",), ("list",)),
     *_all("", ("pods",), ("list", "watch", "delete")),

@@ -65,7 +65,9 @@ def _facts(served: Served) -> Iterable[Text]:
     status = served.status
     engine = status.get("engine") or {}
     desired, updated = engine.get("desired", 0), engine.get("updated", 0)
-    if updated < desired or engine.get("replicas", 0) > desired:
+    if trial := _trial(status.get("rollout") or {}):
+        yield _fact("ROLLOUT", trial)
+    elif updated < desired or engine.get("replicas", 0) > desired:
         yield _fact(
             "ROLLOUT", f"{_bar(updated, desired)} {updated} of {desired} engine pods are of the newest revision"
         )
@@ -90,6 +92,18 @@ def _facts(served: Served) -> Iterable[Text]:
         yield _fact("FAILED", f"{text.rstrip(': ')}{when}", "yellow")
     for field in status.get("ignoredFields") or ():
         yield _fact("NOT IN FORCE", field)
+
+
+def _trial(rollout: Manifest) -> str:
+    """How far a revision on trial has got; empty when there is none."""
+    step = "Paused" if rollout.get("paused") else rollout.get("step")
+    if not step:
+        return ""
+    beside = f" beside {rollout['previousRevision']}" if rollout.get("previousRevision") else ""
+    share = f", {rollout['canaryPercent']} % of the requests" if rollout.get("canaryPercent") else ""
+    last: Mapping[str, Any] = (rollout.get("history") or ({},))[0]
+    why = f". {last['reason']}: {last.get('message', '')}" if last.get("reason") else ""
+    return f"revision {rollout.get('revision', '')}{beside}: {step}{share}{why}"
 
 
 def _pods(served: Served, now: datetime) -> Table:

@@ -21,6 +21,8 @@ _IGNORED: Final = (
     ("gateway.resources.memory", None, "a process on this machine is not limited"),
     ("endpoint.visibility", "Private", f"the endpoint is on {LOOPBACK}, reachable from this machine only"),
     ("endpoint.allowedNamespaces", None, f"the endpoint is on {LOOPBACK}, reachable from this machine only"),
+    ("endpoint.allowedCIDRs", None, f"the endpoint is on {LOOPBACK}, reachable from this machine only"),
+    ("endpoint.loadBalancer", None, "there are no load balancers on this machine"),
     ("endpoint.hostname", None, f"the endpoint is on {LOOPBACK}, reachable from this machine only"),
     ("endpoint.tls", None, "clients on this machine come by plain HTTP"),
     ("endpoint.gatewayRef", None, "there are no routes on this machine"),
@@ -83,20 +85,24 @@ class LocalCluster:
     async def announce(self, live: Manifest, news: Announcement, at: datetime) -> None:
         del live, news, at  # `flash status` shows processes as they are; nobody keeps a history here
 
-    def endpoint_url(self, key: Key, port: int) -> str:
+    def endpoint_url(self, key: Key, port: int, *, tls: bool = False) -> str:
         return f"http://{LOOPBACK}:{port}"
 
-    def public_url(self, hostname: str) -> str | None:
-        del hostname
-        return None
-
     def ignored_fields(self, spec: Manifest) -> tuple[str, ...]:
+        holds = ("rollout.paused",) if _value(spec, "rollout.strategy") == "Canary" else ()
         ignored = [
-            f"{field}: {reason}" for field, harmless, reason in _IGNORED if _value(spec, field) not in (None, harmless)
+            f"{field}: {reason}"
+            for field, harmless, reason in _IGNORED
+            if field not in holds and _value(spec, field) not in (None, harmless)
         ]
         if _value(spec, "engine.autoscaling") is not None and _value(spec, "gateway.replicas") not in (None, 1):
             ignored.append(
                 "engine.autoscaling: several gateways share one port here, so none can be asked for its load"
+            )
+        if _value(spec, "rollout.canaryPercent") is not None and _value(spec, "gateway.replicas") not in (None, 1):
+            ignored.append(
+                "rollout.canaryPercent: several gateways share one port here, so none can be asked how a canary does; "
+                "write gateway.replicas: 1"
             )
         return tuple(ignored)
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from flash_api import names
 from flash_api.v1alpha1.flashdeployment import FlashDeployment
 from flash_operator.plan.canary_objects import canary_surroundings
+from flash_operator.plan.certificates import CERTIFICATE, certificate
 from flash_operator.plan.configs import engine_config_map, gateway_config_map
 from flash_operator.plan.disruption_budgets import disruption_budgets
 from flash_operator.plan.engine import engine_deployment
@@ -40,7 +41,7 @@ def plan(
     settings: PlanSettings,
     *,
     engine_replicas: int | None = None,
-    served: Collection[Kind] = (HTTP_ROUTE,),
+    served: Collection[Kind] = (HTTP_ROUTE, CERTIFICATE),
 ) -> Plan:
     """What should exist. Equal inputs give byte-equal plans.
 
@@ -50,7 +51,8 @@ def plan(
     door = route(deployment)
     if door is not None and door["kind"] == HTTP_ROUTE[1] and HTTP_ROUTE not in served:
         door = None
-    engine_config, gateway_config = engine_config_map(deployment), gateway_config_map(deployment)
+    shown = certificate(deployment, settings) if CERTIFICATE in served else None
+    engine_config, gateway_config = engine_config_map(deployment), gateway_config_map(deployment, settings)
     wanted = replicas(deployment, engine_replicas=engine_replicas)
     engines, gateways = wanted[names.COMPONENT_ENGINE], wanted[names.COMPONENT_GATEWAY]
     return Plan(
@@ -63,9 +65,10 @@ def plan(
             engine_policy(deployment, settings),
             gateway_policy(deployment, settings),
             engine_service(deployment),
-            gateway_service(deployment),
+            gateway_service(deployment, settings),
             *((door,) if door is not None else ()),
-            *((pod_monitor(deployment),) if wants_monitor(deployment) and POD_MONITOR in served else ()),
+            *((shown,) if shown is not None else ()),
+            *((pod_monitor(deployment, settings),) if wants_monitor(deployment) and POD_MONITOR in served else ()),
             *disruption_budgets(deployment, wanted),
             engine_deployment(deployment, engine_config, settings, replicas=engines),
             gateway_deployment(deployment, gateway_config, settings, replicas=gateways),

@@ -7,7 +7,9 @@ from typing import Any, Final
 from flash_api import names
 from flash_api.v1alpha1.flashdeployment import FlashDeployment
 from flash_operator.plan import pods
+from flash_operator.plan.certificates import certificate_volume, ends_tls
 from flash_operator.plan.metadata import Manifest
+from flash_operator.plan.network import port_name
 from flash_operator.plan.settings import PlanSettings
 
 _API_KEYS_FILE: Final = names.FILE_API_KEYS.rpartition("/")[2]
@@ -19,23 +21,26 @@ def gateway_deployment(
     """The pods that clients talk to."""
     gateway = deployment.spec.gateway
     secret_volumes, secret_mounts = _api_keys(deployment)
+    tls_volumes, tls_mounts = certificate_volume(deployment, settings)
+    port = port_name(deployment, settings)
+    scheme = {"scheme": "HTTPS"} if ends_tls(deployment, settings) else {}
     container = {
         "name": "gateway",
         "image": settings.gateway_image,
         "imagePullPolicy": settings.image_pull_policy,
         "command": ["flash-gateway"],
         "args": ["--config", names.FILE_GATEWAY_CONFIG, *_log_level(deployment)],
-        "ports": [{"name": "http", "containerPort": names.PORT_GATEWAY, "protocol": "TCP"}],
+        "ports": [{"name": port, "containerPort": names.PORT_GATEWAY, "protocol": "TCP"}],
         # /readyz sends a request through an engine, so it can be slow under load: three misses in a row, with time to
         # answer, before a gateway leaves the Service. /livez knows only the process, so no engine can kill a gateway.
         "readinessProbe": {
-            "httpGet": {"path": "/readyz", "port": "http"},
+            "httpGet": {"path": "/readyz", "port": port, **scheme},
             "periodSeconds": 5,
             "failureThreshold": 3,
             "timeoutSeconds": 10,
         },
         "livenessProbe": {
-            "httpGet": {"path": "/livez", "port": "http"},
+            "httpGet": {"path": "/livez", "port": port, **scheme},
             "initialDelaySeconds": 10,
             "periodSeconds": 10,
             "failureThreshold": 3,
@@ -46,6 +51,7 @@ def gateway_deployment(
             pods.mount("models", names.DIR_MODELS, read_only=True),
             pods.mount("tmp", "/tmp"),
             *secret_mounts,
+            *tls_mounts,
         ],
         "terminationMessagePolicy": pods.LAST_WORDS,
         "securityContext": pods.container_security(),
@@ -69,6 +75,7 @@ def gateway_deployment(
             pods.scratch_volume("models"),
             pods.scratch_volume("tmp"),
             *secret_volumes,
+            *tls_volumes,
         ],
         # Gateways are small: there is room for a new one beside the old one wherever an engine fits.
         surge=1,

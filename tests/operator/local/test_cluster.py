@@ -79,9 +79,15 @@ async def test_an_object_that_changed_meanwhile_is_not_deleted(store: Store) -> 
             {"endpoint": {"visibility": "Public", "hostname": "a.example.com", "gatewayRef": {"name": "edge"}}},
             ("endpoint.visibility", "endpoint.hostname", "endpoint.gatewayRef"),
         ),
+        (
+            {"endpoint": {"tls": {"secretName": "t"}, "allowedCIDRs": ["10.0.0.0/8"], "loadBalancer": {"class": "c"}}},
+            ("endpoint.allowedCIDRs", "endpoint.loadBalancer", "endpoint.tls"),
+        ),
         ({"rollout": {"surge": 1, "paused": False, "progressDeadlineSeconds": 60}}, ()),
         ({"rollout": {"surge": 0, "paused": True}}, ("rollout.surge", "rollout.paused")),
         ({"engine": {"resources": {"cpu": "2", "memory": None}}}, ("engine.resources.cpu",)),
+        ({"rollout": {"strategy": "Canary", "canaryPercent": 10, "paused": True}}, ()),
+        ({"rollout": {"canaryPercent": 10}, "gateway": {"replicas": 2}}, ("rollout.canaryPercent",)),
     ],
 )
 def test_fields_that_do_not_hold_here_are_named_when_they_are_set(
