@@ -3,8 +3,9 @@
     clients -> gateway -> engine            (as endpoint.visibility says; gRPC)
     operator -> gateway                     (the request that proves Ready, and metrics)
     monitoring -> gateway, engine metrics   (where an installation names its namespace)
-    gateway, engine -> model source, DNS    (where the source is remote, and no FlashModel brings the weights)
-    pull of a FlashModel -> model source, DNS
+    gateway, engine -> model source, DNS    (where the source is remote, and no FlashModel brings the weights; its
+                                             cloud's identity agent without a Secret)
+    pull of a FlashModel -> the same
     gateway -> DNS, token provider          (where gateway.auth.oidc names one)
     gateway -> collector of traces          (where observability.tracing names one)
 
@@ -147,14 +148,14 @@ def pull_policy(model: FlashModel, settings: PlanSettings) -> Manifest:
 
 def _to_source(weights: Model | FlashModelSpec, settings: PlanSettings) -> list[Rule]:
     """What a pull needs; policies cannot tell an init container from the containers after it."""
-    source, has_secret = weights.source, weights.credentials_secret_ref is not None
+    source = weights.source
     if source is None or scheme(source) in LOCAL_SCHEMES:
         return []
     host, port = _address(source)
     # A registry sends to other servers for tokens and layers; these are at the usual port.
     ports = [port] if _is_inside(host) or scheme(source) != "oci" else sorted({port, HTTPS})
     rules = [_to_dns(settings), _to_host(host, *ports)]
-    if scheme(source) in _IDENTITY_AGENTS and not has_secret:
+    if scheme(source) in _IDENTITY_AGENTS and weights.credentials_secret_ref is None:
         agent, agent_port = _IDENTITY_AGENTS[scheme(source)]
         rules.append({"to": [agent], "ports": [_tcp(agent_port)]})
     return rules
