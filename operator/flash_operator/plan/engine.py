@@ -30,6 +30,7 @@ def engine_deployment(
     """The pods that run the model: all of them, or those on trial."""
     canary = component == names.COMPONENT_CANARY
     engine = deployment.spec.engine
+    drafts = [draft] if deployment.spec.draft and (draft := deployment.spec.draft.in_process) else []
     container = {
         "name": "engine",
         "image": settings.engine_image,
@@ -77,7 +78,13 @@ def engine_deployment(
         init_containers=[
             pods.pull_container(
                 deployment, image=settings.engine_image, settings=settings, wanted=engine.resources, text_only=False
-            )
+            ),
+            *(
+                pods.pull_draft_container(
+                    deployment, draft, image=settings.engine_image, settings=settings, wanted=engine.resources
+                )
+                for draft in drafts
+            ),
         ],
         containers=[container],
         volumes=[
@@ -86,6 +93,7 @@ def engine_deployment(
             pods.scratch_volume("tmp"),
             # tritonserver talks to its Python stub through shared memory; the 64 MiB default is too small.
             pods.scratch_volume("shm", memory=True),
+            *(volume for draft in drafts for volume in pods.draft_volumes(draft)),
         ],
         surge=(deployment.spec.rollout or Rollout()).surge,
         settings=settings,

@@ -19,7 +19,7 @@ from flash_api import names
 from flash_api.endpoints import endpoint
 from flash_api.v1alpha1.endpoint import Endpoint, Visibility
 from flash_api.v1alpha1.flashdeployment import FlashDeployment
-from flash_api.v1alpha1.source import scheme
+from flash_api.v1alpha1.source import ModelChoice, scheme
 from flash_operator.plan.metadata import Manifest, owned_object, selector
 from flash_operator.plan.replicas import tries_revisions
 from flash_operator.plan.settings import PlanSettings
@@ -61,7 +61,7 @@ def engine_policy(
             {"from": [gateways], "ports": [_tcp(names.PORT_ENGINE_GRPC)]},
             *_scraped(settings, names.PORT_ENGINE_METRICS),
         ],
-        egress=_to_source(deployment, settings),
+        egress=_to_sources(deployment, settings),
     )
 
 
@@ -73,7 +73,7 @@ def gateway_policy(deployment: FlashDeployment, settings: PlanSettings) -> Manif
         "from": [_namespaces(settings.operator_namespace)],
         "ports": [_tcp(names.PORT_GATEWAY)],
     }
-    source = _to_source(deployment, settings)
+    source = _to_source(deployment.spec.model, settings)
     return _policy(
         deployment,
         names.COMPONENT_GATEWAY,
@@ -129,9 +129,17 @@ def _to_dns(settings: PlanSettings) -> Rule:
     }
 
 
-def _to_source(deployment: FlashDeployment, settings: PlanSettings) -> list[Rule]:
+def _to_sources(deployment: FlashDeployment, settings: PlanSettings) -> list[Rule]:
+    """To the model's source, and to that of a draft inside the engine."""
+    rules = _to_source(deployment.spec.model, settings)
+    if deployment.spec.draft and (draft := deployment.spec.draft.in_process):
+        rules += [rule for rule in _to_source(draft, settings) if rule not in rules]
+    return rules
+
+
+def _to_source(model: ModelChoice, settings: PlanSettings) -> list[Rule]:
     """What the init container needs in order to pull; policies cannot tell it from the container after it."""
-    source, has_secret = deployment.spec.model.source, deployment.spec.model.credentials_secret_ref is not None
+    source, has_secret = model.source, model.credentials_secret_ref is not None
     if source is None or scheme(source) in LOCAL_SCHEMES:
         return []
     host, port = _address(source)

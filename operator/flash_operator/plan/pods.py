@@ -9,6 +9,7 @@ from typing import Any, Final
 from flash_api import names
 from flash_api.quantities import canonical
 from flash_api.v1alpha1.flashdeployment import FlashDeployment, Resources, Rollout
+from flash_api.v1alpha1.source import ModelChoice
 from flash_operator.plan.metadata import Manifest, content_hash, labels, owned_object, selector
 from flash_operator.plan.placement import scheduling
 from flash_operator.plan.settings import PlanSettings
@@ -17,6 +18,8 @@ LAST_WORDS: Final = "FallbackToLogsOnError"
 """Of a container that fails, the end of its log becomes its termination message, so that the status can quote it."""
 USER_ID: Final = 65532
 """The `nonroot` user of distroless images: no account with this number owns anything on a node."""
+
+_DRAFT_VOLUMES: Final = "draft-"
 
 DRAIN_MAX_SECONDS: Final = 3600
 """A node that is to be drained should not wait longer for one request; the few that may run longer are cut off."""
@@ -71,18 +74,61 @@ def pull_container(
     deployment: FlashDeployment, *, image: str, settings: PlanSettings, wanted: Resources, text_only: bool
 ) -> dict[str, Any]:
     """The init container that fetches and packs the model (or only its text side) into the models folder."""
-    model = deployment.spec.model
+    return _pull(
+        deployment,
+        deployment.spec.model,
+        name=names.CONTAINER_PULL,
+        folder=names.DIR_MODELS,
+        image=image,
+        settings=settings,
+        wanted=wanted,
+        text_only=text_only,
+    )
+
+
+def pull_draft_container(
+    deployment: FlashDeployment, draft: ModelChoice, *, image: str, settings: PlanSettings, wanted: Resources
+) -> dict[str, Any]:
+    """The init container that fetches and packs the small model beside the one that it drafts for."""
+    return _pull(
+        deployment,
+        draft,
+        name=names.CONTAINER_PULL_DRAFT,
+        folder=names.DIR_DRAFT,
+        image=image,
+        settings=settings,
+        wanted=wanted,
+        text_only=False,
+    )
+
+
+def draft_volumes(draft: ModelChoice) -> list[Manifest]:
+    """What the draft's source asks for."""
+    return _source(draft, _DRAFT_VOLUMES)[0]
+
+
+def _pull(
+    deployment: FlashDeployment,
+    model: ModelChoice,
+    *,
+    name: str,
+    folder: str,
+    image: str,
+    settings: PlanSettings,
+    wanted: Resources,
+    text_only: bool,
+) -> dict[str, Any]:
     args = ["--source", _source_in_pod(model.uri), "--variant", str(deployment.spec.variant)]
     if model.revision is not None:
         args += ["--revision", model.revision]
     if model.sha256 is not None:
         args += ["--sha256", model.sha256]
-    args += ["--to", names.DIR_MODELS]
+    args += ["--to", folder]
     if text_only:
         args.append("--text-only")
-    _, source_mounts, source_env = _source(deployment)
+    _, source_mounts, source_env = _source(model, "" if name == names.CONTAINER_PULL else _DRAFT_VOLUMES)
     return {
-        "name": names.CONTAINER_PULL,
+        "name": name,
         "image": image,
         "imagePullPolicy": settings.image_pull_policy,
         "command": ["flash-pull"],
@@ -96,21 +142,20 @@ def pull_container(
     }
 
 
-def _source(deployment: FlashDeployment) -> tuple[list[Manifest], list[Manifest], list[Manifest]]:
-    """Volumes, mounts and environment that the source asks for; only the pull container sees them."""
-    model = deployment.spec.model
+def _source(model: ModelChoice, prefix: str = "") -> tuple[list[Manifest], list[Manifest], list[Manifest]]:
+    """Volumes, mounts and environment that the source asks for; only its pull container sees them."""
     volumes: list[Manifest] = []
     mounts: list[Manifest] = []
     env: list[Manifest] = []
     if (ref := model.credentials_secret_ref) is not None:
         file = names.FILE_SOURCE_TOKEN.rpartition("/")[2]
         items = [{"key": ref.key, "path": file}]
-        volumes.append({"name": "source-token", "secret": {"secretName": ref.name, "items": items}})
-        mounts.append(mount("source-token", names.DIR_SOURCE_SECRET, read_only=True))
+        volumes.append({"name": f"{prefix}source-token", "secret": {"secretName": ref.name, "items": items}})
+        mounts.append(mount(f"{prefix}source-token", names.DIR_SOURCE_SECRET, read_only=True))
         env.append({"name": names.ENV_TOKEN_FILE, "value": names.FILE_SOURCE_TOKEN})
     if (claim := _claim(model.uri)) is not None:
-        volumes.append({"name": "source", "persistentVolumeClaim": {"claimName": claim, "readOnly": True}})
-        mounts.append(mount("source", names.DIR_SOURCE, read_only=True))
+        volumes.append({"name": f"{prefix}source", "persistentVolumeClaim": {"claimName": claim, "readOnly": True}})
+        mounts.append(mount(f"{prefix}source", names.DIR_SOURCE, read_only=True))
     return volumes, mounts, env
 
 
@@ -180,7 +225,7 @@ def deployment_of_pods(
             **scheduling(deployment, component),
             "initContainers": list(init_containers),
             "containers": list(containers),
-            "volumes": [*volumes, *_source(deployment)[0]],
+            "volumes": [*volumes, *_source(deployment.spec.model)[0]],
         },
     }
     return owned_object(
