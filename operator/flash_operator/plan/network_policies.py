@@ -23,7 +23,7 @@ from flash_api.endpoints import endpoint
 from flash_api.v1alpha1.endpoint import Endpoint, Visibility
 from flash_api.v1alpha1.flashdeployment import FlashDeployment, Observability
 from flash_api.v1alpha1.flashmodel import FlashModel, FlashModelSpec
-from flash_api.v1alpha1.source import Model, scheme
+from flash_api.v1alpha1.source import Model, ModelChoice, scheme
 from flash_operator.plan.metadata import Manifest, Owner, owned_object, selector
 from flash_operator.plan.network import blocks
 from flash_operator.plan.replicas import tries_revisions
@@ -66,7 +66,7 @@ def engine_policy(
             {"from": [gateways], "ports": [_tcp(names.PORT_ENGINE_GRPC)]},
             *_scraped(settings, names.PORT_ENGINE_METRICS),
         ],
-        egress=_to_source(deployment.spec.model, settings),
+        egress=_to_sources(deployment, settings),
     )
 
 
@@ -146,7 +146,15 @@ def pull_policy(model: FlashModel, settings: PlanSettings) -> Manifest:
     return _policy(model, names.COMPONENT_PULL, ingress=[], egress=_to_source(model.spec, settings))
 
 
-def _to_source(weights: Model | FlashModelSpec, settings: PlanSettings) -> list[Rule]:
+def _to_sources(deployment: FlashDeployment, settings: PlanSettings) -> list[Rule]:
+    """To the model's source, and to that of a draft inside the engine."""
+    rules = _to_source(deployment.spec.model, settings)
+    if deployment.spec.draft and (draft := deployment.spec.draft.in_process):
+        rules += [rule for rule in _to_source(draft, settings) if rule not in rules]
+    return rules
+
+
+def _to_source(weights: Model | ModelChoice | FlashModelSpec, settings: PlanSettings) -> list[Rule]:
     """What a pull needs; policies cannot tell an init container from the containers after it."""
     source = weights.source
     if source is None or scheme(source) in LOCAL_SCHEMES:
