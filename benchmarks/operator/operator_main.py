@@ -14,10 +14,10 @@ import sys
 from pathlib import Path
 
 from flash_operator.__main__ import run
+from flash_operator.observation import ProbeResult
 from flash_operator.queue import QueueSettings
 from flash_operator.reconcile import ReconcileSettings
 from flash_operator.settings import OperatorSettings
-from flash_operator.status import ProbeResult
 
 
 async def answers(url: str) -> ProbeResult:

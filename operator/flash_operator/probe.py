@@ -7,7 +7,7 @@ from typing import Protocol
 import aiohttp
 
 from flash_operator.latency import HEADER, told
-from flash_operator.status import ProbeResult
+from flash_operator.observation import ProbeResult
 
 BODY_MAX = 300
 

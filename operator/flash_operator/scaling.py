@@ -15,13 +15,12 @@ from flash_api import names
 from flash_api.v1alpha1.autoscaling import Autoscaling
 from flash_api.v1alpha1.flashdeployment import FlashDeployment
 from flash_api.v1alpha1.status_details import ScalingStatus
-from flash_operator import status as statuses
 from flash_operator.cluster.protocol import Cluster, ClusterError, Key, Manifest
 from flash_operator.difference import owned_by
 from flash_operator.plan.autoscale import Decision, Fleet, Need, Past, decide
 from flash_operator.plan.autoscale_load import WINDOW_SECONDS, Look, blindness, load
 from flash_operator.plan.autoscale_record import changed_at, raised_at, record
-from flash_operator.roles import together
+from flash_operator.roles import Role, role, together
 from flash_operator.scrape import Scrape, scrape_all
 
 LOOK_SECONDS: Final = 5.0
@@ -56,7 +55,7 @@ class Scaler:
         deployment: FlashDeployment,
         autoscaling: Autoscaling,
         *,
-        engines: statuses.Role,
+        engines: Role,
         former: ScalingStatus | None,
         now: datetime,
     ) -> Decision:
@@ -101,7 +100,7 @@ async def scaled(
         scaler.forget(key)
         return former if autoscaling is not None else None
     own = [child for child in children if owned_by(child, deployment.metadata.uid)]
-    canary = statuses.role(own, names.canary_name(key.name))
-    engines = together(statuses.role(own, names.engine_name(key.name)), canary)
+    canary = role(own, names.canary_name(key.name))
+    engines = together(role(own, names.engine_name(key.name)), canary)
     decision = await scaler.decide(cluster, key, deployment, autoscaling, engines=engines, former=former, now=now)
     return record(former, decision, now)

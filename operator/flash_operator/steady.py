@@ -12,8 +12,9 @@ from flash_api.conditions import ConditionType, Reason
 from flash_api.v1alpha1.flashdeployment import FlashDeployment
 from flash_api.v1alpha1.status_details import Latency
 from flash_operator.latency import latency
+from flash_operator.observation import ProbeResult
 from flash_operator.plan.routes import asked_kinds
-from flash_operator.status import ProbeResult, condition
+from flash_operator.status import condition
 
 
 @dataclass(frozen=True)

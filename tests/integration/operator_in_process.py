@@ -18,10 +18,10 @@ from object_feed import DEPLOYMENTS, Family, Feed
 from flash_api import names
 from flash_operator.cluster.kubernetes import KubernetesApi, KubernetesCluster
 from flash_operator.cluster.protocol import ClusterError, Key
+from flash_operator.observation import ProbeResult
 from flash_operator.plan.autoscale_load import GatewayReading, Histogram, TrackReading
 from flash_operator.queue import Loops, QueueSettings
 from flash_operator.reconcile import Outcome, ReconcileSettings, reconcile
-from flash_operator.status import ProbeResult
 from flash_operator.trial import Witness
 
 WRITES = frozenset({"patch", "post", "put", "delete"})

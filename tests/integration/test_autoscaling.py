@@ -17,10 +17,10 @@ from operator_process import Kubectl
 
 from flash_operator.cluster.kubernetes import KubernetesApi, KubernetesCluster
 from flash_operator.cluster.protocol import Key
+from flash_operator.observation import ProbeResult
 from flash_operator.plan.autoscale_load import GatewayReading
 from flash_operator.reconcile import Outcome, ReconcileSettings, reconcile
 from flash_operator.scaling import Scaler
-from flash_operator.status import ProbeResult
 
 AUTOSCALING = {"maxReplicas": 8, "targets": {"queuedRequests": 4}}
 NOON = datetime(2026, 1, 5, 12, tzinfo=UTC)

@@ -11,10 +11,10 @@ from builders import a_manifest
 from flash_api import names
 from flash_operator.cluster.memory import MemoryCluster
 from flash_operator.cluster.protocol import ClusterError, Key, Manifest
+from flash_operator.observation import ProbeResult
 from flash_operator.plan.autoscale_load import GatewayReading, Histogram
 from flash_operator.reconcile import Outcome, ReconcileSettings, reconcile
 from flash_operator.scaling import Scaler
-from flash_operator.status import ProbeResult
 
 KEY = Key("default", "chat")
 ENGINE, GATEWAY = Key("default", "chat-engine"), Key("default", "chat-gateway")

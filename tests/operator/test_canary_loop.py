@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from flash_api import names
 from flash_operator.cluster.memory import MemoryCluster
 from flash_operator.cluster.protocol import Key
+from flash_operator.observation import ProbeResult
 from flash_operator.plan.autoscale_load import GatewayReading, Histogram, TrackReading
 from flash_operator.reconcile import Outcome, ReconcileSettings, reconcile
 from flash_operator.scaling import Scaler
-from flash_operator.status import ProbeResult
 from flash_operator.trial import Witness
 
 KEY = Key("default", "chat")

@@ -10,9 +10,9 @@ from builders import a_manifest
 from flash_api import names
 from flash_operator.cluster.memory import MemoryCluster
 from flash_operator.cluster.protocol import ClusterError, Forbidden, Key, Manifest
+from flash_operator.observation import ProbeResult
 from flash_operator.plan import PlanSettings
 from flash_operator.reconcile import Outcome, ReconcileSettings, reconcile
-from flash_operator.status import ProbeResult
 from flash_operator.steady import Steady
 
 KEY = Key("default", "chat")

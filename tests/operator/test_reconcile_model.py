@@ -12,11 +12,11 @@ from flash_api.conditions import EXPLANATIONS, REASONS, ConditionType, Reason
 from flash_api.v1alpha1.status import LastFailure
 from flash_operator.cluster.memory import MemoryCluster
 from flash_operator.cluster.protocol import ClusterError, Forbidden, Key, Manifest
+from flash_operator.observation import ProbeResult
 from flash_operator.plan import PlanSettings
 from flash_operator.pulls import RETRY_SECONDS, failure_reason
 from flash_operator.reconcile import Outcome, ReconcileSettings, reconcile
 from flash_operator.reconcile_model import reconcile_model
-from flash_operator.status import ProbeResult
 
 KEY = Key("default", "olmoe")
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)

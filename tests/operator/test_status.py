@@ -6,7 +6,9 @@ from builders import a_child
 
 from flash_api.conditions import EXPLANATIONS, Reason, Refusal
 from flash_api.v1alpha1.status import FlashDeploymentStatus
-from flash_operator.status import Observation, ProbeResult, may_probe, status
+from flash_operator.observation import Observation, ProbeResult
+from flash_operator.roles import may_probe
+from flash_operator.status import status
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 ANSWERS = ProbeResult(ok=True, message="")

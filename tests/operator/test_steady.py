@@ -3,7 +3,7 @@
 import pytest
 
 from flash_api.v1alpha1.status_details import Latency
-from flash_operator.status import ProbeResult
+from flash_operator.observation import ProbeResult
 from flash_operator.steady import Steady
 
 

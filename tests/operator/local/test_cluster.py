@@ -12,8 +12,8 @@ from flash_operator.cluster.protocol import Conflict, Key
 from flash_operator.local.cluster import LocalCluster
 from flash_operator.local.secrets import first_api_key, unreferenced
 from flash_operator.local.store import Ref, Store
+from flash_operator.observation import ProbeResult
 from flash_operator.reconcile import Outcome, ReconcileSettings, reconcile
-from flash_operator.status import ProbeResult
 
 CHAT = Key("default", "chat")
 
