@@ -15,9 +15,9 @@ from flash_api import names
 from flash_api.conditions import ConditionType, Reason, Refusal
 from flash_api.v1alpha1.status import FlashModelStatus, LastFailure
 from flash_operator import pod_reports
+from flash_operator.facts import Fact, timed
 from flash_operator.pulls import Pull, Stage, failure_reason, packed, source_facts
 from flash_operator.residency import Finding
-from flash_operator.status import Fact, timed
 
 Manifest = Mapping[str, Any]
 

@@ -14,7 +14,6 @@ from typing import Any, Final
 
 from pydantic import ValidationError
 
-from flash_api import names
 from flash_api.conditions import ConditionType, Reason, Refusal
 from flash_api.manifest import describe, stored_deployment
 from flash_api.v1alpha1.flashdeployment import FlashDeployment, Visibility
@@ -23,16 +22,17 @@ from flash_operator import status as statuses
 from flash_operator.announcements import announcements, rollout_news
 from flash_operator.checks import refusal
 from flash_operator.cluster.protocol import Cluster, ClusterError, Forbidden, Key, Manifest
-from flash_operator.difference import identity, is_as_planned, owned_by, revision, superfluous
+from flash_operator.convergence import Changes, converge, stop_outside
+from flash_operator.difference import owned_by
 from flash_operator.doors import door
-from flash_operator.model_use import held_back, model_use
+from flash_operator.model_use import model_use
 from flash_operator.plan import PlanSettings, optional_kinds, plan
 from flash_operator.plan.autoscale_record import recorded
 from flash_operator.plan.certificates import ends_tls
 from flash_operator.plan.rollout_record import recorded as rollout_so_far
 from flash_operator.plan.routes import Kind, asked_kinds
 from flash_operator.probe import Probe
-from flash_operator.residency import Finding, Places, may_be_stopped, residency_finding
+from flash_operator.residency import Finding, Places, residency_finding
 from flash_operator.rollouts import rolling_update
 from flash_operator.scaling import Scaler, scaled
 from flash_operator.shared_model import ModelUse
@@ -114,7 +114,7 @@ async def reconcile(
     deployment, refused = _accept(live)
     use = await _model_use(cluster, key, deployment, settings.plan, names_model)
     refused = refused or (use.refusal if use is not None else None)
-    changes = _Changes()
+    changes = Changes()
     error: ClusterError | None = None
     try:
         children = await cluster.owned(key)
@@ -148,8 +148,8 @@ async def reconcile(
                     now=now(),
                 )
                 previous = await _remember_rollout(cluster, key, live, previous, trial, now)
-            await _converge(cluster, deployment, children, planned, settings.plan, changes, trial, use)
-            await _stop_outside(cluster, residency, changes)
+            await converge(cluster, deployment, children, planned, settings.plan, changes, trial, use)
+            await stop_outside(cluster, residency, changes)
         except ClusterError as failure:
             error = failure
     first = not children and not live.get("status")
@@ -225,18 +225,6 @@ async def _report_unread(
     return Outcome(error=str(denied), status_written=status != previous, status=status)
 
 
-@dataclass
-class _Changes:
-    """Filled while applying, so that a pass which fails half-way still tells what it did."""
-
-    applied: list[str] = field(default_factory=list)
-    deleted: list[str] = field(default_factory=list)
-    revision: str = ""
-    """Of the plan, once all of it is applied."""
-    held: bool = False
-    """A part of the plan waits for the FlashModel."""
-
-
 def _accept(live: Manifest) -> tuple[FlashDeployment | None, Refusal | None]:
     try:
         deployment = stored_deployment(live)
@@ -277,51 +265,6 @@ async def _remember_rollout(
 def _enough(deployment: FlashDeployment | None) -> int | None:
     scaling = deployment.spec.engine.autoscaling if deployment is not None else None
     return scaling.min_replicas if scaling is not None else None
-
-
-async def _converge(
-    cluster: Cluster,
-    deployment: FlashDeployment,
-    children: tuple[Manifest, ...],
-    planned: tuple[Manifest, ...],
-    settings: PlanSettings,
-    changes: _Changes,
-    trial: Plans | None,
-    use: ModelUse | None,
-) -> None:
-    kept: frozenset[str] = frozenset()
-    if trial is not None:
-        planned, kept = trial.carried_out(
-            planned, children, deployment, settings, use.shared if use is not None else None
-        )
-        for manifest in trial.leaving:
-            await cluster.delete(manifest)
-            changes.deleted.append("/".join(identity(manifest)))
-    live = {identity(manifest): manifest for manifest in children}
-    held = held_back(planned, children, use)
-    changes.held = bool(held)
-    for desired in planned:
-        if identity(desired) in held:
-            continue
-        present = live.get(identity(desired))
-        if present is None or not is_as_planned(present, desired):
-            await cluster.apply(desired)
-            changes.applied.append("/".join(identity(desired)))
-    if held:
-        return  # what runs may need what the plan no longer holds
-    changes.revision = revision(planned)
-
-    gone = {identity(manifest) for manifest in trial.leaving} if trial is not None else set()
-    left_over = tuple(
-        manifest
-        for manifest in superfluous(children, planned, deployment.metadata.uid)
-        if identity(manifest)[1] not in kept and identity(manifest) not in gone
-    )
-    # A pod of the former revision that is moved to another node mounts the former configuration once more.
-    if left_over and _rolled_out(children, deployment.metadata.name) and not changes.applied:
-        for manifest in left_over:
-            await cluster.delete(manifest)
-            changes.deleted.append("/".join(identity(manifest)))
 
 
 async def _model_use(
@@ -368,19 +311,6 @@ async def _residency(
     except Forbidden as denied:
         places = Places(None, unknown=f"The operator may not see where pods are: {denied}")
     return residency_finding(deployment.spec.residency, places)
-
-
-async def _stop_outside(cluster: Cluster, residency: Finding | None, changes: _Changes) -> None:
-    """The scheduler keeps new pods inside; this is for nodes that have become others since."""
-    for pod in residency.outside if residency is not None and residency.enforced else ():
-        if may_be_stopped(pod):
-            await cluster.delete(pod)
-            changes.deleted.append("/".join(identity(pod)))
-
-
-def _rolled_out(live: tuple[Manifest, ...], name: str) -> bool:
-    roles = [statuses.role(live, each(name)) for each in (names.engine_name, names.gateway_name, names.canary_name)]
-    return all(role.rolled_out for role in roles[:2]) and (roles[2].rolled_out or not roles[2].exists)
 
 
 async def _pods(cluster: Cluster, key: Key) -> tuple[tuple[Manifest, ...], Forbidden | None]:

@@ -12,14 +12,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from typing import Any, Final, Literal
+from datetime import datetime
+from typing import Any, Final
 
 from flash_api import names
 from flash_api.conditions import EXPLANATIONS, ConditionType, Reason, Refusal
 from flash_api.v1alpha1.status import (
     ColdStart,
-    Condition,
     FlashDeploymentStatus,
     ReplicaStatus,
     RolloutStatus,
@@ -27,6 +26,7 @@ from flash_api.v1alpha1.status import (
 )
 from flash_operator import pod_reports
 from flash_operator.doors import Door
+from flash_operator.facts import Fact, Tristate, condition, timed
 from flash_operator.latency import latency
 from flash_operator.residency import Finding
 from flash_operator.roles import Role, cause, may_probe, role, together, with_pods
@@ -36,9 +36,6 @@ from flash_operator.trial_findings import trial_findings
 __all__ = ["Observation", "ProbeResult", "Role", "condition", "may_probe", "role", "status"]
 
 Manifest = Mapping[str, Any]
-Tristate = Literal["True", "False", "Unknown"]
-
-MESSAGE_MAX = 2048
 
 
 @dataclass(frozen=True)
@@ -95,20 +92,6 @@ class Observation:
     """Engine pods that suffice while more are wanted, as where autoscaling adds them; None = all that are wanted."""
 
 
-@dataclass(frozen=True)
-class Fact:
-    """A condition before it has a time."""
-
-    type: ConditionType
-    status: Tristate
-    reason: Reason
-    message: str = ""
-
-    @property
-    def holds(self) -> bool:
-        return self.status == "True"
-
-
 def status(seen: Observation, previous: Manifest, now: datetime) -> dict[str, Any]:
     """The whole status, in wire form. `previous` only lends the times of facts that did not change."""
     if seen.unread is not None:
@@ -163,11 +146,6 @@ def _unread_status(seen: Observation, cause: str, previous: Manifest, now: datet
         }
     )
     return value.model_dump(mode="json", by_alias=True, exclude_none=True)
-
-
-def condition(status_manifest: Manifest, kind: ConditionType) -> Manifest | None:
-    """One condition of a status in wire form."""
-    return next((c for c in status_manifest.get("conditions") or () if c.get("type") == kind), None)
 
 
 def _former_start(previous: Manifest) -> ColdStart | None:
@@ -391,16 +369,3 @@ def _refused_route(children: Sequence[Manifest]) -> str | None:
     said = [condition for parent in parents for condition in parent.get("conditions") or ()]
     refused = (c for c in said if c.get("type") in ("Accepted", "ResolvedRefs") and c.get("status") == "False")
     return next((cause(condition) for condition in refused), None)
-
-
-def timed(fact: Fact, generation: int, previous: Manifest, now: datetime) -> Condition:
-    before = condition(previous, fact.type)
-    unchanged = before is not None and before.get("status") == fact.status and before.get("lastTransitionTime")
-    return Condition(
-        type=fact.type,
-        status=fact.status,
-        reason=fact.reason,
-        message=fact.message[:MESSAGE_MAX],
-        observed_generation=generation,
-        last_transition_time=str(unchanged or now.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")),
-    )
