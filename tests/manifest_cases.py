@@ -490,6 +490,7 @@ VALID: dict[str, dict[str, Any]] = {
     "a draft in pods": a_manifest(**draft(replicas=2, placement="SameZone", resources={"cpu": "1", "memory": "1Gi"})),
     "a draft in the engine": a_manifest(**draft(mode="InProcess", lookahead=8)),
     "a draft from the prompt": a_manifest(draft={"mode": "PromptLookup"}),
+    "a draft of a shared model": a_manifest(draft={"mode": "InProcess", "model": {"modelRef": {"name": "nano"}}}),
     "a draft of set length": a_manifest(draft={"mode": "PromptLookup", "lookahead": 3}),
     "a draft that is off": a_manifest(**draft(mode="Off", replicas=2)),
     "scaled by load": a_manifest(**scaled(minReplicas=4)),

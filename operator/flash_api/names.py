@@ -49,6 +49,7 @@ COMPONENT_PULL: Final = "pull"
 """Of a FlashModel: the pods that fetch and pack it."""
 CONTAINER_PULL: Final = "pull"
 """The container that fetches the model; its last words name what it fetched."""
+CONTAINER_PULL_DRAFT: Final = "pull-draft"
 FILE_TERMINATION: Final = "/dev/termination-log"
 """Where a container leaves its last words; Kubernetes makes the file, a plain process has none."""
 
@@ -61,6 +62,7 @@ PORT_ENGINE_METRICS: Final = 8002
 # Paths inside a container. In local mode each is mapped below the deployment's state directory.
 DIR_CONFIG: Final = "/etc/flashplane"
 DIR_MODELS: Final = "/var/lib/flashplane/models"
+DIR_DRAFT: Final = "/var/lib/flashplane/draft"
 DIR_SECRETS: Final = "/var/run/secrets/flashplane"
 PACKED_MODEL: Final = "model.flash"
 """The packed model, in the models folder."""

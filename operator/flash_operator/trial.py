@@ -144,7 +144,8 @@ async def plans(
     trial = None if course.mode is Mode.ROLL else Trial(stable, trying if course.mode is Mode.TRY else None)
     # While the rest becomes what the canary is already, it goes on; otherwise it is not wanted any more.
     stays = course.mode is Mode.TRY or (course.mode is Mode.ROLL and fleet.canary == target)
-    return Plans(course, trial, () if stays or canary is None else (canary,))
+    going = canary is None or canary["metadata"].get("deletionTimestamp")
+    return Plans(course, trial, () if stays or going or canary is None else (canary,))
 
 
 async def _fleet(

@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from flash_api import names
+from flash_api.v1alpha1.status_details import REPLACING
 from flash_operator import pod_reports
 from flash_operator.cockpit.explain import Sentence
 from flash_operator.cockpit.facts import Served
@@ -121,11 +122,12 @@ def _facts(served: Served) -> Iterable[Text]:
 def _trial(rollout: Manifest) -> str:
     """How far a revision on trial has got; empty when there is none."""
     step = "Paused" if rollout.get("paused") else rollout.get("step")
-    if not step:
+    if not step or rollout.get("step") == REPLACING:
         return ""
     beside = f" beside {rollout['previousRevision']}" if rollout.get("previousRevision") else ""
     share = f", {rollout['canaryPercent']} % of the requests" if rollout.get("canaryPercent") else ""
-    last: Mapping[str, Any] = (rollout.get("history") or ({},))[0]
+    history: Sequence[Manifest] = rollout.get("history") or ({},)
+    last = history[0]
     why = f". {last['reason']}: {last.get('message', '')}" if last.get("reason") else ""
     return f"revision {rollout.get('revision', '')}{beside}: {step}{share}{why}"
 

@@ -55,7 +55,8 @@ def _draft(deployment: FlashDeployment) -> EngineDraft | None:
     draft = deployment.spec.draft
     if draft is None or draft.mode is DraftMode.OFF:
         return None
-    return EngineDraft(mode=draft.mode, lookahead=draft.lookahead)
+    model_dir = names.DIR_DRAFT if draft.in_process else None
+    return EngineDraft(mode=draft.mode, lookahead=draft.lookahead, model_dir=model_dir)
 
 
 def gateway_config(deployment: FlashDeployment, settings: PlanSettings) -> GatewayConfig:

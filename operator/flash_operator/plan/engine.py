@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Final
 
 from flash_api import names
 from flash_api.v1alpha1.flashdeployment import FlashDeployment, Rollout
 from flash_operator.plan import pods
 from flash_operator.plan.metadata import Manifest
-from flash_operator.plan.model_in_pods import model_in_pods
+from flash_operator.plan.model_in_pods import draft_in_pods, model_in_pods
 from flash_operator.plan.settings import PlanSettings
 from flash_operator.plan.startup import START_PERIOD_SECONDS, start_failures
 from flash_operator.shared_model import SharedModel
@@ -32,6 +33,8 @@ def engine_deployment(
     model = model_in_pods(
         deployment, shared, image=settings.engine_image, settings=settings, wanted=engine.resources, text_only=False
     )
+    drafts = [draft] if (draft := draft_in_pods(deployment, settings)) is not None else []
+    pulls = tuple(pull for each in (model, *drafts) for pull in each.init_containers)
     container = {
         "name": "engine",
         "image": settings.engine_image,
@@ -62,6 +65,7 @@ def engine_deployment(
         "volumeMounts": [
             pods.mount("config", names.DIR_CONFIG, read_only=True),
             model.mount,
+            *(draft.mount for draft in drafts),
             pods.mount("tmp", "/tmp"),
             pods.mount("shm", "/dev/shm"),
         ],
@@ -76,7 +80,7 @@ def engine_deployment(
         name=(names.canary_name if canary else names.engine_name)(deployment.metadata.name),
         replicas=replicas,
         config_map=config_map,
-        model=model,
+        model=replace(model, init_containers=pulls),
         containers=[container],
         volumes=[
             pods.config_volume(config_map),
@@ -84,6 +88,7 @@ def engine_deployment(
             pods.scratch_volume("tmp"),
             # tritonserver talks to its Python stub through shared memory; the 64 MiB default is too small.
             pods.scratch_volume("shm", memory=True),
+            *(volume for draft in drafts for volume in (draft.volume, *draft.source_volumes)),
         ],
         surge=(deployment.spec.rollout or Rollout()).surge,
         settings=settings,

@@ -44,6 +44,29 @@ def model_in_pods(
     )
 
 
+def draft_in_pods(deployment: FlashDeployment, settings: PlanSettings) -> ModelInPods | None:
+    """The small model of spec.draft in engine pods, pulled by each; None where no draft runs inside them."""
+    draft = deployment.spec.draft.in_process if deployment.spec.draft is not None else None
+    if draft is None:
+        return None
+    pull = pods.pull_container(
+        draft,
+        deployment.spec.variant,
+        image=settings.engine_image,
+        settings=settings,
+        wanted=deployment.spec.engine.resources,
+        to=names.DIR_DRAFT,
+        name=names.CONTAINER_PULL_DRAFT,
+        volume="draft",
+    )
+    return ModelInPods(
+        volume=pods.scratch_volume("draft"),
+        mount=pods.mount("draft", names.DIR_DRAFT, read_only=True),
+        init_containers=(pull,),
+        source_volumes=tuple(pods.source_access(draft, names.CONTAINER_PULL_DRAFT)[0]),
+    )
+
+
 def claim_volume(model: str) -> dict[str, Any]:
     """The volume of a FlashModel. Read only where it is mounted, not here: one pod writes into it beside readers, and a
     disk is attached to a node in one way only."""

@@ -3,8 +3,9 @@
     clients -> gateway -> engine            (as endpoint.visibility says; gRPC)
     operator -> gateway                     (the request that proves Ready, and metrics)
     monitoring -> gateway, engine metrics   (where an installation names its namespace)
-    gateway, engine -> model source, DNS    (where the source is remote, and no FlashModel brings the weights)
-    pull of a FlashModel -> model source, DNS
+    gateway, engine -> model source, DNS    (where the source is remote, and no FlashModel brings the weights; its
+                                             cloud's identity agent without a Secret)
+    pull of a FlashModel -> the same
     gateway -> DNS, token provider          (where gateway.auth.oidc names one)
     gateway -> collector of traces          (where observability.tracing names one)
 
@@ -22,7 +23,7 @@ from flash_api.endpoints import endpoint
 from flash_api.v1alpha1.endpoint import Endpoint, Visibility
 from flash_api.v1alpha1.flashdeployment import FlashDeployment, Observability
 from flash_api.v1alpha1.flashmodel import FlashModel, FlashModelSpec
-from flash_api.v1alpha1.source import Model, scheme
+from flash_api.v1alpha1.source import Model, ModelChoice, scheme
 from flash_operator.plan.metadata import Manifest, Owner, owned_object, selector
 from flash_operator.plan.network import blocks
 from flash_operator.plan.replicas import tries_revisions
@@ -65,7 +66,7 @@ def engine_policy(
             {"from": [gateways], "ports": [_tcp(names.PORT_ENGINE_GRPC)]},
             *_scraped(settings, names.PORT_ENGINE_METRICS),
         ],
-        egress=_to_source(deployment.spec.model, settings),
+        egress=_to_sources(deployment, settings),
     )
 
 
@@ -145,16 +146,24 @@ def pull_policy(model: FlashModel, settings: PlanSettings) -> Manifest:
     return _policy(model, names.COMPONENT_PULL, ingress=[], egress=_to_source(model.spec, settings))
 
 
-def _to_source(weights: Model | FlashModelSpec, settings: PlanSettings) -> list[Rule]:
+def _to_sources(deployment: FlashDeployment, settings: PlanSettings) -> list[Rule]:
+    """To the model's source, and to that of a draft inside the engine."""
+    rules = _to_source(deployment.spec.model, settings)
+    if deployment.spec.draft and (draft := deployment.spec.draft.in_process):
+        rules += [rule for rule in _to_source(draft, settings) if rule not in rules]
+    return rules
+
+
+def _to_source(weights: Model | ModelChoice | FlashModelSpec, settings: PlanSettings) -> list[Rule]:
     """What a pull needs; policies cannot tell an init container from the containers after it."""
-    source, has_secret = weights.source, weights.credentials_secret_ref is not None
+    source = weights.source
     if source is None or scheme(source) in LOCAL_SCHEMES:
         return []
     host, port = _address(source)
     # A registry sends to other servers for tokens and layers; these are at the usual port.
     ports = [port] if _is_inside(host) or scheme(source) != "oci" else sorted({port, HTTPS})
     rules = [_to_dns(settings), _to_host(host, *ports)]
-    if scheme(source) in _IDENTITY_AGENTS and not has_secret:
+    if scheme(source) in _IDENTITY_AGENTS and weights.credentials_secret_ref is None:
         agent, agent_port = _IDENTITY_AGENTS[scheme(source)]
         rules.append({"to": [agent], "ports": [_tcp(agent_port)]})
     return rules

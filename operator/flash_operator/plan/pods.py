@@ -92,44 +92,53 @@ def pull_container(
     wanted: Resources,
     to: str = names.DIR_MODELS,
     flags: Sequence[str] = (),
+    name: str = names.CONTAINER_PULL,
+    volume: str = "models",
 ) -> dict[str, Any]:
-    """The container that fetches and packs the model (or only its text side) into the folder `to`."""
+    """The container that fetches and packs a model (or only its text side) into the folder `to` of a volume.
+
+    Its name tells the volumes of its source from those of another pull in the same pod.
+    """
     args = ["--source", _source_in_pod(weights.uri), "--variant", str(variant)]
     if weights.revision is not None:
         args += ["--revision", weights.revision]
     if weights.sha256 is not None:
         args += ["--sha256", weights.sha256]
     args += ["--to", to, *flags]
-    _, source_mounts, source_env = source_access(weights)
+    _, source_mounts, source_env = source_access(weights, name)
+    root = names.DIR_DRAFT if volume == "draft" else names.DIR_MODELS
     return {
-        "name": names.CONTAINER_PULL,
+        "name": name,
         "image": image,
         "imagePullPolicy": settings.image_pull_policy,
         "command": ["flash-pull"],
         "args": args,
         # Beside the result, so that it is linked rather than copied; the root file system is read-only.
-        "env": [{"name": names.ENV_CACHE, "value": f"{names.DIR_MODELS}/.cache"}, *source_env],
-        "volumeMounts": [mount("models", names.DIR_MODELS), mount("tmp", "/tmp"), *source_mounts],
+        "env": [{"name": names.ENV_CACHE, "value": f"{root}/.cache"}, *source_env],
+        "volumeMounts": [mount(volume, root), mount("tmp", "/tmp"), *source_mounts],
         "terminationMessagePolicy": LAST_WORDS,
         "securityContext": container_security(),
         **resources(wanted),
     }
 
 
-def source_access(weights: Weights) -> tuple[list[Manifest], list[Manifest], list[Manifest]]:
-    """Volumes, mounts and environment that the source asks for; only the pull container sees them."""
+def source_access(
+    weights: Weights, container: str = names.CONTAINER_PULL
+) -> tuple[list[Manifest], list[Manifest], list[Manifest]]:
+    """Volumes, mounts and environment that the source asks for; only the pull `container` sees them."""
+    source = container.replace(names.CONTAINER_PULL, "source")
     volumes: list[Manifest] = []
     mounts: list[Manifest] = []
     env: list[Manifest] = []
     if (ref := weights.credentials_secret_ref) is not None:
         file = names.FILE_SOURCE_TOKEN.rpartition("/")[2]
         items = [{"key": ref.key, "path": file}]
-        volumes.append({"name": "source-token", "secret": {"secretName": ref.name, "items": items}})
-        mounts.append(mount("source-token", names.DIR_SOURCE_SECRET, read_only=True))
+        volumes.append({"name": f"{source}-token", "secret": {"secretName": ref.name, "items": items}})
+        mounts.append(mount(f"{source}-token", names.DIR_SOURCE_SECRET, read_only=True))
         env.append({"name": names.ENV_TOKEN_FILE, "value": names.FILE_SOURCE_TOKEN})
     if (claim := _claim(weights.uri)) is not None:
-        volumes.append({"name": "source", "persistentVolumeClaim": {"claimName": claim, "readOnly": True}})
-        mounts.append(mount("source", names.DIR_SOURCE, read_only=True))
+        volumes.append({"name": source, "persistentVolumeClaim": {"claimName": claim, "readOnly": True}})
+        mounts.append(mount(source, names.DIR_SOURCE, read_only=True))
     return volumes, mounts, env
 
 
