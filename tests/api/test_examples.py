@@ -37,7 +37,9 @@ def test_the_complete_example_shows_every_section() -> None:
 @pytest.mark.parametrize(("file", "part"), PARTS, ids=[file for file, _ in PARTS])
 def test_what_a_how_to_says_to_write_is_right_and_served(file: str, part: str) -> None:
     written = yaml.safe_load(part)
-    found = parse_manifests(yaml.safe_dump(written if "apiVersion" in written else a_manifest(**written)))
+    found = parse_manifests(
+        yaml.safe_dump(written if "apiVersion" in written else a_manifest(**written.get("spec", written)))
+    )
     assert found.problems == ()
     assert [refusal(deployment.spec) for deployment in found.deployments] == [None]
 
