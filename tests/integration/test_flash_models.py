@@ -13,15 +13,8 @@ from operator_process import Kubectl, OperatorProcess, eventually
 
 from flash_api import names
 
-REPOSITORY = Path(__file__).parents[2]
 WORDS = {"name": "OLMoE-1B-7B", "sizeBytes": 4096, "digest": f"sha256:{'a' * 64}", "packedDigest": f"sha256:{'b' * 64}"}
 _NOW = "2026-01-01T00:00:00Z"
-
-
-@pytest.fixture(scope="module")
-def operator_kubeconfig(control_plane: ControlPlane) -> Path:
-    control_plane.kubectl("apply", "-f", str(REPOSITORY / "kind" / "operator-rbac.yaml"))
-    return control_plane.kubeconfig_for_service_account("flashplane-system", "flashplane-operator")
 
 
 @pytest.fixture
@@ -30,8 +23,8 @@ def kubectl(control_plane: ControlPlane, namespace: str) -> Kubectl:
 
 
 @pytest.fixture
-def operator(operator_kubeconfig: Path, namespace: str, tmp_path: Path) -> Iterator[OperatorProcess]:
-    with OperatorProcess(operator_kubeconfig, tmp_path / "operator.log", namespace=namespace) as process:
+def operator(operator_account: Path, namespace: str, tmp_path: Path) -> Iterator[OperatorProcess]:
+    with OperatorProcess(operator_account, tmp_path / "operator.log", namespace=namespace) as process:
         process.wait_until_leading()
         yield process
 
