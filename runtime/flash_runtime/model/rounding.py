@@ -38,7 +38,6 @@ Nearest = Callable[[FloatArray, int, slice], FloatArray]
 """The values nearest to a column that the format can say; told the column's index and which rows it has."""
 
 
-
 @dataclass(frozen=True)
 class Inputs:
     """How the input features of one linear move together."""
@@ -83,7 +82,8 @@ def pack_rounded(weight: FloatArray, format: LinearFormat, inputs: Inputs) -> Pa
 
     def steps_of(values: FloatArray, group: int | NDArray[np.intp], rows: slice) -> FloatArray:
         steps: FloatArray = np.clip(np.rint((values - m[rows, group]) / divisor[rows, group]), 0, MAX_INT4)
-        return np.where(d[rows, group] == 0, np.float32(0), steps)
+        steps[d[rows, group] == 0] = 0
+        return steps
 
     def nearest_int4(column: FloatArray, index: int, rows: slice) -> FloatArray:
         group = index // INT4_GROUP
