@@ -10,20 +10,36 @@
 namespace flash {
 namespace {
 
-constexpr int kTileRows = 6;
-constexpr int kStreamRows = 2; // so few rows wait for memory: they take more panels at a time, one after the other
+constexpr int kTilePanels = 2;
+constexpr int kTileRows = 6; // of kTilePanels panels
+#if defined(__AVX512F__)
+constexpr int kAloneRows = 12; // of one panel: the registers hold their sums, too
+#else
+constexpr int kAloneRows = kTileRows;
+#endif
 
 struct TileInput {
-    const int8_t* values;      // row 0 of the activations
-    ptrdiff_t row[kTileRows];  // where the tile's rows start
-    const float* scale[kTileRows];
-    const int32_t* offset[kTileRows];
+    const int8_t* values;       // row 0 of the activations
+    ptrdiff_t row[kAloneRows];  // where the tile's rows start
+    const float* scale[kAloneRows];
+    const int32_t* offset[kAloneRows];
     int groups;
     ptrdiff_t panel_stride;
-    // While it works, a tile requests those groups g of the next tiles' weights for which g % next_step == next_first.
-    const uint8_t* next; // as many panels, or null
-    int next_first;
-    int next_step;
+    // Weights to come, or null. A tile alone in its job reads its weights once and waits for them: it requests what
+    // follows in its own stream, which goes on at `next`. One of several tiles of the same panels finds its weights in
+    // the cache: for each group it requests next_lines lines, from `next` on.
+    bool alone;
+    const uint8_t* next;
+    int next_lines;
+
+    void find_rows(const LinearJob& job, int begin, int count) {
+        for (int r = 0; r < count; ++r) {
+            const ptrdiff_t from = job.row_index ? job.row_index[begin + r] : begin + r;
+            row[r] = from * groups * kGroup;
+            scale[r] = job.input.scale + from * groups;
+            offset[r] = job.input.offset + from * groups;
+        }
+    }
 };
 
 template <int Rows, int Panels> void dot_tile(const TileInput& in, const uint8_t* weight, float (*out)[Panels][kLanes]);
@@ -47,49 +63,67 @@ template <int Rows, int Panels> void linear_tile(const LinearJob& job, const Til
     }
 }
 
-template <int Rows> void linear_rows(const LinearJob& job, const TileInput& in, int row, int panel, int panels) {
-    switch (panels) {
-    case 4:
-        // four panels of many rows would not fit the registers
-        if constexpr (Rows <= kStreamRows) linear_tile<Rows, 4>(job, in, row, panel);
-        break;
-    case 2: linear_tile<Rows, 2>(job, in, row, panel); break;
-    default: linear_tile<Rows, 1>(job, in, row, panel); break;
+// All rows of the job in one tile: one panel after the other, in address order.
+template <int Rows> void linear_alone(const LinearJob& job, TileInput& in) {
+    if constexpr (Rows > 1) {
+        if (job.rows < Rows) {
+            linear_alone<Rows - 1>(job, in);
+            return;
+        }
+    }
+    in.alone = true;
+    in.find_rows(job, 0, Rows);
+    for (int panel = job.panel_begin; panel < job.panel_end; ++panel) {
+        in.next = panel + 1 < job.panel_end ? job.weight + (panel + 1) * in.panel_stride : job.next;
+        linear_tile<Rows, 1>(job, in, 0, panel);
     }
 }
 
-void linear(const LinearJob& job) {
-    TileInput in;
-    in.groups = job.groups;
-    in.values = job.input.values;
-    in.panel_stride = static_cast<ptrdiff_t>(job.groups) * kGroupLines * kLanes * 4;
-    in.next_step = (job.rows + kTileRows - 1) / kTileRows;
-    const int widest = job.rows <= kStreamRows ? 4 : 2;
-    int panel = job.panel_begin;
-    while (panel < job.panel_end) {
+template <int Rows> void linear_rows(const LinearJob& job, const TileInput& in, int row, int panel, int panels) {
+    if (panels == kTilePanels) {
+        linear_tile<Rows, kTilePanels>(job, in, row, panel);
+    } else {
+        linear_tile<Rows, 1>(job, in, row, panel);
+    }
+}
+
+// Each panel, or two, for one tile of rows after the other.
+void linear_in_tiles(const LinearJob& job, TileInput& in) {
+    in.alone = false;
+    const int tiles = (job.rows + kTileRows - 1) / kTileRows;
+    for (int panel = job.panel_begin; panel < job.panel_end; panel += kTilePanels) {
         const int left = job.panel_end - panel;
-        const int panels = left >= widest ? widest : (left >= 2 ? 2 : 1);
+        const int panels = left < kTilePanels ? left : kTilePanels;
         in.next = panels == left ? job.next : job.weight + (panel + panels) * in.panel_stride;
-        in.next_first = 0;
-        for (int row = 0; row < job.rows; row += kTileRows) {
-            const int rows = job.rows - row < kTileRows ? job.rows - row : kTileRows;
-            for (int r = 0; r < rows; ++r) {
-                const ptrdiff_t from = job.row_index ? job.row_index[row + r] : row + r;
-                in.row[r] = from * job.groups * kGroup;
-                in.scale[r] = job.input.scale + from * job.groups;
-                in.offset[r] = job.input.offset + from * job.groups;
-            }
+        in.next_lines = in.next ? (panels * kGroupLines + tiles - 1) / tiles : 0;
+        int row = 0;
+        for (int tile = 0; tile < tiles; ++tile) {
+            const int rows = job.rows * (tile + 1) / tiles - row; // even: a tile of few rows costs nearly as much
+            in.find_rows(job, row, rows);
             switch (rows) {
-            case 1: linear_rows<1>(job, in, row, panel, panels); break;
-            case 2: linear_rows<2>(job, in, row, panel, panels); break;
             case 3: linear_rows<3>(job, in, row, panel, panels); break;
             case 4: linear_rows<4>(job, in, row, panel, panels); break;
             case 5: linear_rows<5>(job, in, row, panel, panels); break;
             default: linear_rows<6>(job, in, row, panel, panels); break;
             }
-            ++in.next_first;
+            row += rows;
+            if (in.next) in.next += static_cast<ptrdiff_t>(in.next_lines) * in.groups * 64;
         }
-        panel += panels;
+    }
+}
+// more than kAloneRows rows in so even tiles have three at least
+static_assert(kAloneRows >= kTileRows && kTileRows == 6);
+
+void linear(const LinearJob& job) {
+    if (job.rows <= 0) return;
+    TileInput in;
+    in.groups = job.groups;
+    in.values = job.input.values;
+    in.panel_stride = static_cast<ptrdiff_t>(job.groups) * kGroupLines * kLanes * 4;
+    if (job.rows <= kAloneRows) {
+        linear_alone<kAloneRows>(job, in);
+    } else {
+        linear_in_tiles(job, in);
     }
 }
 
