@@ -87,7 +87,8 @@ def pack_rounded(weight: FloatArray, format: LinearFormat, inputs: Inputs) -> Pa
 
     def nearest_int4(column: FloatArray, index: int, rows: slice) -> FloatArray:
         group = index // INT4_GROUP
-        return steps_of(column, group, rows) * d[rows, group] + m[rows, group]
+        values: FloatArray = steps_of(column, group, rows) * d[rows, group] + m[rows, group]
+        return values
 
     rounded = _rounded(weight, inputs, nearest_int4)
     q = steps_of(rounded, np.arange(weight.shape[1]) // INT4_GROUP, slice(None)).astype(np.uint8)
