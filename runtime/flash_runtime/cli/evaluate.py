@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 _WINDOW_TOKENS: Final = 512
 _REFERENCE: Final = "float32"
 
+Wanted = tuple[str, str | None, bool]
+"""A variant, the format of its head (None = its own), whether it is calibrated."""
+
 Results = dict[str, dict[str | None, "Score"]]
 """Scores by text and by variant; None = the reference."""
 
@@ -41,7 +44,10 @@ Results = dict[str, dict[str | None, "Score"]]
 def evaluate(
     model: Model,
     variants: Annotated[
-        str, typer.Option(help="Which to measure, by commas; nano:int4 is nano with an int4 head.")
+        str,
+        typer.Option(
+            help="Which to measure, by commas; nano:int4 has an int4 head, lite:calibrated is packed with --calibrate."
+        ),
     ] = "cloud,lite,nano",
     text: Annotated[
         list[Path] | None,
@@ -66,11 +72,14 @@ def evaluate(
         from flash_runtime.kernels.provider import KvDtype
         from flash_runtime.model.variants import formats, variant_named
 
-        wanted: dict[str, tuple[str, str | None]] = {}
+        wanted: dict[str, Wanted] = {}
         for word in filter(None, (part.strip() for part in variants.split(","))):
-            name, _, head = word.partition(":")
-            formats(name, head=head or None)
-            wanted[variant_named(name) + (f", {head} head" if head else "")] = (variant_named(name), head or None)
+            name, *options = word.split(":")
+            calibrated = "calibrated" in options
+            head = next((option for option in options if option != "calibrated"), None)
+            formats(name, head=head, calibrated=calibrated)
+            label = variant_named(name) + (f", {head} head" if head else "") + (", calibrated" if calibrated else "")
+            wanted[label] = variant_named(name), head, calibrated
         if not wanted:
             fail("--variants names none; choose from cloud, lite, nano", 2)
         if kv_dtype not in list(KvDtype):
@@ -90,7 +99,7 @@ def evaluate(
 
 def _measure(
     source: Source,
-    wanted: Mapping[str, tuple[str, str | None]],
+    wanted: Mapping[str, Wanted],
     texts: Sequence[Path],
     max_tokens: int,
     kv_dtype: KvDtype,
@@ -109,8 +118,10 @@ def _measure(
     cache = user_cache()
     with BarReporter() as progress:
         paths = {
-            label: pull_into_cache(PullRequest(source, name, cache.root, head=head), cache=cache, progress=progress)
-            for label, (name, head) in wanted.items()
+            label: pull_into_cache(
+                PullRequest(source, name, cache.root, head=head, calibrate=calibrated), cache=cache, progress=progress
+            )
+            for label, (name, head, calibrated) in wanted.items()
         }
         checkpoint = open_checkpoint(source.locate(cache, progress))
     sources = recipe(checkpoint)

@@ -162,7 +162,7 @@ class _RoundingWeights:
 
 def _downs(recipe: Recipe) -> Mapping[str, str]:
     """The down of every gate and up, by their names."""
-    pairs = {}
+    pairs: dict[str, str] = {}
     for layer in recipe.plan.layers:
         parts = [layer.mlp, layer.mlp.shared] if isinstance(layer.mlp, MoeMlp) else [layer.mlp]
         pairs.update((part.gate_up, part.down) for part in parts if part is not None)

@@ -82,11 +82,13 @@ def pack_rounded(weight: FloatArray, format: LinearFormat, inputs: Inputs) -> Pa
 
     def steps_of(values: FloatArray, group: int | NDArray[np.intp], rows: slice) -> FloatArray:
         steps: FloatArray = np.clip(np.rint((values - m[rows, group]) / divisor[rows, group]), 0, MAX_INT4)
-        return np.where(d[rows, group] == 0, np.float32(0), steps)
+        steps[d[rows, group] == 0] = 0
+        return steps
 
     def nearest_int4(column: FloatArray, index: int, rows: slice) -> FloatArray:
         group = index // INT4_GROUP
-        return steps_of(column, group, rows) * d[rows, group] + m[rows, group]
+        values: FloatArray = steps_of(column, group, rows) * d[rows, group] + m[rows, group]
+        return values
 
     rounded = _rounded(weight, inputs, nearest_int4)
     q = steps_of(rounded, np.arange(weight.shape[1]) // INT4_GROUP, slice(None)).astype(np.uint8)
