@@ -338,6 +338,12 @@ BY_RULE = [
         **{"engine": {"autoscaling": {**scheduled()["engine"]["autoscaling"], "provider": "KEDA"}}},
     ),
     spec("addresses of the cluster", "endpoint.allowedCIDRs", "must be unset", **endpoint(allowedCIDRs=["10.0.0.0/8"])),
+    spec(
+        "addresses behind an Ingress",
+        "endpoint.allowedCIDRs",
+        "limit addresses at the Gateway or at the ingress controller",
+        **public(ingressClassName="nginx", hostname="a.example.com", allowedCIDRs=["10.0.0.0/8"]),
+    ),
     spec("private load balancer", "endpoint.loadBalancer", "must be unset", **endpoint(loadBalancer={})),
     spec(
         "private ingress",
@@ -415,6 +421,8 @@ BY_RULE = [
         "unless effect is NoExecute",
         **placed(tolerations=[{"key": "gpu", "tolerationSeconds": 5}]),
     ),
+    cached("hardly any memory", "resources.memory", "must be at least 64Mi", resources={"memory": "32Mi"}),
+    cached("no processor", "resources.cpu", "must be at least 1m", resources={"cpu": "0"}),
     Invalid("FlashModel: name with a dot", a_model_manifest("olmoe.1b"), "metadata.name", "must be lower case letters"),
     cached("file", "source", "must not be a file", source="file:///models/olmoe"),
     cached("revision of a bucket", "revision", "must be unset", source="s3://a/b", revision="main"),
@@ -473,6 +481,10 @@ VALID: dict[str, dict[str, Any]] = {
             loadBalancer={"class": "service.k8s.aws/nlb", "internal": True}, allowedCIDRs=["203.0.113.7/24", "::/0"]
         )
     ),
+    "public through whatever load balancer there is": a_manifest(
+        **public(hostname="chat.example.com", tls={"issuerRef": {"name": "acme"}}, loadBalancer={})
+    ),
+    "private by TLS": a_manifest(**endpoint(hostname="chat.corp.example.com", tls={"secretName": "tls"})),
     "private with friends": a_manifest(**endpoint(allowedNamespaces=["web", "batch"])),
     "a shared model": a_manifest(model={"modelRef": {"name": "olmoe"}, "maxContextTokens": 4096}),
     "a draft in pods": a_manifest(**draft(replicas=2, placement="SameZone", resources={"cpu": "1", "memory": "1Gi"})),
@@ -506,6 +518,7 @@ VALID: dict[str, dict[str, Any]] = {
         credentialsSecretRef={"name": "hub-token", "key": "token"},
         variants=["Cloud", "Lite", "Nano"],
         cache={"size": "40Gi", "storageClassName": "fast", "accessMode": "ReadWriteMany"},
+        resources={"cpu": "4", "memory": "8Gi"},
         residency={"regions": ["eu"], "mode": "Audit"},
     ),
     "FlashModel: a digest of one file": a_model_manifest(source="https://example.com/m.gguf", sha256=DIGEST),
@@ -592,7 +605,7 @@ EVERY_FIELD = a_manifest(
         "allowedCIDRs": ["203.0.113.0/24", "2001:db8::/32"],
         "hostname": "chat.example.com",
         "tls": {"issuerRef": {"name": "letsencrypt", "kind": "ClusterIssuer"}},
-        "loadBalancer": {"class": "service.k8s.aws/nlb", "internal": True},
+        "loadBalancer": {"class": "service.k8s.aws/nlb", "internal": True, "allocateNodePorts": False},
     },
     residency={"regions": ["eu-central-1"], "mode": "Enforce"},
     rollout={
@@ -664,7 +677,25 @@ def _resident(*regions: str, mode: str = "Enforce") -> dict[str, Any]:
     return a_manifest(residency={"regions": list(regions), "mode": mode})
 
 
+def _balanced(**fields: Any) -> dict[str, Any]:
+    return a_manifest(**public(loadBalancer=fields))
+
+
 FORBIDDEN_CHANGES = [
+    Change(
+        "another class of load balancer",
+        _balanced(**{"class": "a.example.com/one"}),
+        _balanced(**{"class": "a.example.com/two"}),
+        "spec.endpoint.loadBalancer",
+        "must keep its class",
+    ),
+    Change(
+        "a class for a load balancer that has none",
+        a_manifest(**public()),
+        _balanced(**{"class": "a.example.com/one"}),
+        "spec.endpoint.loadBalancer",
+        "must keep its class",
+    ),
     Change("another region", _resident("eu"), _resident("us"), "spec.residency.regions", "must not change"),
     Change("one more region", _resident("eu"), _resident("eu", "us"), "spec.residency.regions", "must not change"),
     Change(
@@ -725,6 +756,8 @@ ALLOWED_CHANGES = [
     Change("regions in another order", _resident("eu", "us"), _resident("us", "eu")),
     Change("another model", a_manifest(), a_manifest(**source("hf://a/b"))),
     Change("from fixed to scaled", a_manifest(engine={"replicas": 3}), a_manifest(**scaled())),
+    Change("a load balancer becomes internal", _balanced(), _balanced(internal=True)),
+    Change("a class for a new load balancer", a_manifest(), _balanced(**{"class": "a.example.com/one"})),
     Change("a larger cache", a_model_manifest(cache={"size": "10Gi"}), a_model_manifest(cache={"size": "20480Mi"})),
     Change("one more variant", a_model_manifest(), a_model_manifest(variants=["Lite", "Nano"])),
 ]

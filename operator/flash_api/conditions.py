@@ -47,13 +47,14 @@ EXPLANATIONS: dict[Reason, Explanation] = {
         "What comes from the model source could be read or changed on the way.",
         "Use https://, for a bucket an https:// endpoint; or name one file and write its SHA-256.",
     ),
-    Reason.VISIBILITY_NOT_SERVED: Explanation(
-        "A load balancer would lead straight to gateway pods, which do not end TLS.",
-        "Name a Gateway (gatewayRef) or an Ingress class (ingressClassName), which do, or use Cluster or Private.",
-    ),
     Reason.FIELD_NOT_SERVED: Explanation(
         "The field is part of the API, but this release does nothing with it, and says so rather than ignore it.",
         "Do what the message says instead, or remove the field.",
+    ),
+    Reason.MODEL_OUTSIDE_REGION: Explanation(
+        "The deployment's residency allows fewer regions than that of the FlashModel it names, whose volume may be "
+        "outside.",
+        "Make a FlashModel with residency in regions of the deployment, and name it.",
     ),
     Reason.MODEL_LOADED: Explanation("At least one engine pod holds the model.", "Nothing to do."),
     Reason.MODEL_LOADING: Explanation("No engine pod has finished pulling and loading the model.", _LOGS),
@@ -143,6 +144,15 @@ EXPLANATIONS: dict[Reason, Explanation] = {
         "The spec asks for an object of a kind that this cluster does not know, such as HTTPRoute or Certificate.",
         "Install what brings the kind, or choose another way in spec.endpoint.",
     ),
+    Reason.LOAD_BALANCER_PENDING: Explanation(
+        "Gateway pods answer, but the load balancer before them has no address yet.",
+        "Wait a minute or two, then see why: kubectl describe service NAME-gateway. A cluster without a controller for "
+        "load balancers never gives one: install it (MetalLB, the cloud's own), or name a Gateway or an Ingress class.",
+    ),
+    Reason.CERTIFICATE_PENDING: Explanation(
+        "cert-manager has not issued the certificate that the gateway pods wait for.",
+        "Wait, or see why: kubectl describe certificate NAME-gateway; the issuer may not exist or may refuse the name.",
+    ),
     Reason.ALL_IN_REGION: Explanation("Every pod, cache and volume is in an allowed region.", "Nothing to do."),
     Reason.REGION_UNKNOWN: Explanation(
         "Pods have no node yet, or their nodes have no label topology.kubernetes.io/region.",
@@ -195,6 +205,15 @@ EXPLANATIONS: dict[Reason, Explanation] = {
         "The source refused the token, or wants one.",
         "Put a valid token into the Secret that credentialsSecretRef names, and accept the model's licence there.",
     ),
+    Reason.WEIGHTS_UNUSABLE: Explanation(
+        "The source has no such model, or its files are damaged or incomplete; the message says which.",
+        "Correct the source, then delete the Job to try again: kubectl delete job -l flashplane.dev/model=NAME.",
+    ),
+    Reason.PULL_FAILED: Explanation(
+        "The pull ended for another reason; lastFailure has container, exit code and last line. It is tried again.",
+        "Code 137 = not enough memory: raise spec.resources.memory. Otherwise read the log: "
+        "kubectl logs -l flashplane.dev/model=NAME.",
+    ),
     Reason.CACHE_FULL: Explanation(
         "The volume has no room for the weights and the packed variants.", "Raise spec.cache.size of the FlashModel."
     ),
@@ -213,8 +232,8 @@ _PROGRESS = (Reason.IN_PROGRESS, Reason.SETTLED, Reason.PROGRESSING, Reason.APPL
 _REFUSED = (
     Reason.INVALID_SPEC,
     Reason.SOURCE_NOT_SERVED,
-    Reason.VISIBILITY_NOT_SERVED,
     Reason.FIELD_NOT_SERVED,
+    Reason.MODEL_OUTSIDE_REGION,
 )
 
 REASONS: dict[ConditionType, tuple[Reason, ...]] = {
@@ -271,6 +290,8 @@ REASONS: dict[ConditionType, tuple[Reason, ...]] = {
         Reason.WAITING_FOR_ENGINES,
         Reason.ROUTE_NOT_ACCEPTED,
         Reason.KIND_NOT_SERVED,
+        Reason.LOAD_BALANCER_PENDING,
+        Reason.CERTIFICATE_PENDING,
         Reason.SUSPENDED,
         Reason.NOT_APPLIED,
     ),
@@ -300,10 +321,20 @@ REASONS: dict[ConditionType, tuple[Reason, ...]] = {
         Reason.DIGEST_MISMATCH,
         Reason.SOURCE_UNREACHABLE,
         Reason.CREDENTIALS_REFUSED,
+        Reason.WEIGHTS_UNUSABLE,
+        Reason.PULL_FAILED,
         Reason.CACHE_FULL,
         Reason.CACHE_PENDING,
+        Reason.READ_FAILED,
+        Reason.NOT_APPLIED,
     ),
-    ConditionType.PACKED: (Reason.MODEL_PACKED, Reason.PACKING, Reason.MODEL_NOT_SUPPORTED),
+    ConditionType.PACKED: (
+        Reason.MODEL_PACKED,
+        Reason.PACKING,
+        Reason.MODEL_NOT_SUPPORTED,
+        Reason.READ_FAILED,
+        Reason.NOT_APPLIED,
+    ),
 }
 """Of each condition its own reasons; Ready, Reconciling and Stalled also repeat the one of the detail that fails."""
 

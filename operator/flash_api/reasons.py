@@ -40,8 +40,8 @@ class Reason(StrEnum):
     SPEC_ACCEPTED = "SpecAccepted"
     INVALID_SPEC = "InvalidSpec"
     SOURCE_NOT_SERVED = "SourceNotServed"
-    VISIBILITY_NOT_SERVED = "VisibilityNotServed"
     FIELD_NOT_SERVED = "FieldNotServed"
+    MODEL_OUTSIDE_REGION = "ModelOutsideRegion"
     # ModelReady
     MODEL_LOADED = "ModelLoaded"
     MODEL_LOADING = "ModelLoading"
@@ -84,6 +84,8 @@ class Reason(StrEnum):
     WAITING_FOR_ENGINES = "WaitingForEngines"
     ROUTE_NOT_ACCEPTED = "RouteNotAccepted"
     KIND_NOT_SERVED = "KindNotServed"
+    LOAD_BALANCER_PENDING = "LoadBalancerPending"
+    CERTIFICATE_PENDING = "CertificatePending"
     NOT_APPLIED = "NotApplied"
     # ResidencyCompliant
     ALL_IN_REGION = "AllInRegion"
@@ -109,6 +111,8 @@ class Reason(StrEnum):
     DIGEST_MISMATCH = "DigestMismatch"
     SOURCE_UNREACHABLE = "SourceUnreachable"
     CREDENTIALS_REFUSED = "CredentialsRefused"
+    WEIGHTS_UNUSABLE = "WeightsUnusable"
+    PULL_FAILED = "PullFailed"
     CACHE_FULL = "CacheFull"
     CACHE_PENDING = "CachePending"
     PACKING = "Packing"

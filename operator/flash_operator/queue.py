@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from typing import Final
 
 from flash_operator.cluster.protocol import ClusterError, Key
-from flash_operator.reconcile import Outcome, Steady
+from flash_operator.reconcile import Outcome
+from flash_operator.steady import Steady
 
 Step = Callable[[Key], Awaitable[Outcome]]
 Look = Callable[[Steady], Awaitable[bool]]
-"""Whether the endpoint still is as it was. Must not raise."""
+"""Whether an object still is as its last outcome says. Must not raise."""
 
 log = logging.getLogger(__name__)
 
@@ -60,9 +61,9 @@ def pass_pause_seconds(objects: int, settings: QueueSettings) -> float:
     return max(settings.resync_seconds, objects / settings.passes_per_second)
 
 
-async def never_steady(steady: Steady) -> bool:
+async def never_steady(known: Steady) -> bool:
     """Only a pass can tell."""
-    del steady
+    del known
     return False
 
 
@@ -170,20 +171,20 @@ class Loops:
                     # Not for its events, which are our own writes' and those that came of them.
                     await _wait(signals.new_spec, self._settings.report_seconds)
                 elif outcome is not None:
-                    wanted, steady = outcome.requeue_after_seconds or self._settings.resync_seconds, outcome.steady
+                    wanted, known = outcome.requeue_after_seconds or self._settings.resync_seconds, outcome.steady
                     outcome = None  # it holds a whole status, and there are thousands of loops that wait
-                    await self._rest(signals.event, wanted, steady)
+                    await self._rest(signals.event, wanted, known)
         finally:
             del self._tasks[key], self._signals[key]
             self._failing.discard(key)
             self._queued.discard(key)
 
-    async def _rest(self, event: asyncio.Event, wanted_seconds: float, steady: Steady | None) -> None:
+    async def _rest(self, event: asyncio.Event, wanted_seconds: float, known: Steady | None) -> None:
         """Until there is a reason for a pass: an event, a look that finds something else, or so much time."""
         until = self._clock() + pass_pause_seconds(len(self._tasks), self._settings)
         while True:
             await _wait(event, look_pause_seconds(wanted_seconds, len(self._tasks), self._settings))
-            if event.is_set() or steady is None or self._clock() >= until or not await self._look(steady):
+            if event.is_set() or known is None or self._clock() >= until or not await self._look(known):
                 return
 
     async def _pass(self, key: Key, wanted_since: float | None) -> Outcome | None:

@@ -7,7 +7,7 @@ there yet is asked for again after `Outcome.requeue_after_seconds`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, Final
@@ -18,20 +18,26 @@ from flash_api import names
 from flash_api.conditions import ConditionType, Reason, Refusal
 from flash_api.manifest import describe, stored_deployment
 from flash_api.v1alpha1.flashdeployment import FlashDeployment, Visibility
-from flash_api.v1alpha1.status import ScalingStatus
+from flash_api.v1alpha1.status import RolloutStatus, ScalingStatus
 from flash_operator import status as statuses
 from flash_operator.announcements import announcements, rollout_news
 from flash_operator.checks import refusal
 from flash_operator.cluster.protocol import Cluster, ClusterError, Forbidden, Key, Manifest
 from flash_operator.difference import identity, is_as_planned, owned_by, revision, superfluous
-from flash_operator.latency import latency
+from flash_operator.doors import door
+from flash_operator.model_use import held_back, model_use
 from flash_operator.plan import PlanSettings, optional_kinds, plan
 from flash_operator.plan.autoscale_record import recorded
+from flash_operator.plan.certificates import ends_tls
+from flash_operator.plan.rollout_record import recorded as rollout_so_far
 from flash_operator.plan.routes import Kind, asked_kinds
 from flash_operator.probe import Probe
 from flash_operator.residency import Finding, Places, may_be_stopped, residency_finding
+from flash_operator.rollouts import rolling_update
 from flash_operator.scaling import Scaler, scaled
-from flash_operator.status import Observation, ProbeResult
+from flash_operator.shared_model import ModelUse
+from flash_operator.status import Observation
+from flash_operator.steady import Steady, steady
 from flash_operator.trial import Plans, Witness, plans
 
 PROBE_PATH: Final = "/readyz"
@@ -46,19 +52,6 @@ class ReconcileSettings:
     """Next look while something is on its way. Children wake the loop too; this catches what sends no event."""
     ready_seconds: float = 15.0
     """Next look at a deployment that serves: how late a broken route is noticed."""
-
-
-@dataclass(frozen=True)
-class Steady:
-    """How the endpoint of a settled deployment answers."""
-
-    url: str
-    latency: Mapping[str, Any] | None = None
-    """`status.latency` as it is written."""
-
-    def holds(self, answer: ProbeResult) -> bool:
-        """Whether the answer leaves nothing to write."""
-        return answer.ok and latency(answer.milliseconds, self.latency) == latency({}, self.latency)
 
 
 @dataclass(frozen=True)
@@ -80,12 +73,15 @@ class Outcome:
     unreported: bool = False
     """The first objects were made, and what came of them is left for the next pass to say: it is due soon."""
     steady: Steady | None = None
-    """While nothing is heard of the deployment and its objects and this is so, a pass would change nothing; None = only
-    a pass can tell."""
+    """What shows that a pass would change nothing; None = only a pass can tell."""
 
     @property
     def writes(self) -> int:
         return len(self.applied) + len(self.deleted) + self.status_written
+
+
+NamesModel = Callable[[Key, str | None], None]
+"""Hears the name of the FlashModel that a deployment uses, None = of none."""
 
 
 async def reconcile(
@@ -97,11 +93,13 @@ async def reconcile(
     settings: ReconcileSettings,
     scaler: Scaler | None = None,
     witness: Witness | None = None,
+    names_model: NamesModel | None = None,
 ) -> Outcome:
     """Bring the cluster one step nearer to the spec of `key` and write down how far it is.
 
     Raises ClusterError when the cluster can be neither read nor told the status. Apply failures are in the outcome and
-    in the status. Without a `scaler`, autoscaled engines stay as many as was decided last.
+    in the status. Without a `scaler`, autoscaled engines stay as many as was decided last. `names_model` hears which
+    FlashModel the deployment depends on, before that is read.
     """
     live = await cluster.deployment(key)
     if live is None or live["metadata"].get("deletionTimestamp"):
@@ -109,9 +107,13 @@ async def reconcile(
             scaler.forget(key)
         if witness is not None:
             witness.forget(key)
+        if names_model is not None:
+            names_model(key, None)
         return Outcome(gone=True)
 
     deployment, refused = _accept(live)
+    use = await _model_use(cluster, key, deployment, settings.plan, names_model)
+    refused = refused or (use.refusal if use is not None else None)
     changes = _Changes()
     error: ClusterError | None = None
     try:
@@ -124,26 +126,29 @@ async def reconcile(
     previous = live.get("status") or {}
     scaling = recorded(previous)
     trial: Plans | None = None
+    planned: tuple[Manifest, ...] = ()
     if deployment is not None and refused is None:
         if scaler is not None:
             scaling = await scaled(scaler, cluster, key, deployment, children, scaling, now())
             previous = await _remember(cluster, key, previous, scaling)
         try:
             scaled_to = scaling.desired_replicas if scaling and deployment.spec.engine.autoscaling else None
-            planned = plan(deployment, settings.plan, engine_replicas=scaled_to, served=served).objects
-            trial = await plans(
-                witness,
-                cluster,
-                key,
-                deployment,
-                planned,
-                children,
-                status=previous,
-                engine_replicas=scaled_to,
-                now=now(),
-            )
-            previous = await _remember_rollout(cluster, key, live, previous, trial, now)
-            await _converge(cluster, deployment, children, planned, settings.plan, changes, trial)
+            shared = use.shared if use is not None else None
+            planned = plan(deployment, settings.plan, engine_replicas=scaled_to, served=served, shared=shared).objects
+            if use is None or use.waits is None:
+                trial = await plans(
+                    witness,
+                    cluster,
+                    key,
+                    deployment,
+                    planned,
+                    children,
+                    status=previous,
+                    engine_replicas=scaled_to,
+                    now=now(),
+                )
+                previous = await _remember_rollout(cluster, key, live, previous, trial, now)
+            await _converge(cluster, deployment, children, planned, settings.plan, changes, trial, use)
             await _stop_outside(cluster, residency, changes)
         except ClusterError as failure:
             error = failure
@@ -162,14 +167,17 @@ async def reconcile(
         probe=probe,
         residency=residency,
         served=served,
-        policy_enforced=settings.plan.policy_enforced,
+        settings=settings.plan,
     )
     seen = replace(
         seen,
         scaling=scaling,
-        rollout=trial.course.record if trial is not None else None,
+        rollout=_rollout(trial, changes.held, previous)
+        or rolling_update(planned, seen.children, previous, name=key.name, paused=seen.paused, now=now()),
         enough_engines=_enough(deployment),
         pods=pods,
+        model=use,
+        held=changes.held,
         applied_revision=changes.revision,
     )
     status = statuses.status(seen, previous, now())
@@ -191,20 +199,8 @@ async def reconcile(
         status_written=status != (live.get("status") or {}) and not unreported,
         status=status,
         unreported=unreported,
-        steady=_steady(cluster, key, deployment, status),
+        steady=steady(deployment, status, _probe_url(cluster, key, deployment, settings.plan)),
     )
-
-
-def _steady(cluster: Cluster, key: Key, deployment: FlashDeployment | None, status: Manifest) -> Steady | None:
-    """Where a deployment answers that is settled and depends on nothing that sends no event: load, nodes, routes."""
-    settled = (statuses.condition(status, ConditionType.RECONCILING) or {}).get("reason") == Reason.SETTLED
-    ready = (statuses.condition(status, ConditionType.READY) or {}).get("status") == "True"
-    if deployment is None or not (ready and settled):
-        return None
-    spec = deployment.spec
-    if spec.engine.autoscaling is not None or spec.residency is not None or asked_kinds(deployment):
-        return None
-    return Steady(f"{cluster.endpoint_url(key, spec.endpoint.port)}{PROBE_PATH}", status.get("latency"))
 
 
 async def _report_unread(
@@ -237,6 +233,8 @@ class _Changes:
     deleted: list[str] = field(default_factory=list)
     revision: str = ""
     """Of the plan, once all of it is applied."""
+    held: bool = False
+    """A part of the plan waits for the FlashModel."""
 
 
 def _accept(live: Manifest) -> tuple[FlashDeployment | None, Refusal | None]:
@@ -289,19 +287,28 @@ async def _converge(
     settings: PlanSettings,
     changes: _Changes,
     trial: Plans | None,
+    use: ModelUse | None,
 ) -> None:
     kept: frozenset[str] = frozenset()
     if trial is not None:
-        planned, kept = trial.carried_out(planned, children, deployment, settings)
+        planned, kept = trial.carried_out(
+            planned, children, deployment, settings, use.shared if use is not None else None
+        )
         for manifest in trial.leaving:
             await cluster.delete(manifest)
             changes.deleted.append("/".join(identity(manifest)))
     live = {identity(manifest): manifest for manifest in children}
+    held = held_back(planned, children, use)
+    changes.held = bool(held)
     for desired in planned:
+        if identity(desired) in held:
+            continue
         present = live.get(identity(desired))
         if present is None or not is_as_planned(present, desired):
             await cluster.apply(desired)
             changes.applied.append("/".join(identity(desired)))
+    if held:
+        return  # what runs may need what the plan no longer holds
     changes.revision = revision(planned)
 
     gone = {identity(manifest) for manifest in trial.leaving} if trial is not None else set()
@@ -315,6 +322,29 @@ async def _converge(
         for manifest in left_over:
             await cluster.delete(manifest)
             changes.deleted.append("/".join(identity(manifest)))
+
+
+async def _model_use(
+    cluster: Cluster,
+    key: Key,
+    deployment: FlashDeployment | None,
+    settings: PlanSettings,
+    names_model: NamesModel | None,
+) -> ModelUse | None:
+    ref = deployment.spec.model.model_ref if deployment is not None else None
+    if names_model is not None:
+        names_model(key, ref.name if ref is not None else None)
+    if deployment is None or ref is None:
+        return None
+    live = await cluster.model(Key(key.namespace, ref.name))
+    return model_use(deployment, live, settings, by_pods=cluster.pulls_by_pod())
+
+
+def _rollout(trial: Plans | None, held: bool, previous: Manifest) -> RolloutStatus | None:
+    if trial is not None:
+        return trial.course.record
+    # While the model is waited for nothing is rolled out, and what has been is not forgotten.
+    return rollout_so_far(previous) if held else None
 
 
 async def _served(cluster: Cluster, deployment: FlashDeployment | None) -> tuple[Kind, ...]:
@@ -373,22 +403,21 @@ async def _observe(
     probe: Probe,
     residency: Finding | None,
     served: tuple[Kind, ...],
-    policy_enforced: bool | None,
+    settings: PlanSettings,
 ) -> Observation:
     uid = live["metadata"].get("uid", "")
     own = tuple(child for child in children if owned_by(child, uid))
-    url = cluster.endpoint_url(key, deployment.spec.endpoint.port) if deployment is not None else ""
-    asked = await probe(f"{url}{PROBE_PATH}") if url and statuses.may_probe(own, key.name) else None
+    url = _probe_url(cluster, key, deployment, settings)
+    asked = await probe(url) if url and statuses.may_probe(own, key.name) else None
     spec: dict[str, Any] = live.get("spec") or {}
     ignored = cluster.ignored_fields(spec)
     if (
-        policy_enforced is False
+        settings.policy_enforced is False
         and deployment is not None
         and deployment.spec.endpoint.visibility is not Visibility.PUBLIC
     ):
         ignored = (*ignored, "endpoint.visibility: this cluster's network does not enforce NetworkPolicy")
-    hostname = deployment.spec.endpoint.hostname if deployment is not None else None
-    public = cluster.public_url(hostname) if hostname is not None else None
+    way_in = door(deployment, own, inside=url.removesuffix(PROBE_PATH), outside=settings.has_outside)
     asked_for = asked_kinds(deployment) if deployment is not None else ()
     missing = tuple(kind for kind in asked_for if kind not in served)
     return Observation(
@@ -399,10 +428,18 @@ async def _observe(
         refusal=refused,
         error=str(error) if error is not None else None,
         error_is_final=error is not None and not error.retryable,
-        endpoint=f"{public or url}/v1" if url else "",
+        endpoint=f"{way_in.url}/v1" if way_in.url else "",
+        door=way_in,
         missing_kinds=missing,
         ignored_fields=ignored,
         suspended=deployment is not None and deployment.spec.suspend,
         paused=deployment is not None and deployment.spec.rollout is not None and deployment.spec.rollout.paused,
         residency=residency,
     )
+
+
+def _probe_url(cluster: Cluster, key: Key, deployment: FlashDeployment | None, settings: PlanSettings) -> str:
+    if deployment is None:
+        return ""
+    port, tls = deployment.spec.endpoint.port, ends_tls(deployment, settings)
+    return f"{cluster.endpoint_url(key, port, tls=tls)}{PROBE_PATH}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from flash_api.reasons import Reason
-from flash_api.v1alpha1.status_details import RolloutStatus
+from flash_api.v1alpha1.status_details import REPLACING, RolloutStatus
 from flash_operator.roles import Role
 
 
@@ -26,7 +26,7 @@ class Findings:
 
 def trial_findings(rollout: RolloutStatus | None, engines: Role) -> Findings:
     """`engines` are those of the stable revision."""
-    if rollout is None:
+    if rollout is None or rollout.step == REPLACING:
         return Findings()
     head = rollout.history[0] if rollout.history else None
     former = rollout.previous_revision or "the former one"

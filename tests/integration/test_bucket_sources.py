@@ -35,6 +35,11 @@ SMALL = Ranges(nbytes=32 << 10, at_once=1)
 PARALLEL = Ranges(nbytes=32 << 10, at_once=4)
 
 
+@pytest.fixture(autouse=True)
+def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+
+
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = write_checkpoint(tmp_path_factory.mktemp("checkpoint") / "llama", "llama")

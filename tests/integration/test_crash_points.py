@@ -337,7 +337,10 @@ async def test_a_kill_after_any_write_changes_nothing_in_the_end(
 ) -> None:
     if workload in TRIALS:
         # Between two events nothing happens but looks at the gateways, half a minute apart.
-        world.settings, world.skip = replace(world.settings, waiting_seconds=1.0), timedelta(seconds=30)
+        world.settings, world.skip = (
+            replace(world.settings, waiting_seconds=1.0, ready_seconds=1.0),
+            timedelta(seconds=30),
+        )
     undisturbed = await carried_out(world, workload, "calmx", lambda write: False)
     slots = asyncio.Semaphore(CONCURRENT_RUNS)
 

@@ -45,6 +45,17 @@ SPECS: dict[str, dict[str, Any]] = {
             "tls": {"issuerRef": {"name": "letsencrypt", "kind": "ClusterIssuer"}},
         },
     },
+    "through a load balancer": {
+        "gateway": {"auth": {"apiKeysSecretRef": {"name": "keys"}}},
+        "endpoint": {
+            "visibility": "Public",
+            "port": 443,
+            "hostname": "chat.example.com",
+            "tls": {"secretName": "chat-tls"},
+            "allowedCIDRs": ["203.0.113.0/24", "2001:db8::/32"],
+            "loadBalancer": {"class": "service.k8s.aws/nlb", "internal": True, "allocateNodePorts": False},
+        },
+    },
     "loud": {"observability": {"logLevel": "Debug"}},
     "a remote model": {"model": {"source": "hf://allenai/OLMoE-1B-7B-0924", "revision": "main"}},
     "keys and resources": {

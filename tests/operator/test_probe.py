@@ -2,10 +2,12 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
+from fakes.authority import Authority
 
 from flash_operator.metrics import Metrics, application
 from flash_operator.probe import HttpProbe
@@ -43,6 +45,15 @@ async def probe() -> AsyncIterator[HttpProbe]:
 async def test_only_a_plain_200_is_an_answer(server: TestServer, probe: HttpProbe) -> None:
     assert (await probe(str(server.make_url("/ready")))).ok
     assert not (await probe(str(server.make_url("/moved")))).ok
+
+
+async def test_a_certificate_for_the_clients_name_is_no_obstacle(probe: HttpProbe, tmp_path: Path) -> None:
+    app = web.Application()
+    app.router.add_get("/{path}", answer)
+    server = TestServer(app, scheme="https")
+    await server.start_server(ssl=Authority().serving(tmp_path))
+    assert (await probe(str(server.make_url("/ready")))).ok
+    await server.close()
 
 
 async def test_a_refusal_is_told_with_its_text_cut_short(server: TestServer, probe: HttpProbe) -> None:

@@ -8,7 +8,8 @@ import pytest
 
 from flash_operator.cluster.protocol import ClusterError, Key
 from flash_operator.queue import Loops, QueueSettings, backoff_seconds, look_pause_seconds, pass_pause_seconds
-from flash_operator.reconcile import Outcome, Steady
+from flash_operator.reconcile import Outcome
+from flash_operator.steady import Steady
 
 A, B = Key("default", "a"), Key("default", "b")
 SETTINGS = QueueSettings(settle_seconds=0.0, backoff_seconds=0.01, backoff_max_seconds=0.05)
@@ -205,15 +206,16 @@ async def test_the_wait_is_told_from_the_first_reason_to_the_begin_of_the_pass()
     await loops.aclose()
 
 
-STEADY = Outcome(requeue_after_seconds=0.01, steady=Steady("http://chat/readyz"))
+KNOWN = Steady("http://chat/readyz", None)
+STEADY = Outcome(requeue_after_seconds=0.01, steady=KNOWN)
 
 
 async def test_a_steady_object_is_looked_at_and_a_pass_follows_when_it_is_not_as_it_was() -> None:
     answers = [True, True, False]
     asked: list[str] = []
 
-    async def look(steady: Steady) -> bool:
-        asked.append(steady.url)
+    async def look(known: Steady) -> bool:
+        asked.append(known.url)
         return answers.pop(0)
 
     steps = Steps(STEADY)
@@ -225,10 +227,10 @@ async def test_a_steady_object_is_looked_at_and_a_pass_follows_when_it_is_not_as
 
 
 async def test_an_event_makes_a_pass_without_a_look() -> None:
-    async def look(steady: Steady) -> bool:
-        raise AssertionError(f"looked at {steady}")
+    async def look(known: Steady) -> bool:
+        raise AssertionError(f"looked at {known}")
 
-    steps = Steps(Outcome(requeue_after_seconds=3600.0, steady=Steady("http://chat/readyz")))
+    steps = Steps(Outcome(requeue_after_seconds=3600.0, steady=KNOWN))
     running = Loops(steps, look=look, clock=asyncio.get_running_loop().time, settings=SETTINGS)
     running.wake(A)
     await steps.until(lambda: len(steps.passes) == 1)
@@ -238,7 +240,7 @@ async def test_an_event_makes_a_pass_without_a_look() -> None:
 
 
 async def test_a_steady_object_gets_a_pass_after_the_resync_however_often_it_is_looked_at() -> None:
-    async def look(steady: Steady) -> bool:
+    async def look(known: Steady) -> bool:
         return True
 
     steps = Steps(STEADY)

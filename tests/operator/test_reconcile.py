@@ -11,8 +11,9 @@ from flash_api import names
 from flash_operator.cluster.memory import MemoryCluster
 from flash_operator.cluster.protocol import ClusterError, Forbidden, Key, Manifest
 from flash_operator.plan import PlanSettings
-from flash_operator.reconcile import Outcome, ReconcileSettings, Steady, reconcile
+from flash_operator.reconcile import Outcome, ReconcileSettings, reconcile
 from flash_operator.status import ProbeResult
+from flash_operator.steady import Steady
 
 KEY = Key("default", "chat")
 ENGINE, GATEWAY = Key("default", "chat-engine"), Key("default", "chat-gateway")
@@ -53,9 +54,9 @@ def controllers_act(cluster: MemoryCluster) -> bool:
     return cluster.contents() != before
 
 
-async def converge(cluster: MemoryCluster) -> Outcome:
+async def converge(cluster: MemoryCluster, probe: Any = answering) -> Outcome:
     for _ in range(10):
-        outcome = await run(cluster)
+        outcome = await run(cluster, probe)
         if not controllers_act(cluster) and outcome.writes == 0:
             break
     return outcome
@@ -99,14 +100,14 @@ async def test_what_came_of_the_first_objects_is_reported_by_the_pass_after() ->
 
 
 async def test_a_refusal_is_reported_at_once() -> None:
-    cluster = a_cluster(model={"source": "s3://bucket/model"})
+    cluster = a_cluster(model={"source": "http://example.com/model.gguf"})
     outcome = await run(cluster)
     assert (outcome.unreported, outcome.status_written) == (False, True)
 
 
 async def test_only_a_settled_deployment_that_depends_on_nothing_unwatched_is_steady() -> None:
-    steady = await converge(a_cluster())
-    assert steady.steady == Steady("http://chat-gateway.default.svc:8080/readyz")
+    outcome = await converge(a_cluster())
+    assert outcome.steady == Steady("http://chat-gateway.default.svc:8080/readyz", None)
     assert (await run(a_cluster())).steady is None
     assert (await converge(a_cluster(engine={"autoscaling": {"maxReplicas": 2}}))).steady is None
     resident = a_cluster(residency=EU)
@@ -508,6 +509,43 @@ async def test_a_route_is_made_where_the_cluster_knows_the_kind_and_missed_where
     assert "HTTPRoute/chat-gateway" not in cluster.contents()
 
 
+BALANCED = {"visibility": "Public", "tls": {"secretName": "chat-tls"}, "port": 443}
+
+
+async def test_an_endpoint_is_ready_when_its_load_balancer_has_an_address() -> None:
+    cluster, asked = a_cluster(endpoint=BALANCED, gateway=KEYS), []
+
+    async def probe(url: str) -> ProbeResult:
+        asked.append(url)
+        return ProbeResult(ok=True, message="")
+
+    outcome = await converge(cluster, probe)
+    assert ready(outcome) == "False LoadBalancerPending"
+    assert outcome.status.get("endpoint", "") == ""
+    assert set(asked) == {"https://chat-gateway.default.svc:443/readyz"}
+    address = {"loadBalancer": {"ingress": [{"ip": "203.0.113.9"}]}}
+    cluster.edit("Service", Key("default", "chat-gateway"), lambda service: service.update(status=address))
+    outcome = await converge(cluster, probe)
+    assert ready(outcome) == "True Serving"
+    assert outcome.status["endpoint"] == "https://203.0.113.9/v1"
+    assert (await run(cluster, probe)).writes == 0
+
+
+async def test_a_certificate_that_is_not_issued_is_why_the_endpoint_is_silent() -> None:
+    issued = {"hostname": "chat.example.com", "tls": {"issuerRef": {"name": "letsencrypt"}}}
+    cluster = a_cluster(endpoint=issued)
+
+    async def silent(url: str) -> ProbeResult:
+        return ProbeResult(ok=False, message="nobody listens")
+
+    assert ready(await converge(cluster, silent)) == "False KindNotServed"
+    cluster.kinds.add(("cert-manager.io/v1", "Certificate"))
+    assert ready(await converge(cluster, silent)) == "False CertificatePending"
+    user_changes(cluster, endpoint={})
+    await converge(cluster)
+    assert "Certificate/chat-gateway" not in cluster.contents()
+
+
 async def test_a_pod_monitor_is_made_only_where_the_cluster_knows_the_kind() -> None:
     cluster = a_cluster()
     await converge(cluster)
@@ -571,20 +609,3 @@ async def test_pods_that_may_not_be_read_leave_the_counts_standing() -> None:
     cluster = a_cluster()
     await converge(cluster)
     assert ready(await run(WithoutPods(cluster))) == "True Serving"
-
-
-@pytest.mark.parametrize(
-    ("written", "answer", "holds"),
-    [
-        (None, ProbeResult(ok=True, message=""), True),
-        (None, ProbeResult(ok=False, message="no engine"), False),
-        (None, ProbeResult(ok=True, message="", milliseconds={"ttft": 60.0}), False),
-        ({"ttftMilliseconds": 60}, ProbeResult(ok=True, message="", milliseconds={"ttft": 66.0}), True),
-        ({"ttftMilliseconds": 60}, ProbeResult(ok=True, message="", milliseconds={"ttft": 90.0}), False),
-        ({"ttftMilliseconds": 60}, ProbeResult(ok=True, message=""), True),
-    ],
-)
-def test_a_deployment_is_steady_while_its_answer_leaves_nothing_to_write(
-    written: Any, answer: ProbeResult, holds: bool
-) -> None:
-    assert Steady("http://chat/readyz", written).holds(answer) is holds

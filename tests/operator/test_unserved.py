@@ -52,8 +52,8 @@ OTHERS: dict[str, Any] = {
 """What cannot stand in one manifest with the case of every field."""
 
 
-WHOLE = ("draft", "residency", "rollout", "observability", "placement")
-PARTS = ("engine.autoscaling", "gateway.auth", "endpoint.tls", "endpoint.loadBalancer", "model.credentialsSecretRef")
+WHOLE = ("draft", "endpoint", "residency", "rollout", "observability", "placement")
+PARTS = ("engine.autoscaling", "gateway.auth", "model.credentialsSecretRef")
 
 
 def with_field(path: tuple[str, ...], value: Any) -> dict[str, Any]:

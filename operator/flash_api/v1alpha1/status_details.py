@@ -167,6 +167,10 @@ class RolloutEvent(ApiModel):
     message: ShortMessage = Field(default="", description="Why, as a sentence. Example: replaced by 5f7c9.")
 
 
+REPLACING: Final = "Replacing"
+"""The step of a rolling update that is under way."""
+
+
 class RolloutStatus(ApiModel):
     """How far the newest revision has got."""
 

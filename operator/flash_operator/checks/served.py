@@ -12,7 +12,7 @@ from typing import Final
 from flash_api.conditions import EXPLANATIONS, Reason, Refusal
 from flash_api.endpoints import BUCKETS, endpoint, is_object, is_plain
 from flash_api.rules import value_at
-from flash_api.v1alpha1.flashdeployment import FlashDeploymentSpec, Visibility
+from flash_api.v1alpha1.flashdeployment import FlashDeploymentSpec
 from flash_api.v1alpha1.source import ModelChoice, scheme
 from flash_operator.checks.unserved import UNSERVED, Unserved
 
@@ -21,15 +21,6 @@ def PlainSourceIsSafe(spec: FlashDeploymentSpec) -> Refusal | None:  # noqa: N80
     """What comes over http:// is compared with a digest, and no token goes out over it."""
     draft = spec.draft.in_process if spec.draft else None
     return _plain_source(spec.model, "spec.model") or (_plain_source(draft, "spec.draft.model") if draft else None)
-
-
-def VisibilityIsServed(spec: FlashDeploymentSpec) -> Refusal | None:  # noqa: N802
-    """The endpoint can be made as safe as its audience asks for."""
-    endpoint = spec.endpoint
-    if endpoint.visibility is not Visibility.PUBLIC or endpoint.gateway_ref or endpoint.ingress_class_name:
-        return None
-    what = "spec.endpoint.visibility (Public) through a load balancer is not served by this release"
-    return _refusal(Reason.VISIBILITY_NOT_SERVED, what)
 
 
 def FieldIsServed(field: Unserved, spec: FlashDeploymentSpec) -> Refusal | None:  # noqa: N802
@@ -46,7 +37,6 @@ def FieldIsServed(field: Unserved, spec: FlashDeploymentSpec) -> Refusal | None:
 
 FACTS: Final[tuple[Callable[[FlashDeploymentSpec], Refusal | None], ...]] = (
     PlainSourceIsSafe,
-    VisibilityIsServed,
     *(partial(FieldIsServed, field) for field in UNSERVED),
 )
 

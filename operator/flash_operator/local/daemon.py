@@ -35,6 +35,7 @@ from flash_operator.local.store import Ref, Store, ref_of
 from flash_operator.local.supervisor import Supervisor
 from flash_operator.local.tritonserver import sweep_shared_memory
 from flash_operator.local.wire import LARGEST_MESSAGE_BYTES, encode, short_address
+from flash_operator.plan import PlanSettings
 from flash_operator.probe import HttpProbe
 from flash_operator.reconcile import ReconcileSettings, reconcile
 from flash_operator.scaling import Scaler
@@ -65,7 +66,9 @@ class Daemon:
         self._scrape = HttpScrape()
         self._scaler = Scaler(self._scrape)
         self._witness = Witness(self._scrape)
-        self._settings = ReconcileSettings(waiting_seconds=0.5, ready_seconds=10.0)
+        self._settings = ReconcileSettings(
+            plan=PlanSettings(has_outside=False), waiting_seconds=0.5, ready_seconds=10.0
+        )
         self._wakes: dict[Key, asyncio.Event] = {}
         self._loops: dict[Key, asyncio.Task[None]] = {}
         self._changed = asyncio.Event()

@@ -8,12 +8,12 @@ what no object holds: since when a revision is on trial, and that one has failed
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from enum import Enum, StrEnum
-from typing import Final, Literal
+from typing import Literal
 
 from flash_api.v1alpha1.rollout import Rollout
-from flash_api.v1alpha1.status_details import HISTORY_MAX, RolloutEvent, RolloutStatus
+from flash_api.v1alpha1.status_details import RolloutStatus
 from flash_operator.plan.canary_verdict import (
     LATENCY_PERCENT_DEFAULT,
     REQUESTS_DEFAULT,
@@ -22,10 +22,8 @@ from flash_operator.plan.canary_verdict import (
     Limits,
     verdict,
 )
-from flash_operator.plan.metadata import Manifest
 from flash_operator.plan.replicas import shares
-
-MESSAGE_MAX: Final = 512
+from flash_operator.plan.rollout_record import MESSAGE_MAX, begun, closed, text, with_head
 
 Result = Literal["InProgress", "Complete", "Superseded", "RolledBack", "Failed"]
 
@@ -73,15 +71,6 @@ class Course:
     record: RolloutStatus
 
 
-def recorded(status: Manifest) -> RolloutStatus | None:
-    """What a FlashDeployment's status says; None = nothing that could be used."""
-    found = status.get("rollout")
-    try:
-        return RolloutStatus.model_validate(found, extra="ignore") if found else None
-    except ValueError:  # of pydantic too: another release, or another hand, wrote it
-        return None
-
-
 def advance(
     former: RolloutStatus | None,
     target: str,
@@ -109,9 +98,10 @@ def advance(
         return Course(Mode.TRY if tried else Mode.HOLD, paused.model_copy(update={"paused": True}))
     if not wanted and not tried:
         # No pod serves, so there is nothing to compare with and nobody to be hurt.
-        return Course(Mode.ROLL, _closed(past, target, now).model_copy(update={"revision": target, "step": ""}))
+        return Course(Mode.ROLL, closed(past, target, now).model_copy(update={"revision": target, "step": ""}))
     if not tried:
-        return Course(Mode.TRY, _begun(_of(past, target, fleet, rollout, now), now))
+        started = begun(_of(past, target, fleet, rollout, now), now)
+        return Course(Mode.TRY, started.model_copy(update={"step": Step.STARTING}))
     if not wanted:
         return Course(Mode.TRY, past.model_copy(update={"step": Step.SUSPENDED, "paused": None}))
     if past.paused or past.step == Step.SUSPENDED:
@@ -132,6 +122,8 @@ def _judged(
     past: RolloutStatus, target: str, fleet: Fleet, rollout: Rollout, evidence: Evidence | None, now: datetime
 ) -> Course:
     past = past.model_copy(update={"previous_revision": fleet.stable or "", "canary_percent": rollout.canary_percent})
+    if past.step != Step.OBSERVING:
+        past = past.model_copy(update={"step": Step.STARTING})
     ours = fleet.canary == target
     if past.step == Step.STARTING and ours and fleet.canary_ready:
         past = past.model_copy(update={"step": Step.OBSERVING})
@@ -150,20 +142,20 @@ def _judged(
         return Course(Mode.TRY, past)
     said = {"reason": str(found.reason), "message": found.message[:MESSAGE_MAX]}
     if found.decision is Decision.PROMOTE:
-        return Course(Mode.ROLL, _with_head(past, **said).model_copy(update={"step": Step.PROMOTING}))
-    ended = _with_head(past, **said, result="RolledBack", end_time=_text(now))
+        return Course(Mode.ROLL, with_head(past, **said).model_copy(update={"step": Step.PROMOTING}))
+    ended = with_head(past, **said, result="RolledBack", end_time=text(now))
     return Course(Mode.HOLD, ended.model_copy(update={"step": Step.ROLLED_BACK, "canary_percent": None}))
 
 
 def _arriving(past: RolloutStatus, target: str, fleet: Fleet, now: datetime) -> RolloutStatus:
     """The engine Deployment has the revision of the spec: it is everywhere, on its way there, or was never left."""
-    past = _closed(past, target, now)
+    past = closed(past, target, now)
     head = past.history[0] if past.history else None
     under_way = head is not None and head.revision == target and head.result == "InProgress"
     if under_way and not (fleet.settled and fleet.canary is None):
         return past.model_copy(update={"revision": target, "step": Step.PROMOTING, "canary_percent": None})
     if under_way:
-        past = _with_head(past, result="Complete", end_time=_text(now))
+        past = with_head(past, result="Complete", end_time=text(now))
     return RolloutStatus(revision=target, history=past.history)
 
 
@@ -173,34 +165,13 @@ def _of(past: RolloutStatus, target: str, fleet: Fleet, rollout: Rollout, now: d
         revision=target,
         previous_revision=fleet.stable or "",
         canary_percent=None if rollout.paused else rollout.canary_percent,
-        history=_closed(past, target, now).history,
+        history=closed(past, target, now).history,
     )
-
-
-def _begun(record: RolloutStatus, now: datetime) -> RolloutStatus:
-    event = RolloutEvent(revision=record.revision, start_time=_text(now), result="InProgress")
-    return record.model_copy(update={"step": Step.STARTING, "history": [event, *record.history][:HISTORY_MAX]})
-
-
-def _closed(past: RolloutStatus, target: str, now: datetime) -> RolloutStatus:
-    """Without a trial under way of another revision."""
-    if not past.history or past.history[0].result != "InProgress" or past.history[0].revision == target:
-        return past
-    return _with_head(past, result="Superseded", end_time=_text(now), message=f"The spec is of revision {target} now.")
 
 
 def _restarted(past: RolloutStatus, now: datetime) -> RolloutStatus:
     """Its deadline counts from now: it could not prove itself while it stood still."""
-    return _with_head(past, start_time=_text(now))
-
-
-def _with_head(past: RolloutStatus, **changes: str) -> RolloutStatus:
-    head, *rest = past.history
-    return past.model_copy(update={"history": [head.model_copy(update=changes), *rest]})
-
-
-def _text(moment: datetime) -> str:
-    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return with_head(past, start_time=text(now))
 
 
 def _seconds(then: str, now: datetime) -> float:

@@ -27,5 +27,7 @@ class PlanSettings:
     """Where the cluster's DNS pods run."""
     metrics_namespace: str | None = None
     """Where Prometheus runs; None = nobody scrapes pods."""
+    has_outside: bool = True
+    """Whether anybody comes from outside this place. Where nobody does, there is no load balancer and no TLS."""
     policy_enforced: bool | None = None
     """Whether the cluster's network enforces NetworkPolicy, which the API does not tell; None = nobody has said."""

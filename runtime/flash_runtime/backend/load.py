@@ -21,6 +21,7 @@ from flash_runtime.engine.lookup import PromptLookup
 from flash_runtime.engine.loop import EngineLimits
 from flash_runtime.engine.proposals import Proposer
 from flash_runtime.engine.speculation import Speculation
+from flash_runtime.wire import vocabulary_of
 
 if TYPE_CHECKING:
     from flash_runtime.packed import PackedFile
@@ -38,6 +39,8 @@ class Loaded:
     """Tokens that each expert was given so far [layers, experts]; None for a dense model. From any thread."""
     draft: Provider | None = None
     """The small model that proposes, where the config names one."""
+    vocabulary: str = ""
+    """What its token ids mean, as `wire.vocabulary_of` names it; empty = not known."""
 
 
 def load(config: EngineConfig) -> Loaded:
@@ -62,7 +65,8 @@ def load(config: EngineConfig) -> Loaded:
     draft = None
     if config.draft is not None and config.draft.mode is DraftMode.IN_PROCESS:
         draft = load_draft(config, packed, num_tokens=provider.num_blocks * provider.block_size)
-    return Loaded(provider, packed.header["text"]["eos_token_ids"], provider.expert_load, draft)
+    vocabulary = vocabulary_of(packed.text_bytes("tokenizer.json"))
+    return Loaded(provider, packed.header["text"]["eos_token_ids"], provider.expert_load, draft, vocabulary)
 
 
 def load_draft(config: EngineConfig, target: PackedFile, *, num_tokens: int) -> Provider:

@@ -99,6 +99,7 @@ class TritonPythonModel:
         self._worker = EngineWorker(
             engine,
             clock=time.monotonic,
+            vocabulary=loaded.vocabulary,
             on_stats=self._metrics.publish,
             on_crash=self._crash,
             on_busy=self._lifeline.set_busy,

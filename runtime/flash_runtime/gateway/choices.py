@@ -25,6 +25,8 @@ class ModelFacts:
     stop_token_ids: tuple[int, ...]
     max_context_tokens: int | None
     """Prompt plus answer; None = the engine alone knows."""
+    vocabulary: str = ""
+    """What to tell engines of the tokenizer; empty = all of them have the same one."""
 
 
 @dataclass(frozen=True)
@@ -127,6 +129,7 @@ def _spread(
                 seed=(first_seed + index) % SEEDS,
                 stop_token_ids=end_tokens + own_stops,
                 ignore_eos=bool(request.ignore_eos),
+                vocabulary=model.vocabulary,
                 cache_salt=cache_salt(tenant, request.cache_salt),
             )
             choices.append(Choice(index, prompt, ids, how, tuple(request.stop), session))

@@ -26,6 +26,7 @@ from flash_runtime.gateway.tracks import Tracks
 from flash_runtime.text.assets import TextAssets
 from flash_runtime.text.chat import ChatRefused, ChatTemplate, ChatTemplateBroken, Message
 from flash_runtime.text.tokenizer import Tokenizer
+from flash_runtime.wire import vocabulary_of
 
 INLINE_CHARACTERS = 16_384
 """Longer texts are tokenized on a thread, so that they do not hold up other requests' tokens (about 2 ms)."""
@@ -68,7 +69,11 @@ class Gateway:
         self._tokenizer = tokenizer
         self._chat_template = chat_template
         windows = [limit for limit in (config.max_context_tokens, assets.max_context_tokens) if limit is not None]
-        self._model = ModelFacts(tokenizer.vocab_size, assets.header.eos_token_ids, min(windows, default=None))
+        # Nobody else serves two models at a time, and an engine of an older release does not know the field.
+        vocabulary = vocabulary_of(assets.tokenizer_json) if config.canary is not None else ""
+        self._model = ModelFacts(
+            tokenizer.vocab_size, assets.header.eos_token_ids, min(windows, default=None), vocabulary
+        )
         self.answered_at: float | None = None
         """When an engine last sent a token, on the clock, and nothing has failed since: proof that the route works."""
         self.num_failures = 0
@@ -143,18 +148,24 @@ class Gateway:
             ),
         )
         record.prompt_tokens, record.num_choices = usage.prompt_tokens, len(choices)
+        failure: str | None = None
+        if record.trace is not None:
+            record.trace.engine_starts()
         try:
             async with aclosing(pieces):
                 async for piece in pieces:
                     self._note(piece, usage, record)
                     yield piece
         except EngineError as error:
+            failure = type(error).__name__
             if not isinstance(error, EngineRefused | EngineOverloaded):
                 self.answered_at = None
                 self.num_failures += 1
             raise from_engine(error) from error
         finally:
             self._settle(record)
+            if record.trace is not None:
+                record.trace.engine_ended(record, failure)
 
     def check_model(self, name: str) -> None:
         """Raises ApiError for a model that is not served here."""

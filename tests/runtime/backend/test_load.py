@@ -19,8 +19,8 @@ from flash_runtime.engine.loop import Engine
 from flash_runtime.model.checkpoint import open_checkpoint
 from flash_runtime.model.pack import pack
 from flash_runtime.model.variants import PACK_VERSION
-from flash_runtime.packed import PackedError, PackedWriter
-from flash_runtime.wire import GenerateRequest
+from flash_runtime.packed import PackedError, PackedFile, PackedWriter
+from flash_runtime.wire import GenerateRequest, vocabulary_of
 
 
 def config_for(folder: Path, *, active_experts: int | None = None, draft: EngineDraft | None = None) -> EngineConfig:
@@ -62,6 +62,8 @@ def test_what_this_release_packs_it_serves(tmp_path: Path) -> None:
     loaded = load(config_for(packed_in(tmp_path, "olmoe")))
     warm_up(loaded.provider)
     assert loaded.provider.vocab_size == 264
+    packed = PackedFile.open(tmp_path / PACKED_MODEL)
+    assert loaded.vocabulary == vocabulary_of(packed.text_bytes("tokenizer.json"))
 
 
 def test_a_model_packed_by_another_release_is_refused_with_both_versions(tmp_path: Path) -> None:

@@ -10,9 +10,11 @@ from typing import Any
 
 import pytest
 from fakes.scripted_engine import MODEL, Clock, ScriptedEngine, a_chat, a_stack
+from fakes.tiny_text import text_assets
 from hypothesis import given
 from hypothesis import strategies as st
 
+from flash_api.config.gateway import CanaryEngines
 from flash_runtime.gateway.discovery import Addresses, Dns
 from flash_runtime.gateway.engine import (
     Chunk,
@@ -26,7 +28,7 @@ from flash_runtime.gateway.engine import (
 from flash_runtime.gateway.replicas import ReplicaPool
 from flash_runtime.gateway.requests import parse_chat, parse_completion
 from flash_runtime.gateway.tracks import Result, Track, Tracks, is_chosen, session_of
-from flash_runtime.wire import FinishReason, GenerateRequest
+from flash_runtime.wire import FinishReason, GenerateRequest, vocabulary_of
 
 REQUEST = GenerateRequest(max_tokens=100)
 
@@ -195,6 +197,15 @@ async def test_latencies_and_results_are_told_by_revision() -> None:
     assert f"flashplane_gateway_track_time_per_output_token_seconds_count{{{labels}}} {canary.asked}.0" in page
     assert f'flashplane_gateway_time_to_first_token_seconds_count{{model="{MODEL}"}} 20.0' in page
     assert 0 < canary.asked < 20
+
+
+@pytest.mark.parametrize("may_try", [False, True])
+async def test_engines_are_told_the_tokenizer_where_another_model_may_be_on_trial(*, may_try: bool) -> None:
+    stack = a_stack(canary=CanaryEngines(engine="canary.svc:8001", percent=10) if may_try else None)
+    async with stack.client() as client:
+        assert (await client.post("/v1/chat/completions", json=a_chat())).status_code == 200
+    ((_, request),) = stack.engine.requests
+    assert request.vocabulary == (vocabulary_of(text_assets().tokenizer_json) if may_try else "")
 
 
 class Resolver:
