@@ -55,15 +55,13 @@ class StepCosts:
             self._forget_stale()
 
     def seconds(self, width: int) -> float | None:
-        """What a step of this width costs; None when nothing is known of any."""
+        """What a step of this width costs; None when nothing is known of it or of a narrower one."""
         widths = self._widths
-        if not widths:
-            return None
         if (exact := self._seconds.get(width)) is not None:
             return exact
         at = bisect_left(widths, width)
         if at == 0:
-            return self._seconds[widths[0]]
+            return None
         low = widths[at - 1]
         below = self._seconds[low]
         if at == len(widths):
@@ -120,8 +118,7 @@ def plan(
     counts = [0] * count
     base = seconds(count)
     if not base:
-        # Nothing was measured yet: take what there is, that is a measurement too.
-        return list(limits)
+        return counts  # plain steps first: what they cost is what proposals must beat
     gains = []
     for index, (probability, limit) in enumerate(zip(probabilities, limits, strict=True)):
         gain = 1.0

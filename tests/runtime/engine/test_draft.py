@@ -74,9 +74,7 @@ def test_an_engine_with_its_own_twin_as_draft_answers_the_same_in_fewer_steps(lo
     prompts = [[draw.randrange(97) for _ in range(draw.randint(1, 20))] for _ in range(12)]
     ticks = count()
     draft = InProcessDraft(PagedModel(num_blocks=64))
-    speculation = Speculation(
-        draft, vocab_size=97, clock=lambda: next(ticks) * (1.0 if lookahead else 0.0), lookahead=lookahead
-    )
+    speculation = Speculation(draft, vocab_size=97, clock=lambda: float(next(ticks)), lookahead=lookahead)
     model = PagedModel(num_blocks=40)
     engine = Engine(model, limits=EngineLimits(max_batch_tokens=64), speculation=speculation)
     for number, prompt in enumerate(prompts):
@@ -89,4 +87,4 @@ def test_an_engine_with_its_own_twin_as_draft_answers_the_same_in_fewer_steps(lo
         engine.check_integrity()
     assert answers == [model.expected(prompt, 30) for prompt in prompts]
     assert draft._pool.num_used == 0
-    assert engine.stats().accepted_tokens > 100
+    assert engine.stats().accepted_tokens > (50 if lookahead is None else 100)

@@ -53,8 +53,10 @@ def test_a_draft_that_takes_as_long_as_the_step_is_not_asked() -> None:
     assert plan([0.8], [8], linear(0.05), proposer_seconds=1.0) == [0]
 
 
-def test_before_anything_is_measured_everything_is_tried() -> None:
-    assert plan([0.1, 0.2], [3, 0], lambda width: None) == [3, 0]
+def test_what_plain_steps_cost_is_measured_before_anything_is_proposed() -> None:
+    assert plan([0.9, 0.9], [3, 3], lambda width: None) == [0, 0]
+    assert plan([0.9, 0.9], [3, 3], measured(w5=1.0).seconds) == [0, 0]
+    assert plan([0.9, 0.9], [3, 3], measured(w2=1.0).seconds) == [3, 3]
 
 
 def measured(**by_width: float) -> StepCosts:
@@ -68,7 +70,7 @@ def measured(**by_width: float) -> StepCosts:
 def test_costs_between_measured_widths_are_interpolated_and_beyond_them_guessed_low() -> None:
     assert StepCosts().seconds(4) is None
     costs = measured(w2=1.0, w6=3.0)
-    assert [costs.seconds(width) for width in (1, 2, 4, 6)] == [1.0, 1.0, 2.0, 3.0]
+    assert [costs.seconds(width) for width in (1, 2, 4, 6)] == [None, 1.0, 2.0, 3.0]
     assert 3.0 < (costs.seconds(9) or 0) < 3.3
     costs.observe(WIDTHS[-1] + 1, 9.0)
     assert costs.table() == {2: 1.0, 6: 3.0}
