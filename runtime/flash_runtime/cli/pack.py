@@ -48,7 +48,9 @@ def pack(
     ] = False,
     calibration_text: Annotated[
         Path | None,
-        typer.Option(help="Text to calibrate on, in the model's languages; unset = a built-in one.", show_default=False),
+        typer.Option(
+            help="Text to calibrate on, in the model's languages; unset = a built-in one.", show_default=False
+        ),
     ] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="File to write; unset = MODEL-VARIANT.flash here.")

@@ -57,6 +57,4 @@ def calibration(file: Path | None) -> Calibration:
     except OSError as error:
         raise RequestError(f"calibration text {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise RequestError(
-            f"calibration text {path}: not UTF-8 text ({error.reason} at byte {error.start})"
-        ) from error
+        raise RequestError(f"calibration text {path}: not UTF-8 text ({error.reason} at byte {error.start})") from error

@@ -38,7 +38,6 @@ Nearest = Callable[[FloatArray, int, slice], FloatArray]
 """The values nearest to a column that the format can say; told the column's index and which rows it has."""
 
 
-
 @dataclass(frozen=True)
 class Inputs:
     """How the input features of one linear move together."""
