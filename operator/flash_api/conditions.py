@@ -51,6 +51,11 @@ EXPLANATIONS: dict[Reason, Explanation] = {
         "The field is part of the API, but this release does nothing with it, and says so rather than ignore it.",
         "Do what the message says instead, or remove the field.",
     ),
+    Reason.MODEL_OUTSIDE_REGION: Explanation(
+        "The deployment's residency allows fewer regions than that of the FlashModel it names, whose volume may be "
+        "outside.",
+        "Make a FlashModel with residency in regions of the deployment, and name it.",
+    ),
     Reason.MODEL_LOADED: Explanation("At least one engine pod holds the model.", "Nothing to do."),
     Reason.MODEL_LOADING: Explanation("No engine pod has finished pulling and loading the model.", _LOGS),
     Reason.MODEL_NOT_FOUND: Explanation(
@@ -200,6 +205,15 @@ EXPLANATIONS: dict[Reason, Explanation] = {
         "The source refused the token, or wants one.",
         "Put a valid token into the Secret that credentialsSecretRef names, and accept the model's licence there.",
     ),
+    Reason.WEIGHTS_UNUSABLE: Explanation(
+        "The source has no such model, or its files are damaged or incomplete; the message says which.",
+        "Correct the source, then delete the Job to try again: kubectl delete job -l flashplane.dev/model=NAME.",
+    ),
+    Reason.PULL_FAILED: Explanation(
+        "The pull ended for another reason; lastFailure has container, exit code and last line. It is tried again.",
+        "Code 137 = not enough memory: raise spec.resources.memory. Otherwise read the log: "
+        "kubectl logs -l flashplane.dev/model=NAME.",
+    ),
     Reason.CACHE_FULL: Explanation(
         "The volume has no room for the weights and the packed variants.", "Raise spec.cache.size of the FlashModel."
     ),
@@ -219,6 +233,7 @@ _REFUSED = (
     Reason.INVALID_SPEC,
     Reason.SOURCE_NOT_SERVED,
     Reason.FIELD_NOT_SERVED,
+    Reason.MODEL_OUTSIDE_REGION,
 )
 
 REASONS: dict[ConditionType, tuple[Reason, ...]] = {
@@ -306,10 +321,20 @@ REASONS: dict[ConditionType, tuple[Reason, ...]] = {
         Reason.DIGEST_MISMATCH,
         Reason.SOURCE_UNREACHABLE,
         Reason.CREDENTIALS_REFUSED,
+        Reason.WEIGHTS_UNUSABLE,
+        Reason.PULL_FAILED,
         Reason.CACHE_FULL,
         Reason.CACHE_PENDING,
+        Reason.READ_FAILED,
+        Reason.NOT_APPLIED,
     ),
-    ConditionType.PACKED: (Reason.MODEL_PACKED, Reason.PACKING, Reason.MODEL_NOT_SUPPORTED),
+    ConditionType.PACKED: (
+        Reason.MODEL_PACKED,
+        Reason.PACKING,
+        Reason.MODEL_NOT_SUPPORTED,
+        Reason.READ_FAILED,
+        Reason.NOT_APPLIED,
+    ),
 }
 """Of each condition its own reasons; Ready, Reconciling and Stalled also repeat the one of the detail that fails."""
 

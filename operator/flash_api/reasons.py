@@ -41,6 +41,7 @@ class Reason(StrEnum):
     INVALID_SPEC = "InvalidSpec"
     SOURCE_NOT_SERVED = "SourceNotServed"
     FIELD_NOT_SERVED = "FieldNotServed"
+    MODEL_OUTSIDE_REGION = "ModelOutsideRegion"
     # ModelReady
     MODEL_LOADED = "ModelLoaded"
     MODEL_LOADING = "ModelLoading"
@@ -110,6 +111,8 @@ class Reason(StrEnum):
     DIGEST_MISMATCH = "DigestMismatch"
     SOURCE_UNREACHABLE = "SourceUnreachable"
     CREDENTIALS_REFUSED = "CredentialsRefused"
+    WEIGHTS_UNUSABLE = "WeightsUnusable"
+    PULL_FAILED = "PullFailed"
     CACHE_FULL = "CacheFull"
     CACHE_PENDING = "CachePending"
     PACKING = "Packing"

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
+from flash_api import names
 from flash_operator import logs
 from flash_operator.logs import LogFormat
 
@@ -121,6 +122,7 @@ async def run(settings: OperatorSettings, *, probe: Probe | None = None) -> int:
     Endpoints are asked over HTTP unless another `probe` is given.
     """
     from flash_operator.cluster.kubernetes import (
+        MODEL_FAMILY,
         KubernetesApi,
         KubernetesCluster,
         KubernetesInventory,
@@ -170,10 +172,13 @@ async def run(settings: OperatorSettings, *, probe: Probe | None = None) -> int:
             retry_max_seconds=watch.restart_max_seconds,
         )
         watched = watched_objects(api, settings.namespaces, times, clock=time.monotonic)
+        of_models = watched_objects(api, settings.namespaces, times, family=MODEL_FAMILY, clock=time.monotonic)
         controller = Controller(
-            KubernetesCluster(api, watched=watched),
+            KubernetesCluster(api, watched=watched, of_models=of_models),
             KubernetesInventory(api, settings.namespaces),
             watched,
+            models=KubernetesInventory(api, settings.namespaces, names.MODEL_KIND),
+            of_models=of_models,
             probe=probe or http_probe,
             scrape=scrape,
             now=_utc_now,

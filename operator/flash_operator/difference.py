@@ -40,6 +40,11 @@ def covers(live: object, desired: object) -> bool:
     return _covers(live, desired)
 
 
+def has_template(live: Manifest, desired: Manifest) -> bool:
+    """The pods that both would make are the same, as far as `desired` says: to apply it starts no new revision."""
+    return _covers(live.get("spec", {}).get("template"), desired["spec"]["template"])
+
+
 def revision(planned: Sequence[Manifest]) -> str:
     """A name for the whole plan: the same for equal plans."""
     return content_hash([manifest["metadata"]["annotations"][names.ANNOTATION_PLAN_HASH] for manifest in planned])

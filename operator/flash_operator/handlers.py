@@ -16,6 +16,7 @@ import functools
 import logging
 import threading
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 import kopf
@@ -31,30 +32,40 @@ STOP_SECONDS: Final = 5.0
 
 
 class Wake(Protocol):
-    """Hears which FlashDeployment to look at and, of an event of its own, the generation of its spec."""
+    """Hears which object of ours to look at and, of an event of its own, the generation of its spec."""
 
     def __call__(self, key: Key, generation: int | None = None) -> None: ...
 
 
 class Delivered(Protocol):
-    """Hears which version of a FlashDeployment an event brought."""
+    """Hears which version of an object of ours an event brought."""
 
     def __call__(self, key: Key, version: str, *, deleted: bool) -> None: ...
 
 
-def event_registry(wake: Wake, delivered: Delivered) -> kopf.OperatorRegistry:
-    """Handlers that turn events of FlashDeployments into wake-ups."""
+@dataclass(frozen=True)
+class Ears:
+    """Who hears of the objects of one of our kinds."""
+
+    wake: Wake
+    delivered: Delivered
+
+
+def event_registry(deployments: Ears, models: Ears) -> kopf.OperatorRegistry:
+    """Handlers that turn events of FlashDeployments and FlashModels into wake-ups."""
     registry = kopf.OperatorRegistry()
 
     @kopf.on.login(registry=registry)
     def login(**context: Any) -> kopf.ConnectionInfo | None:
         return kopf.login_with_kubeconfig(**context) or kopf.login_with_service_account(**context)
 
-    @kopf.on.event(names.GROUP, names.VERSION, names.PLURAL, registry=registry)
-    async def own_event(*, type: str | None, meta: Mapping[str, Any], **_: Any) -> None:
-        key = Key(meta["namespace"], meta["name"])
-        delivered(key, meta.get("resourceVersion", ""), deleted=type == "DELETED")
-        wake(key, meta.get("generation"))
+    for plural, ears in ((names.PLURAL, deployments), (names.MODEL_PLURAL, models)):
+
+        @kopf.on.event(names.GROUP, names.VERSION, plural, registry=registry, id=f"own_{plural}")
+        async def own_event(*, type: str | None, meta: Mapping[str, Any], ears: Ears = ears, **_: Any) -> None:
+            key = Key(meta["namespace"], meta["name"])
+            ears.delivered(key, meta.get("resourceVersion", ""), deleted=type == "DELETED")
+            ears.wake(key, meta.get("generation"))
 
     return registry
 
@@ -81,13 +92,7 @@ def kopf_settings(watch: WatchSettings) -> kopf.OperatorSettings:
     return settings
 
 
-async def deliver_events(
-    wake: Wake,
-    delivered: Delivered,
-    *,
-    namespaces: tuple[str, ...],
-    watch: WatchSettings,
-) -> None:
+async def deliver_events(deployments: Ears, models: Ears, *, namespaces: tuple[str, ...], watch: WatchSettings) -> None:
     """Call back in this loop for every event, until cancelled. Returns or raises when kopf gives up.
 
     No namespaces = all.
@@ -96,11 +101,14 @@ async def deliver_events(
     ended: asyncio.Future[Exception | None] = loop.create_future()
     stop = threading.Event()
 
-    def wake_here(key: Key, generation: int | None = None) -> None:
-        loop.call_soon_threadsafe(wake, key, generation)
+    def here(ears: Ears) -> Ears:
+        def wake(key: Key, generation: int | None = None) -> None:
+            loop.call_soon_threadsafe(ears.wake, key, generation)
 
-    def delivered_here(key: Key, version: str, *, deleted: bool) -> None:
-        loop.call_soon_threadsafe(functools.partial(delivered, key, version, deleted=deleted))
+        def delivered(key: Key, version: str, *, deleted: bool) -> None:
+            loop.call_soon_threadsafe(functools.partial(ears.delivered, key, version, deleted=deleted))
+
+        return Ears(wake, delivered)
 
     def end(error: Exception | None) -> None:
         if not ended.done():
@@ -110,7 +118,7 @@ async def deliver_events(
         # Of several watches that fail together kopf raises one error and forgets the others.
         asyncio.get_running_loop().set_exception_handler(lambda _, context: log.debug("%s", context["message"]))
         await kopf.operator(
-            registry=event_registry(wake_here, delivered_here),
+            registry=event_registry(here(deployments), here(models)),
             settings=kopf_settings(watch),
             standalone=True,
             clusterwide=not namespaces,

@@ -26,7 +26,10 @@ class Metrics:
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         self.passes = Counter(
-            "flashplane_reconcile_passes", "Passes over a FlashDeployment.", ["result"], registry=self.registry
+            "flashplane_reconcile_passes",
+            "Passes over a FlashDeployment or FlashModel.",
+            ["result"],
+            registry=self.registry,
         )
         self.seconds = Histogram(
             "flashplane_reconcile_seconds",

@@ -18,21 +18,24 @@ from flash_api import names
 from flash_api.conditions import ConditionType, Reason, Refusal
 from flash_api.manifest import describe, stored_deployment
 from flash_api.v1alpha1.flashdeployment import FlashDeployment, Visibility
-from flash_api.v1alpha1.status import ScalingStatus
+from flash_api.v1alpha1.status import RolloutStatus, ScalingStatus
 from flash_operator import status as statuses
 from flash_operator.announcements import announcements, rollout_news
 from flash_operator.checks import refusal
 from flash_operator.cluster.protocol import Cluster, ClusterError, Forbidden, Key, Manifest
 from flash_operator.difference import identity, is_as_planned, owned_by, revision, superfluous
 from flash_operator.doors import door
+from flash_operator.model_use import held_back, model_use
 from flash_operator.plan import PlanSettings, optional_kinds, plan
 from flash_operator.plan.autoscale_record import recorded
 from flash_operator.plan.certificates import ends_tls
+from flash_operator.plan.rollout_record import recorded as rollout_so_far
 from flash_operator.plan.routes import Kind, asked_kinds
 from flash_operator.probe import Probe
 from flash_operator.residency import Finding, Places, may_be_stopped, residency_finding
 from flash_operator.rollouts import rolling_update
 from flash_operator.scaling import Scaler, scaled
+from flash_operator.shared_model import ModelUse
 from flash_operator.status import Observation
 from flash_operator.steady import Steady, steady
 from flash_operator.trial import Plans, Witness, plans
@@ -77,6 +80,10 @@ class Outcome:
         return len(self.applied) + len(self.deleted) + self.status_written
 
 
+NamesModel = Callable[[Key, str | None], None]
+"""Hears the name of the FlashModel that a deployment uses, None = of none."""
+
+
 async def reconcile(
     cluster: Cluster,
     key: Key,
@@ -86,11 +93,13 @@ async def reconcile(
     settings: ReconcileSettings,
     scaler: Scaler | None = None,
     witness: Witness | None = None,
+    names_model: NamesModel | None = None,
 ) -> Outcome:
     """Bring the cluster one step nearer to the spec of `key` and write down how far it is.
 
     Raises ClusterError when the cluster can be neither read nor told the status. Apply failures are in the outcome and
-    in the status. Without a `scaler`, autoscaled engines stay as many as was decided last.
+    in the status. Without a `scaler`, autoscaled engines stay as many as was decided last. `names_model` hears which
+    FlashModel the deployment depends on, before that is read.
     """
     live = await cluster.deployment(key)
     if live is None or live["metadata"].get("deletionTimestamp"):
@@ -98,9 +107,13 @@ async def reconcile(
             scaler.forget(key)
         if witness is not None:
             witness.forget(key)
+        if names_model is not None:
+            names_model(key, None)
         return Outcome(gone=True)
 
     deployment, refused = _accept(live)
+    use = await _model_use(cluster, key, deployment, settings.plan, names_model)
+    refused = refused or (use.refusal if use is not None else None)
     changes = _Changes()
     error: ClusterError | None = None
     try:
@@ -120,20 +133,22 @@ async def reconcile(
             previous = await _remember(cluster, key, previous, scaling)
         try:
             scaled_to = scaling.desired_replicas if scaling and deployment.spec.engine.autoscaling else None
-            planned = plan(deployment, settings.plan, engine_replicas=scaled_to, served=served).objects
-            trial = await plans(
-                witness,
-                cluster,
-                key,
-                deployment,
-                planned,
-                children,
-                status=previous,
-                engine_replicas=scaled_to,
-                now=now(),
-            )
-            previous = await _remember_rollout(cluster, key, live, previous, trial, now)
-            await _converge(cluster, deployment, children, planned, settings.plan, changes, trial)
+            shared = use.shared if use is not None else None
+            planned = plan(deployment, settings.plan, engine_replicas=scaled_to, served=served, shared=shared).objects
+            if use is None or use.waits is None:
+                trial = await plans(
+                    witness,
+                    cluster,
+                    key,
+                    deployment,
+                    planned,
+                    children,
+                    status=previous,
+                    engine_replicas=scaled_to,
+                    now=now(),
+                )
+                previous = await _remember_rollout(cluster, key, live, previous, trial, now)
+            await _converge(cluster, deployment, children, planned, settings.plan, changes, trial, use)
             await _stop_outside(cluster, residency, changes)
         except ClusterError as failure:
             error = failure
@@ -157,11 +172,12 @@ async def reconcile(
     seen = replace(
         seen,
         scaling=scaling,
-        rollout=trial.course.record
-        if trial is not None
-        else rolling_update(planned, seen.children, previous, name=key.name, paused=seen.paused, now=now()),
+        rollout=_rollout(trial, changes.held, previous)
+        or rolling_update(planned, seen.children, previous, name=key.name, paused=seen.paused, now=now()),
         enough_engines=_enough(deployment),
         pods=pods,
+        model=use,
+        held=changes.held,
         applied_revision=changes.revision,
     )
     status = statuses.status(seen, previous, now())
@@ -217,6 +233,8 @@ class _Changes:
     deleted: list[str] = field(default_factory=list)
     revision: str = ""
     """Of the plan, once all of it is applied."""
+    held: bool = False
+    """A part of the plan waits for the FlashModel."""
 
 
 def _accept(live: Manifest) -> tuple[FlashDeployment | None, Refusal | None]:
@@ -269,19 +287,28 @@ async def _converge(
     settings: PlanSettings,
     changes: _Changes,
     trial: Plans | None,
+    use: ModelUse | None,
 ) -> None:
     kept: frozenset[str] = frozenset()
     if trial is not None:
-        planned, kept = trial.carried_out(planned, children, deployment, settings)
+        planned, kept = trial.carried_out(
+            planned, children, deployment, settings, use.shared if use is not None else None
+        )
         for manifest in trial.leaving:
             await cluster.delete(manifest)
             changes.deleted.append("/".join(identity(manifest)))
     live = {identity(manifest): manifest for manifest in children}
+    held = held_back(planned, children, use)
+    changes.held = bool(held)
     for desired in planned:
+        if identity(desired) in held:
+            continue
         present = live.get(identity(desired))
         if present is None or not is_as_planned(present, desired):
             await cluster.apply(desired)
             changes.applied.append("/".join(identity(desired)))
+    if held:
+        return  # what runs may need what the plan no longer holds
     changes.revision = revision(planned)
 
     gone = {identity(manifest) for manifest in trial.leaving} if trial is not None else set()
@@ -295,6 +322,29 @@ async def _converge(
         for manifest in left_over:
             await cluster.delete(manifest)
             changes.deleted.append("/".join(identity(manifest)))
+
+
+async def _model_use(
+    cluster: Cluster,
+    key: Key,
+    deployment: FlashDeployment | None,
+    settings: PlanSettings,
+    names_model: NamesModel | None,
+) -> ModelUse | None:
+    ref = deployment.spec.model.model_ref if deployment is not None else None
+    if names_model is not None:
+        names_model(key, ref.name if ref is not None else None)
+    if deployment is None or ref is None:
+        return None
+    live = await cluster.model(Key(key.namespace, ref.name))
+    return model_use(deployment, live, settings, by_pods=cluster.pulls_by_pod())
+
+
+def _rollout(trial: Plans | None, held: bool, previous: Manifest) -> RolloutStatus | None:
+    if trial is not None:
+        return trial.course.record
+    # While the model is waited for nothing is rolled out, and what has been is not forgotten.
+    return rollout_so_far(previous) if held else None
 
 
 async def _served(cluster: Cluster, deployment: FlashDeployment | None) -> tuple[Kind, ...]:

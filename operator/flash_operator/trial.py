@@ -25,6 +25,7 @@ from flash_operator.plan.rollout_record import recorded
 from flash_operator.plan.settings import PlanSettings
 from flash_operator.roles import role, with_pods
 from flash_operator.scrape import Scrape, scrape_all
+from flash_operator.shared_model import SharedModel
 
 LOOK_SECONDS: Final = 5.0
 """The shortest time between two looks: children wake the loop far more often while pods start."""
@@ -98,11 +99,12 @@ class Plans:
         live: Sequence[Manifest],
         deployment: FlashDeployment,
         settings: PlanSettings,
+        shared: SharedModel | None = None,
     ) -> tuple[tuple[Manifest, ...], frozenset[str]]:
         """What to apply, and the names of ConfigMaps that must not go."""
         if self.trial is None:
             return planned, frozenset()
-        return on_trial(planned, live, deployment, settings, self.trial)
+        return on_trial(planned, live, deployment, settings, self.trial, shared)
 
 
 async def plans(
@@ -142,7 +144,8 @@ async def plans(
     trial = None if course.mode is Mode.ROLL else Trial(stable, trying if course.mode is Mode.TRY else None)
     # While the rest becomes what the canary is already, it goes on; otherwise it is not wanted any more.
     stays = course.mode is Mode.TRY or (course.mode is Mode.ROLL and fleet.canary == target)
-    return Plans(course, trial, () if stays or canary is None else (canary,))
+    going = canary is None or canary["metadata"].get("deletionTimestamp")
+    return Plans(course, trial, () if stays or going or canary is None else (canary,))
 
 
 async def _fleet(

@@ -39,3 +39,11 @@ def test_what_a_how_to_says_to_write_is_right_and_served(file: str, part: str) -
     found = parse_manifests(yaml.safe_dump(a_manifest(**yaml.safe_load(part))))
     assert found.problems == ()
     assert [refusal(deployment.spec) for deployment in found.deployments] == [None]
+
+
+def test_a_how_to_names_manifests_that_are_there() -> None:
+    root = Path(__file__).parents[2]
+    for page in (root / "docs" / "how-to").glob("*.md"):
+        named = set(re.findall(r"examples/[a-z-]+\.yaml", page.read_text()))
+        assert named
+        assert all((root / name).is_file() for name in named), page

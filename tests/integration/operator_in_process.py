@@ -13,10 +13,10 @@ from typing import Any, Self
 
 from fakes.kubelet import FakeKubelet
 from live_api import MERGE, LiveApi
-from object_feed import Feed
+from object_feed import DEPLOYMENTS, Family, Feed
 
 from flash_api import names
-from flash_operator.cluster.kubernetes import OWNED_KINDS, KubernetesApi, KubernetesCluster
+from flash_operator.cluster.kubernetes import KubernetesApi, KubernetesCluster
 from flash_operator.cluster.protocol import ClusterError, Key
 from flash_operator.plan.autoscale_load import GatewayReading, Histogram, TrackReading
 from flash_operator.queue import Loops, QueueSettings
@@ -143,6 +143,12 @@ class Lives:
         assert self.last is not None
         return self.last
 
+    async def reconcile(
+        self, cluster: KubernetesCluster, key: Key, settings: ReconcileSettings, witness: Witness
+    ) -> Outcome:
+        """One pass."""
+        return await reconcile(cluster, key, probe=answers, now=self._now, settings=settings, witness=witness)
+
     def _begin(self) -> None:
         api: Any = MortalApi(self._world.api, self._written)
         cluster = PaperGateways(api)
@@ -154,9 +160,7 @@ class Lives:
             number = self._begun
             self._skipped += self._world.skip
             try:
-                outcome = await reconcile(
-                    cluster, key, probe=answers, now=self._now, settings=settings, witness=witness
-                )
+                outcome = await self.reconcile(cluster, key, settings, witness)
                 self.last = outcome if number >= self._oldest else None
                 return outcome
             except Killed:
@@ -192,10 +196,13 @@ class Lives:
 class World:
     """One namespace with its feed, its kubelet and the operators in it. An async context manager."""
 
-    def __init__(self, live: LiveApi, kubeconfig: Path, namespace: str) -> None:
+    def __init__(
+        self, live: LiveApi, kubeconfig: Path, namespace: str, family: Family = DEPLOYMENTS, kubelet: Any = FakeKubelet
+    ) -> None:
         self.live = live
-        self.feed = Feed(live, namespace)
-        self.kubelet = FakeKubelet(self._write_pod_status)
+        self.family = family
+        self.feed = Feed(live, namespace, family)
+        self.kubelet = kubelet(self._write_pod_status)
         self.operators: dict[str, Lives] = {}
         self.settings = ReconcileSettings()
         self.skip = timedelta()
@@ -214,15 +221,17 @@ class World:
         await self.api.aclose()
 
     async def path(self, name: str | None = None) -> str:
-        return await self.live.path(names.API_VERSION, names.KIND, self.feed.namespace, name)
+        return await self.live.path(names.API_VERSION, self.family.kind, self.feed.namespace, name)
 
     async def snapshot(self, name: str) -> list[dict[str, Any]]:
         """The FlashDeployment and everything that came of it but pods, as stored now: the feed may lag behind."""
         own = await self.live.request("GET", await self.path(name))
         found = [own.body] if own.ok else []
-        for api_version, kind in (*OWNED_KINDS, ("apps/v1", "ReplicaSet")):
+        for api_version, kind in (*self.family.owned, *self.family.born):
+            if kind == "Pod":
+                continue
             path = await self.live.path(api_version, kind, self.feed.namespace)
-            listed = await self.live.request("GET", path, labelSelector=f"{names.LABEL_DEPLOYMENT}={name}")
+            listed = await self.live.request("GET", path, labelSelector=f"{self.family.label}={name}")
             found += [{"apiVersion": api_version, "kind": kind, **item} for item in listed.require()["items"]]
         return found
 
@@ -230,8 +239,8 @@ class World:
         if found["kind"] == "Pod":
             self.kubelet.observe(event, found)
             return
-        own = found["kind"] == names.KIND
-        name = found["metadata"]["name"] if own else found["metadata"]["labels"][names.LABEL_DEPLOYMENT]
+        own = found["kind"] == self.family.kind
+        name = found["metadata"]["name"] if own else found["metadata"]["labels"][self.family.label]
         if name in self.operators and found["kind"] != "ReplicaSet":
             self.operators[name].wake(found["metadata"]["generation"] if own else None)
 

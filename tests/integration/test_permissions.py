@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 from audit_plugin import Permission, recorded
-from builders import a_deployment, a_manifest
+from builders import a_deployment, a_manifest, a_model_manifest
 from control_plane import ControlPlane
 from hermetic_errors import KubectlFailed
 from operator_process import Kubectl, OperatorProcess, eventually
@@ -21,7 +21,7 @@ from flash_operator.plan import PlanSettings, plan
 
 REPOSITORY = Path(__file__).parents[2]
 OPTIONAL = Path(__file__).parent / "manifests" / "optional-kinds.yaml"
-FINALIZERS: Permission = (names.GROUP, f"{names.PLURAL}/finalizers", "update")
+FINALIZERS = {(names.GROUP, f"{plural}/finalizers", "update") for plural in (names.PLURAL, names.MODEL_PLURAL)}
 """Asked for by the admission of owner references, which leaves no trace in the audit log: proven by its own test."""
 
 
@@ -122,11 +122,24 @@ def test_the_rules_are_exactly_what_the_operator_uses(
         stray = move_a_pod(kubectl, elsewhere)
         eventually("it is stopped", lambda: "deletionTimestamp" in (kubectl.get("pod", stray) or GONE)["metadata"])
         kubectl("delete", "pod", stray, "--force", "--ignore-not-found")
+        pull_another_variant(kubectl)
         operator.stop()
     used = recorded(control_plane.audit_log)
     assert recorded_calls <= used
     assert used - granted(operator_rbac) == set()
-    assert granted(operator_rbac) - used == {FINALIZERS}
+    assert granted(operator_rbac) - used == FINALIZERS
+
+
+def pull_another_variant(kubectl: Kubectl) -> None:
+    """The Job of a variant that is not wanted any more goes; the one of the new variant takes its place."""
+
+    def jobs() -> list[str]:
+        return [job["metadata"]["name"].split("-")[2] for job in kubectl.items("jobs", "-l", names.LABEL_MODEL)]
+
+    for variant in ("Lite", "Nano"):
+        manifest = {**a_model_manifest(variants=[variant]), "metadata": {"name": "olmoe"}}
+        kubectl("apply", "--server-side", "-f", "-", stdin=yaml.safe_dump(manifest))
+        eventually(f"{variant} is pulled", lambda variant=variant: jobs() == [variant.lower()])
 
 
 def scaling_message(kubectl: Kubectl) -> str:
@@ -198,7 +211,7 @@ def test_owner_references_that_block_deletion_need_the_finalizers_rule(
     assert "owned" in control_plane.kubectl(*apply, stdin=manifest, kubeconfig=operator_account)
     role = "clusterrole/flashplane-operator"
     rules = yaml.safe_load(control_plane.kubectl("get", role, "-o", "yaml"))["rules"]
-    kept = [rule for rule in rules if rule["resources"] != [FINALIZERS[1]]]
+    kept = [rule for rule in rules if rule["resources"] != [resource for _, resource, _ in sorted(FINALIZERS)]]
     assert len(kept) == len(rules) - 1
     patch = yaml.safe_dump({"rules": kept})
     control_plane.kubectl("patch", role, "--type=merge", "-p", patch)

@@ -371,6 +371,26 @@ async def test_where_nothing_serves_a_revision_is_not_tried() -> None:
     assert (world.pods(CANARY), world.serves_at_most()) == (None, 7)
 
 
+async def test_a_rolling_update_that_has_not_begun_becomes_a_trial() -> None:
+    rolling = {"strategy": "RollingUpdate"}
+    world = await World(rollout=rolling).serving()
+    world.edits(engine={"replicas": 4, **NEW})
+
+    def not_applied(found: dict[str, Any]) -> None:
+        former = found["status"]["rollout"]["history"]
+        event = {"revision": target, "startTime": "2026-01-05T12:00:00Z", "result": "InProgress"}
+        found["status"]["rollout"] = {"revision": target, "step": "Replacing", "history": [event, *former]}
+
+    probe = await World(engine={"replicas": 4, **NEW}, rollout=rolling).serving()
+    target = probe.memory.get("Deployment", ENGINE)["metadata"]["labels"][names.LABEL_REVISION]
+    world.memory.edit(names.KIND, KEY, not_applied)
+    world.edits(rollout=ROLLOUT)
+    await world.until(lambda: world.step_now == "Observing")
+    assert world.serves_at_most() == 16
+    await world.rest()
+    assert world.serves_at_most() == 7
+
+
 async def test_another_strategy_ends_the_trial() -> None:
     world = await observed()
     world.edits(rollout={"strategy": "RollingUpdate"})

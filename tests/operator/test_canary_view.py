@@ -38,6 +38,12 @@ def test_status_shows_the_trial(rollout: dict[str, Any], said: str) -> None:
     assert f"ROLLOUT  {said}" in console.export_text()
 
 
+def test_a_rolling_update_is_no_trial() -> None:
+    console = Console(width=160, record=True, force_terminal=False)
+    console.print(view.deployment(served({**TRIED, "step": "Replacing"}), datetime(2026, 1, 1, tzinfo=UTC)))
+    assert "1 of 4 engine pods are of the newest revision" in console.export_text()
+
+
 def test_explain_tells_what_became_of_revisions() -> None:
     texts = [each.text for each in explain(served(FAILED)) if each.topic == "Rollout"]
     assert "Revision 5bb2f7c1d0, replacing 2a15195f30: RolledBack." in texts

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
-from builders import a_manifest
+from builders import a_manifest, a_model_manifest
 
 from flash_api import names
 from flash_api.crd import RESOURCES, custom_resource_definition
@@ -198,3 +198,24 @@ def test_the_permissions_asked_for_are_those_that_the_chart_grants() -> None:
         for verb in rule["verbs"]
     }
     assert {(each.group, each.resource, each.verb) for each in NEEDED} == granted
+
+
+@pytest.mark.parametrize(
+    ("status", "reason", "stalled", "severity"),
+    [
+        ("True", "ModelPacked", "False", Severity.OK),
+        ("False", "Downloading", "False", Severity.WARNING),
+        ("False", "SourceUnreachable", "False", Severity.ERROR),
+        ("False", "ModelNotSupported", "True", Severity.ERROR),
+    ],
+)
+def test_a_shared_model_is_judged_like_a_deployment(status: str, reason: str, stalled: str, severity: Severity) -> None:
+    conditions = [
+        {"type": "Ready", "status": status, "reason": reason, "message": "why"},
+        {"type": "Stalled", "status": stalled, "reason": reason},
+    ]
+    manifest = {**a_model_manifest(), "status": {"observedGeneration": 1, "conditions": conditions}}
+    manifest["metadata"]["generation"] = 1
+    (found,) = (each for each in findings(facts(models=(manifest,))) if each.subject == "FlashModel default/olmoe")
+    assert found.severity is severity
+    assert status == "True" or reason in found.cause

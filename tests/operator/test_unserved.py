@@ -150,7 +150,7 @@ def test_what_asks_for_nothing_else_than_what_happens_is_accepted(spec: dict[str
 
 
 def test_the_refusal_names_field_value_and_remedy() -> None:
-    found = refusal(a_deployment(draft={"mode": "Pods", "model": {"source": "builtin://smollm2-135m-instruct"}}).spec)
+    found = refusal(a_deployment(draft={"mode": "Pods", "model": {"source": "file:///draft"}}).spec)
     assert found is not None
     assert found.reason is Reason.FIELD_NOT_SERVED
-    assert found.message.startswith("spec.draft.mode (Pods) is not served by this release. Write mode: PromptLookup")
+    assert found.message.startswith("spec.draft.mode (Pods) is not served by this release. Write mode: InProcess")

@@ -185,3 +185,8 @@ class Draft(ApiModel):
         "Example: SameNode.",
     )
     resources: Resources | None = Field(default=None, description="CPU and memory of one draft pod.")
+
+    @property
+    def in_process(self) -> ModelChoice | None:
+        """The small model that runs inside the engine, where one does."""
+        return self.model if self.mode is DraftMode.IN_PROCESS else None

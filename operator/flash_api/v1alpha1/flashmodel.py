@@ -19,6 +19,7 @@ from flash_api.v1alpha1.base import (
     quantity_at_least,
 )
 from flash_api.v1alpha1.residency import Residency
+from flash_api.v1alpha1.resources import Resources
 from flash_api.v1alpha1.source import SOURCE_RULES, Pinned, SourceUri, Variant, scheme
 from flash_api.v1alpha1.status import FlashModelStatus
 
@@ -65,8 +66,8 @@ class ModelCache(ApiModel):
 
     size: Quantity | None = Field(
         default=None,
-        description="Bytes of the volume, as a Kubernetes quantity; unset = what the source and the variants need. "
-        "Example: 20Gi.",
+        description="Bytes of the volume, as a Kubernetes quantity; unset = 2Gi for a builtin source, "
+        "64Gi for any other: a download of ten billion parameters and all its variants. Example: 20Gi.",
     )
     storage_class_name: ObjectName | None = Field(
         default=None, description="StorageClass of the volume; unset = the cluster's default. Example: fast-ssd."
@@ -134,9 +135,18 @@ class FlashModelSpec(Pinned, CachedSource):
         description="Variants to pack; a deployment can only use one that is packed. Example: [Lite, Nano].",
     )
     cache: ModelCache = Field(default=ModelCache(), description="The volume that holds the packed model.")
+    resources: Resources = Field(
+        default=Resources(memory="4Gi"),
+        description="CPU and memory of a pod that downloads and packs. Example: {cpu: '4', memory: 8Gi}.",
+    )
     residency: Residency | None = Field(
         default=None, description="Regions that the download and the volume stay in; unset = anywhere in the cluster."
     )
+
+    @property
+    def uri(self) -> str:
+        """The source."""
+        return self.source
 
 
 class FlashModel(ApiModel):

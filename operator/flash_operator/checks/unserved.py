@@ -25,12 +25,13 @@ class Unserved:
 
 
 UNSERVED: Final = (
-    Unserved("model.modelRef", "Write the source of the FlashModel into spec.model.source."),
     Unserved(
         "draft.mode",
-        "Write mode: PromptLookup, which proposes text of the prompt and needs no model; answers are the same.",
-        harmless=("PromptLookup", "Off"),
+        "Write mode: InProcess, which runs the draft inside the engine, or PromptLookup, which needs no model; answers "
+        "are the same.",
+        harmless=("InProcess", "PromptLookup", "Off"),
     ),
+    Unserved("draft.model.modelRef", "Write the source of the FlashModel into spec.draft.model.source."),
     Unserved(
         "engine.autoscaling.provider",
         "Use BuiltIn, or replace spec.engine.autoscaling by spec.engine.replicas and point a HorizontalPodAutoscaler "

@@ -30,7 +30,8 @@ class _Held(NamedTuple):
 class Holdings:
     """The objects of one kind. Each change returns the FlashDeployments that it is news for."""
 
-    def __init__(self, api_version: str, kind: str) -> None:
+    def __init__(self, api_version: str, kind: str, label: str = names.LABEL_DEPLOYMENT) -> None:
+        self._label = label
         self._kind = {"apiVersion": api_version, "kind": kind}
         self._held: dict[tuple[str, str], _Held] = {}  # by namespace and name
         self._names: dict[Key, tuple[str, ...]] = {}
@@ -58,7 +59,7 @@ class Holdings:
             "metadata": {key: value for key, value in meta.items() if key != "managedFields"},
         }
         packed = zlib.compress(json.dumps(kept, separators=(",", ":")).encode(), _LEVEL)
-        return self._store(identity, _Held(version, owner_of(manifest), packed))
+        return self._store(identity, _Held(version, owner_of(manifest, self._label), packed))
 
     def drop(self, manifest: Manifest) -> frozenset[Key]:
         """The object, as it was at this version, is gone."""
@@ -67,7 +68,7 @@ class Holdings:
         before = self._held.get(identity)
         if before is not None and before.version > version:
             return frozenset()
-        return self._store(identity, _Held(version, owner_of(manifest), None))
+        return self._store(identity, _Held(version, owner_of(manifest, self._label), None))
 
     def retain(self, listed: Collection[tuple[str, str]], version: int) -> frozenset[Key]:
         """A complete list at this version held these (namespace, name) and no others."""
@@ -99,10 +100,10 @@ class Holdings:
             del self._names[owner]
 
 
-def owner_of(manifest: Manifest) -> Key:
-    """Which FlashDeployment the object's label names."""
+def owner_of(manifest: Manifest, label: str) -> Key:
+    """Which object of ours the label names."""
     meta = manifest["metadata"]
-    return Key(str(meta["namespace"]), str(meta["labels"][names.LABEL_DEPLOYMENT]))
+    return Key(str(meta["namespace"]), str(meta["labels"][label]))
 
 
 def version_of(manifest: Manifest) -> int:

@@ -36,6 +36,13 @@ OWNED_KINDS: Final = (
     ("policy/v1", "PodDisruptionBudget"),
 )
 """Every kind that a plan holds and that every cluster knows. We watch them."""
+MODEL_OWNED_KINDS: Final = (
+    ("batch/v1", "Job"),
+    ("v1", "PersistentVolumeClaim"),
+    ("v1", "ServiceAccount"),
+    ("networking.k8s.io/v1", "NetworkPolicy"),
+)
+"""Every kind that the plan of a FlashModel holds. We watch them."""
 OPTIONAL_KINDS: Final = (
     ("cert-manager.io/v1", "Certificate"),
     ("gateway.networking.k8s.io/v1", "HTTPRoute"),
@@ -47,6 +54,10 @@ DISCOVERY_SECONDS: Final = 60.0
 """How long the kinds of an API group are taken for what they were."""
 
 WATCHED_KINDS: Final = (*OWNED_KINDS, ("v1", "Pod"))
+DEPLOYMENT_FAMILY: Final = (names.LABEL_DEPLOYMENT, WATCHED_KINDS)
+"""The label by which all that belongs to a FlashDeployment is found, and its kinds."""
+MODEL_FAMILY: Final = (names.LABEL_MODEL, (*MODEL_OWNED_KINDS, ("v1", "Pod")))
+"""The same of a FlashModel."""
 
 PLURALS: Final = {
     "Deployment": "deployments",
@@ -62,11 +73,16 @@ PLURALS: Final = {
     "Pod": "pods",
     "Event": "events",
     "Lease": "leases",
+    "Job": "jobs",
+    "PersistentVolumeClaim": "persistentvolumeclaims",
     names.KIND: names.PLURAL,
+    names.MODEL_KIND: names.MODEL_PLURAL,
 }
 METADATA_ONLY: Final = {"Accept": "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"}
 
 __all__ = [
+    "MODEL_FAMILY",
+    "MODEL_OWNED_KINDS",
     "OPTIONAL_KINDS",
     "OWNED_KINDS",
     "PLURALS",
@@ -85,10 +101,16 @@ class KubernetesCluster:
     """Implements `Cluster` on the Kubernetes API. What is `watched` is read from there while it is known."""
 
     def __init__(
-        self, api: KubernetesApi, *, watched: WatchedObjects | None = None, clock: Callable[[], float] = time.monotonic
+        self,
+        api: KubernetesApi,
+        *,
+        watched: WatchedObjects | None = None,
+        of_models: WatchedObjects | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._api = api
         self._watched = watched if watched is not None else WatchedObjects(())
+        self._of_models = of_models if of_models is not None else WatchedObjects(())
         self._lists = SharedLists(self._select)
         self._clock = clock
         self._served: dict[str, tuple[float, frozenset[str]]] = {}  # by group and version
@@ -100,6 +122,32 @@ class KubernetesCluster:
         optional = [found for found in OPTIONAL_KINDS if await self.serves(*found)]
         lists = await asyncio.gather(*(self._list(version, kind, key) for version, kind in (*OWNED_KINDS, *optional)))
         return tuple(manifest for found in lists for manifest in found)
+
+    async def model(self, key: Key) -> Manifest | None:
+        return await self._get(_path(names.API_VERSION, names.MODEL_KIND, key.namespace, key.name))
+
+    async def of_model(self, key: Key) -> tuple[Manifest, ...]:
+        lists = await asyncio.gather(*(self._list_of_model(*kind, key) for kind in MODEL_OWNED_KINDS))
+        return tuple(manifest for found in lists for manifest in found)
+
+    async def pods_of_model(self, key: Key) -> tuple[Manifest, ...]:
+        return await self._list_of_model("v1", "Pod", key)
+
+    async def _list_of_model(self, api_version: str, kind: str, key: Key) -> tuple[Manifest, ...]:
+        known = self._of_models.of(kind, key)
+        if known is not None:
+            return known
+        return await self._select(api_version, kind, key.namespace, f"{names.LABEL_MODEL}={key.name}")
+
+    async def users_of_model(self, key: Key) -> tuple[Manifest, ...]:
+        chosen = f"{names.LABEL_USES_MODEL}={key.name},{names.LABEL_COMPONENT}={names.COMPONENT_ENGINE}"
+        return await self._select("apps/v1", "Deployment", key.namespace, chosen)
+
+    async def write_model_status(self, key: Key, status: Manifest) -> None:
+        await self._write_status(names.MODEL_KIND, key, status)
+
+    def pulls_by_pod(self) -> bool:
+        return False
 
     async def pods(self, key: Key) -> tuple[Manifest, ...]:
         return await self._list("v1", "Pod", key)
@@ -128,7 +176,9 @@ class KubernetesCluster:
         present = await self._get(path)
         if present is not None and _controller(present) != _controller(manifest):
             kind, name = manifest["kind"], manifest["metadata"]["name"]
-            raise ClusterError(f"{kind} {name} exists and does not belong to this {names.KIND}; rename either of them")
+            raise ClusterError(
+                f"{kind} {name} exists and does not belong to this {_owner_kind(manifest)}; rename either of them"
+            )
         if present is not None:
             # The uid makes sure that a namesake made in between is not taken over.
             manifest = {**manifest, "metadata": {**manifest["metadata"], "uid": present["metadata"]["uid"]}}
@@ -142,6 +192,7 @@ class KubernetesCluster:
             force_conflicts=present is not None,
         )
         self._watched.wrote(stored)
+        self._of_models.wrote(stored)
 
     async def delete(self, manifest: Manifest) -> None:
         meta = manifest["metadata"]
@@ -154,12 +205,16 @@ class KubernetesCluster:
         with contextlib.suppress(Missing):
             await self._api.request("delete", _path_of(manifest), options)
         self._watched.deleted(manifest)
+        self._of_models.deleted(manifest)
 
     async def write_status(self, key: Key, status: Manifest) -> None:
-        path = _path(names.API_VERSION, names.KIND, key.namespace, key.name)
+        await self._write_status(names.KIND, key, status)
+
+    async def _write_status(self, kind: str, key: Key, status: Manifest) -> None:
+        path = _path(names.API_VERSION, kind, key.namespace, key.name)
         body = {
             "apiVersion": names.API_VERSION,
-            "kind": names.KIND,
+            "kind": kind,
             "metadata": {"name": key.name, "namespace": key.namespace},
             "status": status,
         }
@@ -217,27 +272,32 @@ class KubernetesCluster:
 
 
 def watched_objects(
-    api: KubernetesApi, namespaces: tuple[str, ...], times: WatchTimes, *, clock: Callable[[], float] = time.monotonic
+    api: KubernetesApi,
+    namespaces: tuple[str, ...],
+    times: WatchTimes,
+    *,
+    family: tuple[str, tuple[tuple[str, str], ...]] = DEPLOYMENT_FAMILY,
+    clock: Callable[[], float] = time.monotonic,
 ) -> WatchedObjects:
-    """Watches of all that belongs to FlashDeployments in these namespaces, none = all; run them."""
+    """Watches of all that belongs to one kind of ours in these namespaces, none = all; run them."""
+    label, kinds = family
     return WatchedObjects(
         [
-            (space, WatchedKind(api, _path(version, kind, space), version, kind, times=times, clock=clock))
-            for version, kind in WATCHED_KINDS
+            (space, WatchedKind(api, _path(version, kind, space), version, kind, times=times, clock=clock, label=label))
+            for version, kind in kinds
             for space in (namespaces or (None,))
         ]
     )
 
 
 class KubernetesInventory:
-    """Which FlashDeployments there are, and at which version: only their metadata is fetched."""
+    """Which objects of one of our kinds there are, and at which version: only their metadata is fetched."""
 
-    def __init__(self, api: KubernetesApi, namespaces: tuple[str, ...]) -> None:
+    def __init__(self, api: KubernetesApi, namespaces: tuple[str, ...], kind: str = names.KIND) -> None:
         self._api = api
-        root = f"/apis/{names.API_VERSION}"
-        self._paths = [f"{root}/namespaces/{space}/{names.PLURAL}" for space in namespaces] or [
-            f"{root}/{names.PLURAL}"
-        ]
+        self._kind = kind
+        root, plural = f"/apis/{names.API_VERSION}", PLURALS[kind]
+        self._paths = [f"{root}/namespaces/{space}/{plural}" for space in namespaces] or [f"{root}/{plural}"]
 
     async def versions(self) -> dict[Key, str]:
         """Resource versions by key. Raises ClusterError, not retryable, when the CRD is not installed."""
@@ -256,7 +316,7 @@ class KubernetesInventory:
                 answer = await self._api.request("get", path, header_params=METADATA_ONLY, limit=PAGE_ITEMS, **more)
             except Missing as error:
                 hint = "install the CRD: flash crds -f - | kubectl apply --server-side -f -"
-                raise ClusterError(f"the API server knows no {names.KIND}; {hint}", retryable=False) from error
+                raise ClusterError(f"the API server knows no {self._kind}; {hint}", retryable=False) from error
             for item in answer["items"] or ():
                 yield item
             token = (answer.get("metadata") or {}).get("continue")
@@ -296,6 +356,11 @@ def _path(api_version: str, kind: str, namespace: str | None, name: str | None =
 def _path_of(manifest: Manifest) -> str:
     meta = manifest["metadata"]
     return _path(manifest["apiVersion"], manifest["kind"], meta["namespace"], meta["name"])
+
+
+def _owner_kind(manifest: Manifest) -> str:
+    references = manifest["metadata"].get("ownerReferences") or ()
+    return next((str(reference["kind"]) for reference in references), names.KIND)
 
 
 def _controller(manifest: Mapping[str, Any]) -> str | None:

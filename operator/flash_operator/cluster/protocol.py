@@ -18,7 +18,7 @@ Manifest = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Key:
-    """Which FlashDeployment."""
+    """Which FlashDeployment, or FlashModel."""
 
     namespace: str
     name: str
@@ -60,6 +60,24 @@ class Cluster(Protocol):
 
     async def write_status(self, key: Key, status: Manifest) -> None:
         """Replace the status of the FlashDeployment. Gone already is no error."""
+
+    async def model(self, key: Key) -> Manifest | None:
+        """The FlashModel as stored now, None when it is gone. Read afresh, never from a cache."""
+
+    async def of_model(self, key: Key) -> tuple[Manifest, ...]:
+        """Live objects labelled as belonging to this FlashModel, of every kind that its plan can hold."""
+
+    async def pods_of_model(self, key: Key) -> tuple[Manifest, ...]:
+        """Live pods that pull this FlashModel."""
+
+    async def users_of_model(self, key: Key) -> tuple[Manifest, ...]:
+        """Engine Deployments whose pods mount this FlashModel's volume."""
+
+    async def write_model_status(self, key: Key, status: Manifest) -> None:
+        """Replace the status of the FlashModel. Gone already is no error."""
+
+    def pulls_by_pod(self) -> bool:
+        """Whether there are no volumes here: each pod pulls, through a cache that all pods of this place share."""
 
     async def pods(self, key: Key) -> tuple[Manifest, ...]:
         """Live pods labelled as belonging to this FlashDeployment, whoever made them."""

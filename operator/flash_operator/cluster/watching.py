@@ -69,13 +69,15 @@ class WatchedKind:
         *,
         times: WatchTimes,
         clock: Callable[[], float],
+        label: str = names.LABEL_DEPLOYMENT,
     ) -> None:
         self.kind = kind
         self.live = False
         """What is held is what there is, but for what is on its way."""
         self.begun = asyncio.Event()
         """The first list was had, or has failed."""
-        self.holdings = Holdings(api_version, kind)
+        self.holdings = Holdings(api_version, kind, label)
+        self._label = label
         self._api = api
         self._path = path
         self._times = times
@@ -90,14 +92,18 @@ class WatchedKind:
 
     def wrote(self, manifest: Manifest) -> None:
         """The API server answered a write of ours with this."""
-        if self.live and self.holdings.put(manifest):
+        if self.live and self._is_ours(manifest) and self.holdings.put(manifest):
             meta = manifest["metadata"]
             self._expected[meta["namespace"], meta["name"]] = (version_of(manifest), self._clock())
 
     def deleted(self, manifest: Manifest) -> None:
         """The API server was asked to delete it, as it was at this version."""
-        if self.live:
+        if self.live and self._is_ours(manifest):
             self.holdings.drop(manifest)
+
+    def _is_ours(self, manifest: Manifest) -> bool:
+        """Objects of one kind may belong to FlashDeployments or to FlashModels."""
+        return self._label in (manifest["metadata"].get("labels") or {})
 
     @property
     def stale(self) -> bool:
@@ -157,9 +163,7 @@ class WatchedKind:
         had_one, listed, news = self._version is not None or self.begun.is_set(), set(), set[Key]()
         more: dict[str, Any] = {}
         while True:
-            answer = await self._api.request(
-                "get", self._path, label_selector=names.LABEL_DEPLOYMENT, limit=PAGE_ITEMS, **more
-            )
+            answer = await self._api.request("get", self._path, label_selector=self._label, limit=PAGE_ITEMS, **more)
             for item in answer["items"] or ():
                 listed.add((item["metadata"]["namespace"], item["metadata"]["name"]))
                 news |= self.holdings.put(item)
@@ -185,7 +189,7 @@ class WatchedKind:
             self._path,
             header_seconds=self._times.request_timeout_seconds,
             silence_seconds=self._times.silence_seconds,
-            label_selector=names.LABEL_DEPLOYMENT,
+            label_selector=self._label,
             resource_version=self._version,
             timeout_seconds=max(1, seconds),
         ) as lines:

@@ -41,6 +41,7 @@ def explain(served: Served, planned: Sequence[Manifest] = ()) -> tuple[Sentence,
     topics = (
         ("State", _state(served)),
         ("Blocks Ready", _blocks(served)),
+        ("Model", _model(served)),
         ("Engine pods", _engines(served)),
         ("Gateway pods", _gateways(served)),
         ("Rollout", _rollout(served)),
@@ -79,6 +80,16 @@ def _blocks(served: Served) -> Iterator[str]:
         yield f"{text} {_remedy(condition)}".rstrip()
     if not failing:
         yield f"{_cause(ready)} {_remedy(ready)}".rstrip()
+
+
+def _model(served: Served) -> Iterator[str]:
+    ref = (served.spec.get("model") or {}).get("modelRef")
+    if ref is None:
+        return
+    yield f"FlashModel {ref['name']} brings the weights, which other deployments may share."
+    ready = served.condition(ConditionType.MODEL_READY)
+    if ready and ready.get("status") != "True" and ready.get("reason") not in (None, Reason.MODEL_LOADING):
+        yield f"{_cause(ready)} No pod is started on it until then: pods would mount what is not there."
 
 
 def _engines(served: Served) -> Iterator[str]:

@@ -9,6 +9,7 @@ from flash_api import names
 
 OWNER: Final = ("get", "list", "watch", "create", "patch", "delete")
 UNWATCHED: Final = ("get", "list", "create", "patch", "delete")
+_OURS: Final = (names.PLURAL, names.MODEL_PLURAL)
 LEASE: Final = "flashplane-operator"
 
 
@@ -35,9 +36,11 @@ def _all(group: str, resources: tuple[str, ...], verbs: tuple[str, ...]) -> tupl
 
 
 NEEDED: Final = (
-    *_all(names.GROUP, (names.PLURAL,), ("get", "list", "watch")),
-    Permission(names.GROUP, f"{names.PLURAL}/status", "patch"),
-    Permission(names.GROUP, f"{names.PLURAL}/finalizers", "update"),
+    *_all(names.GROUP, _OURS, ("get", "list", "watch")),
+    *(Permission(names.GROUP, f"{plural}/status", "patch") for plural in _OURS),
+    *(Permission(names.GROUP, f"{plural}/finalizers", "update") for plural in _OURS),
+    *_all("batch", ("jobs",), OWNER),
+    *_all("", ("persistentvolumeclaims",), ("get", "list", "watch", "create", "patch")),
     *_all("apps", ("deployments",), OWNER),
     *_all("", ("services", "configmaps", "serviceaccounts"), OWNER),
     *_all("networking.k8s.io", ("networkpolicies", "ingresses"), OWNER),

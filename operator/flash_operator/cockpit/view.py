@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from flash_api import names
+from flash_api.v1alpha1.status_details import REPLACING
 from flash_operator import pod_reports
 from flash_operator.cockpit.explain import Sentence
 from flash_operator.cockpit.facts import Served
@@ -39,6 +40,30 @@ def overview(found: Sequence[Served], *, now: datetime, namespaces: bool) -> Tab
     """One line for each, as local mode shows them."""
     entries = [{"manifest": served.manifest} for served in found]
     return local_view.overview(entries, running=True, now=now, namespaces=namespaces)
+
+
+def models(found: Sequence[Manifest], *, namespaces: bool) -> RenderableType:
+    """One line for each FlashModel, and below it what keeps it from being ready."""
+    table = _table(
+        *(("NAMESPACE",) if namespaces else ()), "SHARED MODEL", "READY", "SOURCE", "PACKED", "SIZE", "USED BY"
+    )
+    waits: list[RenderableType] = []
+    for model in found:
+        meta, status = model["metadata"], model.get("status") or {}
+        ready: Manifest = next((c for c in status.get("conditions") or () if c.get("type") == "Ready"), {})
+        size = local_view.size(status["sizeBytes"]) if "sizeBytes" in status else "-"
+        table.add_row(
+            *((meta["namespace"],) if namespaces else ()),
+            meta["name"],
+            Text(ready.get("status", "Unknown"), style="green" if ready.get("status") == "True" else "yellow"),
+            model["spec"]["source"],
+            ", ".join(entry["variant"] for entry in status.get("variants") or ()) or "-",
+            size,
+            str(status.get("usedBy", 0)),
+        )
+        if ready and ready["status"] != "True":
+            waits.append(_fact(meta["name"], f"{ready.get('reason', '')}: {ready.get('message', '')}", "yellow"))
+    return Group(table, *waits)
 
 
 def deployment(served: Served, now: datetime) -> RenderableType:
@@ -97,11 +122,12 @@ def _facts(served: Served) -> Iterable[Text]:
 def _trial(rollout: Manifest) -> str:
     """How far a revision on trial has got; empty when there is none."""
     step = "Paused" if rollout.get("paused") else rollout.get("step")
-    if not step:
+    if not step or rollout.get("step") == REPLACING:
         return ""
     beside = f" beside {rollout['previousRevision']}" if rollout.get("previousRevision") else ""
     share = f", {rollout['canaryPercent']} % of the requests" if rollout.get("canaryPercent") else ""
-    last: Mapping[str, Any] = (rollout.get("history") or ({},))[0]
+    history: Sequence[Manifest] = rollout.get("history") or ({},)
+    last = history[0]
     why = f". {last['reason']}: {last.get('message', '')}" if last.get("reason") else ""
     return f"revision {rollout.get('revision', '')}{beside}: {step}{share}{why}"
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, Final
 
-from flash_api.names import KIND, gateway_name
+from flash_api.names import KIND, MODEL_KIND, gateway_name
 from flash_operator.announcements import Announcement
 from flash_operator.cluster.protocol import Conflict, Key, Manifest
 from flash_operator.local.store import Ref, Store, ref_of
@@ -27,6 +27,7 @@ _IGNORED: Final = (
     ("endpoint.tls", None, "clients on this machine come by plain HTTP"),
     ("endpoint.gatewayRef", None, "there are no routes on this machine"),
     ("endpoint.ingressClassName", None, "there are no routes on this machine"),
+    ("model.modelRef", None, "there are no volumes on this machine; its deployments share one cache of downloads"),
     ("residency.regions", None, "everything is on this machine, wherever that is"),
     ("placement.nodeSelector", None, "there is no other node than this machine"),
     ("placement.tolerations", None, "there is no other node than this machine"),
@@ -49,6 +50,24 @@ class LocalCluster:
 
     async def owned(self, key: Key) -> tuple[Manifest, ...]:
         return self._store.belonging_to(key.namespace, key.name)
+
+    async def model(self, key: Key) -> Manifest | None:
+        return self._store.get(Ref(MODEL_KIND, key.namespace, key.name))
+
+    async def of_model(self, key: Key) -> tuple[Manifest, ...]:
+        return ()  # the cache of this machine is all the volume there is
+
+    async def pods_of_model(self, key: Key) -> tuple[Manifest, ...]:
+        return ()
+
+    async def users_of_model(self, key: Key) -> tuple[Manifest, ...]:
+        return ()
+
+    async def write_model_status(self, key: Key, status: Manifest) -> None:
+        self._store.write_status(Ref(MODEL_KIND, key.namespace, key.name), status)
+
+    def pulls_by_pod(self) -> bool:
+        return True
 
     async def pods(self, key: Key) -> tuple[Manifest, ...]:
         return ()

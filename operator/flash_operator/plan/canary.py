@@ -122,6 +122,8 @@ def _judged(
     past: RolloutStatus, target: str, fleet: Fleet, rollout: Rollout, evidence: Evidence | None, now: datetime
 ) -> Course:
     past = past.model_copy(update={"previous_revision": fleet.stable or "", "canary_percent": rollout.canary_percent})
+    if past.step != Step.OBSERVING:
+        past = past.model_copy(update={"step": Step.STARTING})
     ours = fleet.canary == target
     if past.step == Step.STARTING and ours and fleet.canary_ready:
         past = past.model_copy(update={"step": Step.OBSERVING})

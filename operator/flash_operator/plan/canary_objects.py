@@ -19,6 +19,7 @@ from flash_operator.plan.network import engine_service
 from flash_operator.plan.network_policies import engine_policy, gateway_policy
 from flash_operator.plan.service_accounts import service_account
 from flash_operator.plan.settings import PlanSettings
+from flash_operator.shared_model import SharedModel, resolved
 
 _OURS: Final = (names.ANNOTATION_PLAN_HASH,)
 """Annotations of a Deployment that we write; its controller has some of its own."""
@@ -47,8 +48,10 @@ def on_trial(
     deployment: FlashDeployment,
     settings: PlanSettings,
     trial: Trial,
+    shared: SharedModel | None = None,
 ) -> tuple[tuple[Manifest, ...], frozenset[str]]:
     """The plan as it is carried out during a trial, and the names of ConfigMaps that must not go."""
+    deployment, shared = resolved(deployment, shared)
     name = deployment.metadata.name
     engine, gateway = names.engine_name(name), names.gateway_name(name)
     living = {each["metadata"]["name"]: each for each in live if each["kind"] == "Deployment"}
@@ -72,6 +75,7 @@ def on_trial(
                 replicas=trial.canary,
                 component=names.COMPONENT_CANARY,
                 revision=new[engine]["metadata"]["labels"][names.LABEL_REVISION],
+                shared=shared,
             ),
         )
     if gateway in living and _pull(living[gateway]) != _pull(new[gateway]):
@@ -136,6 +140,8 @@ def _of_former_model(deployment: FlashDeployment, live: Sequence[Manifest], conf
         source = None
     if not isinstance(source, str):
         return deployment
+    if "://" not in source:  # it was a FlashModel: its pods mount, and ask no source
+        source = None
     model = deployment.spec.model.model_copy(update={"source": source})
     return deployment.model_copy(update={"spec": deployment.spec.model_copy(update={"model": model})})
 
@@ -146,6 +152,9 @@ def _config_map_name(manifest: Manifest) -> str:
 
 
 def _pull(manifest: Manifest) -> list[Any]:
-    """What a pod takes its model from."""
-    containers = manifest["spec"]["template"]["spec"].get("initContainers") or ()
-    return [each.get("args") for each in containers if each["name"] == names.CONTAINER_PULL]
+    """What a pod takes its model from: a pull, or the folder of a volume."""
+    pod = manifest["spec"]["template"]["spec"]
+    pulls = [each.get("args") for each in pod.get("initContainers") or () if each["name"] == names.CONTAINER_PULL]
+    claims = [each["persistentVolumeClaim"] for each in pod["volumes"] if "persistentVolumeClaim" in each]
+    folders = [mount.get("subPath") for each in pod["containers"] for mount in each.get("volumeMounts") or ()]
+    return [*pulls, *claims, *(folder for folder in folders if folder)]

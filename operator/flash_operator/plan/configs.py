@@ -35,7 +35,7 @@ def engine_config(deployment: FlashDeployment) -> EngineConfig:
     spec = deployment.spec
     return EngineConfig(
         served_model_name=deployment.metadata.name,
-        source=spec.model.uri,
+        source=spec.model.source or f"{names.MODEL_KIND}/{spec.model.model_ref.name if spec.model.model_ref else ''}",
         revision=spec.model.revision,
         sha256=spec.model.sha256,
         variant=spec.variant,
@@ -55,7 +55,8 @@ def _draft(deployment: FlashDeployment) -> EngineDraft | None:
     draft = deployment.spec.draft
     if draft is None or draft.mode is DraftMode.OFF:
         return None
-    return EngineDraft(mode=draft.mode, lookahead=draft.lookahead)
+    model_dir = names.DIR_DRAFT if draft.in_process else None
+    return EngineDraft(mode=draft.mode, lookahead=draft.lookahead, model_dir=model_dir)
 
 
 def gateway_config(deployment: FlashDeployment, settings: PlanSettings) -> GatewayConfig:

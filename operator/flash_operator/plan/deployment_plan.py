@@ -21,6 +21,7 @@ from flash_operator.plan.replicas import replicas, tries_revisions
 from flash_operator.plan.routes import HTTP_ROUTE, Kind, asked_kinds, route
 from flash_operator.plan.service_accounts import service_account
 from flash_operator.plan.settings import PlanSettings
+from flash_operator.shared_model import SharedModel, resolved
 
 
 @dataclass(frozen=True)
@@ -42,12 +43,15 @@ def plan(
     *,
     engine_replicas: int | None = None,
     served: Collection[Kind] = (HTTP_ROUTE, CERTIFICATE),
+    shared: SharedModel | None = None,
 ) -> Plan:
     """What should exist. Equal inputs give byte-equal plans.
 
     `engine_replicas` is what autoscaling decided; None = the number in the spec.
     `served` are the optional kinds that the cluster knows; unless told, those of which it matters that they are made.
+    `shared` is the FlashModel that the spec names; None = one of which nothing but the name is known.
     """
+    deployment, shared = resolved(deployment, shared)
     door = route(deployment)
     if door is not None and door["kind"] == HTTP_ROUTE[1] and HTTP_ROUTE not in served:
         door = None
@@ -70,7 +74,7 @@ def plan(
             *((shown,) if shown is not None else ()),
             *((pod_monitor(deployment, settings),) if wants_monitor(deployment) and POD_MONITOR in served else ()),
             *disruption_budgets(deployment, wanted),
-            engine_deployment(deployment, engine_config, settings, replicas=engines),
-            gateway_deployment(deployment, gateway_config, settings, replicas=gateways),
+            engine_deployment(deployment, engine_config, settings, replicas=engines, shared=shared),
+            gateway_deployment(deployment, gateway_config, settings, replicas=gateways, shared=shared),
         )
     )

@@ -9,17 +9,27 @@ from flash_api.v1alpha1.flashdeployment import FlashDeployment
 from flash_operator.plan import pods
 from flash_operator.plan.certificates import certificate_volume, ends_tls
 from flash_operator.plan.metadata import Manifest
+from flash_operator.plan.model_in_pods import model_in_pods
 from flash_operator.plan.network import port_name
 from flash_operator.plan.settings import PlanSettings
+from flash_operator.shared_model import SharedModel
 
 _API_KEYS_FILE: Final = names.FILE_API_KEYS.rpartition("/")[2]
 
 
 def gateway_deployment(
-    deployment: FlashDeployment, config_map: Manifest, settings: PlanSettings, *, replicas: int
+    deployment: FlashDeployment,
+    config_map: Manifest,
+    settings: PlanSettings,
+    *,
+    replicas: int,
+    shared: SharedModel | None = None,
 ) -> Manifest:
     """The pods that clients talk to."""
     gateway = deployment.spec.gateway
+    model = model_in_pods(
+        deployment, shared, image=settings.gateway_image, settings=settings, wanted=gateway.resources, text_only=True
+    )
     secret_volumes, secret_mounts = _api_keys(deployment)
     tls_volumes, tls_mounts = certificate_volume(deployment, settings)
     port = port_name(deployment, settings)
@@ -48,7 +58,7 @@ def gateway_deployment(
         },
         "volumeMounts": [
             pods.mount("config", names.DIR_CONFIG, read_only=True),
-            pods.mount("models", names.DIR_MODELS, read_only=True),
+            model.mount,
             pods.mount("tmp", "/tmp"),
             *secret_mounts,
             *tls_mounts,
@@ -64,15 +74,11 @@ def gateway_deployment(
         name=names.gateway_name(deployment.metadata.name),
         replicas=replicas,
         config_map=config_map,
-        init_containers=[
-            pods.pull_container(
-                deployment, image=settings.gateway_image, settings=settings, wanted=gateway.resources, text_only=True
-            )
-        ],
+        model=model,
         containers=[container],
         volumes=[
             pods.config_volume(config_map),
-            pods.scratch_volume("models"),
+            model.volume,
             pods.scratch_volume("tmp"),
             *secret_volumes,
             *tls_volumes,

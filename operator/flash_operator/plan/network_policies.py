@@ -3,7 +3,9 @@
     clients -> gateway -> engine            (as endpoint.visibility says; gRPC)
     operator -> gateway                     (the request that proves Ready, and metrics)
     monitoring -> gateway, engine metrics   (where an installation names its namespace)
-    gateway, engine -> model source, DNS    (where the source is remote)
+    gateway, engine -> model source, DNS    (where the source is remote, and no FlashModel brings the weights; its
+                                             cloud's identity agent without a Secret)
+    pull of a FlashModel -> the same
     gateway -> DNS, token provider          (where gateway.auth.oidc names one)
     gateway -> collector of traces          (where observability.tracing names one)
 
@@ -20,8 +22,9 @@ from flash_api import names
 from flash_api.endpoints import endpoint
 from flash_api.v1alpha1.endpoint import Endpoint, Visibility
 from flash_api.v1alpha1.flashdeployment import FlashDeployment, Observability
-from flash_api.v1alpha1.source import scheme
-from flash_operator.plan.metadata import Manifest, owned_object, selector
+from flash_api.v1alpha1.flashmodel import FlashModel, FlashModelSpec
+from flash_api.v1alpha1.source import Model, ModelChoice, scheme
+from flash_operator.plan.metadata import Manifest, Owner, owned_object, selector
 from flash_operator.plan.network import blocks
 from flash_operator.plan.replicas import tries_revisions
 from flash_operator.plan.settings import PlanSettings
@@ -63,7 +66,7 @@ def engine_policy(
             {"from": [gateways], "ports": [_tcp(names.PORT_ENGINE_GRPC)]},
             *_scraped(settings, names.PORT_ENGINE_METRICS),
         ],
-        egress=_to_source(deployment, settings),
+        egress=_to_sources(deployment, settings),
     )
 
 
@@ -75,7 +78,7 @@ def gateway_policy(deployment: FlashDeployment, settings: PlanSettings) -> Manif
         "from": [_namespaces(settings.operator_namespace)],
         "ports": [_tcp(names.PORT_GATEWAY)],
     }
-    source = _to_source(deployment, settings)
+    source = _to_source(deployment.spec.model, settings)
     return _policy(
         deployment,
         names.COMPONENT_GATEWAY,
@@ -92,15 +95,15 @@ def gateway_policy(deployment: FlashDeployment, settings: PlanSettings) -> Manif
     )
 
 
-def _policy(deployment: FlashDeployment, component: str, *, ingress: list[Rule], egress: list[Rule]) -> Manifest:
+def _policy(owner: Owner, component: str, *, ingress: list[Rule], egress: list[Rule]) -> Manifest:
     return owned_object(
-        deployment,
+        owner,
         component,
         api_version="networking.k8s.io/v1",
         kind="NetworkPolicy",
-        name=f"{deployment.metadata.name}-{component}",
+        name=f"{owner.metadata.name}-{component}",
         spec={
-            "podSelector": {"matchLabels": selector(deployment, component)},
+            "podSelector": {"matchLabels": selector(owner, component)},
             # Both, also where a list is empty: a direction that no policy names is open.
             "policyTypes": ["Ingress", "Egress"],
             "ingress": ingress,
@@ -138,16 +141,29 @@ def _to_dns(settings: PlanSettings) -> Rule:
     }
 
 
-def _to_source(deployment: FlashDeployment, settings: PlanSettings) -> list[Rule]:
-    """What the init container needs in order to pull; policies cannot tell it from the container after it."""
-    source, has_secret = deployment.spec.model.source, deployment.spec.model.credentials_secret_ref is not None
+def pull_policy(model: FlashModel, settings: PlanSettings) -> Manifest:
+    """Pods that pull a FlashModel ask its source, and nobody asks them."""
+    return _policy(model, names.COMPONENT_PULL, ingress=[], egress=_to_source(model.spec, settings))
+
+
+def _to_sources(deployment: FlashDeployment, settings: PlanSettings) -> list[Rule]:
+    """To the model's source, and to that of a draft inside the engine."""
+    rules = _to_source(deployment.spec.model, settings)
+    if deployment.spec.draft and (draft := deployment.spec.draft.in_process):
+        rules += [rule for rule in _to_source(draft, settings) if rule not in rules]
+    return rules
+
+
+def _to_source(weights: Model | ModelChoice | FlashModelSpec, settings: PlanSettings) -> list[Rule]:
+    """What a pull needs; policies cannot tell an init container from the containers after it."""
+    source = weights.source
     if source is None or scheme(source) in LOCAL_SCHEMES:
         return []
     host, port = _address(source)
     # A registry sends to other servers for tokens and layers; these are at the usual port.
     ports = [port] if _is_inside(host) or scheme(source) != "oci" else sorted({port, HTTPS})
     rules = [_to_dns(settings), _to_host(host, *ports)]
-    if scheme(source) in _IDENTITY_AGENTS and not has_secret:
+    if scheme(source) in _IDENTITY_AGENTS and weights.credentials_secret_ref is None:
         agent, agent_port = _IDENTITY_AGENTS[scheme(source)]
         rules.append({"to": [agent], "ports": [_tcp(agent_port)]})
     return rules

@@ -12,20 +12,20 @@ import json
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Final, TypeVar
 
 from flash_runtime.model.cache import Cache, file_sha256, place
-from flash_runtime.model.errors import CheckpointError, RequestError
+from flash_runtime.model.errors import CheckpointError, DownloadError, RequestError
 from flash_runtime.model.hub_source import checkpoint_files
 from flash_runtime.model.object_access import Access, gs_access, s3_access
 from flash_runtime.model.object_name import ObjectName, check_endpoint, parse_object_name
 from flash_runtime.model.object_store import Store, StoredObject, open_store
 from flash_runtime.model.object_transfer import Ranges, fetch_object, file_md5, md5_of_etag
 from flash_runtime.model.progress import ProgressReporter
-from flash_runtime.model.transfer import TokenRefused, Web, check_room, discard, keep_trying
+from flash_runtime.model.transfer import Broken, TokenRefused, Web, check_room, discard, keep_trying
 from flash_runtime.packed import MAGIC
 
 MAX_OBJECTS: Final = 10_000
@@ -73,13 +73,14 @@ def fetch_objects(
     pull = _Pull(name, open_store(name, access), cache, progress, web, ranges or Ranges())
     try:
         return _fetch(pull, revision, wanted)
-    except TokenRefused:
+    except TokenRefused as refused:
         if name.scheme != "gs" or not access.is_anonymous:
             raise
-    # The bucket is not public, and there is no key: what is left is the identity of the pod or the machine.
-    return _fetch(
-        _Pull(name, open_store(name, Access(ambient=True)), cache, progress, web, pull.ranges), revision, wanted
-    )
+        # The bucket is not public, and there is no key: what is left is the pod's own identity, if it has one.
+        own = replace(pull, store=open_store(name, replace(access, ambient=True)))
+        if not _answers(own, revision):
+            raise refused from None
+    return _fetch(own, revision, wanted)
 
 
 @dataclass(frozen=True)
@@ -100,6 +101,18 @@ class _Pull:
     def _patiently(self, ask: Callable[[], _Answer]) -> _Answer:
         nothing = self.cache.path("partial", "none")  # what never grows
         return keep_trying(ask, nothing, what=self.name.shown, sleep=self.web.sleep, say=self.progress.say)
+
+
+def _answers(pull: _Pull, revision: str | None) -> bool:
+    """Whether the bucket is open to this store. Asked once: where there is no identity, nobody answers for it."""
+    try:
+        if pull.name.is_file:
+            pull.store.look(pull.name.key, version=revision)
+        else:
+            pull.store.list(pull.name.key, limit=1)
+    except (Broken, DownloadError):
+        return False
+    return True
 
 
 def _fetch(pull: _Pull, revision: str | None, wanted: str | None) -> tuple[Path, str | None]:

@@ -239,7 +239,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     about = header.get("about", {})
     progress.ready({field: str(about[field]) for field in ("name", "license", "attribution") if about.get(field)})
     if not options.text_only:
-        leave_last_words(Path(FILE_TERMINATION), header, options.to / PACKED_MODEL)
+        _tell(options.to / PACKED_MODEL, header, cache if options.tell_digest else None)
     progress.say(
         f"{options.to / PACKED_MODEL}: {about.get('name')} ({options.variant}), licence {about.get('license')}, "
         f"{about.get('attribution')}"
@@ -247,15 +247,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def leave_last_words(file: Path, header: dict[str, Any], packed: Path) -> None:
+def _tell(packed: Path, header: dict[str, Any], cache: Cache | None) -> None:
+    with contextlib.suppress(OSError):  # it is for information: the model is in its place
+        leave_last_words(Path(FILE_TERMINATION), header, packed, cache.digest(packed) if cache is not None else None)
+
+
+def leave_last_words(file: Path, header: dict[str, Any], packed: Path, digest: str | None = None) -> None:
     """In a container: what was pulled, where the operator reads it. Elsewhere nobody has made the file."""
     about = header.get("about", {})
     if not file.is_file():
         return
     words = {"name": str(about.get("name", "")), "sizeBytes": packed.stat().st_size}
-    if digest := about.get("sha256"):
-        words["digest"] = f"sha256:{digest}"
-    with contextlib.suppress(OSError):  # it is for information: the model is in its place
+    if source := about.get("sha256"):
+        words["digest"] = f"sha256:{source}"
+    if digest is not None:
+        words["packedDigest"] = f"sha256:{digest}"
+    with contextlib.suppress(OSError):
         file.write_text(json.dumps(words))
 
 
@@ -287,6 +294,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--sha256", metavar="HEX", help="expected SHA-256 of the weights file; another one is refused")
     parser.add_argument("--to", required=True, type=Path, metavar="DIR", help="folder that gets model.flash")
     parser.add_argument("--text-only", action="store_true", help="leave the weights out: what a gateway needs")
+    parser.add_argument("--tell-digest", action="store_true", help="in a container: say the digest of model.flash too")
     return parser
 
 

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from builders import a_model_manifest
 
 from flash_operator.cluster.protocol import Conflict, Key
 from flash_operator.local.cluster import LocalCluster
@@ -114,3 +115,17 @@ def test_a_secret_goes_when_no_deployment_names_it_any_more(store: Store) -> Non
     store.apply(a_secret("stray"))
     store.apply(a_deployment(gateway={"auth": {"apiKeysSecretRef": {"name": "keys"}}}))
     assert unreferenced(store) == [Ref("Secret", "default", "stray")]
+
+
+def test_a_model_goes_when_no_deployment_names_it_any_more_and_its_secret_with_it(store: Store) -> None:
+    token = {"credentialsSecretRef": {"name": "token", "key": "token"}}
+    for name in ("olmoe", "stray"):
+        store.apply(a_model_manifest(name, **token))
+    store.apply(a_secret("token"))
+    assert unreferenced(store) == [
+        Ref("FlashModel", "default", "olmoe"),
+        Ref("FlashModel", "default", "stray"),
+        Ref("Secret", "default", "token"),
+    ]
+    store.apply(a_deployment(model={"modelRef": {"name": "olmoe"}}))
+    assert unreferenced(store) == [Ref("FlashModel", "default", "stray")]

@@ -246,6 +246,8 @@ def test_a_bucket_at_google_that_is_not_public_is_opened_by_the_pods_identity(tm
     fetched(tmp_path, "gs://models/m", Bucket({}, refuses=True), Bucket(FOLDER), opened=opened)
     assert opened == [Access(), Access(ambient=True)]
     with pytest.raises(TokenRefused):
+        fetched(tmp_path, "gs://models/m", Bucket({}, refuses=True), Bucket({}, refuses=True))
+    with pytest.raises(TokenRefused):
         fetched(tmp_path, "s3://models/m", Bucket({}, refuses=True), Bucket(FOLDER))
 
 

@@ -506,3 +506,6 @@ def test_in_a_container_the_last_words_name_the_model(cache: Cache, gguf: Path, 
     said = json.loads(words.read_text())
     assert said["digest"] == f"sha256:{hashlib.sha256(gguf.read_bytes()).hexdigest()}"
     assert said["sizeBytes"] == packed.stat().st_size
+    assert "packedDigest" not in said
+    leave_last_words(words, header, packed, cache.digest(packed))
+    assert json.loads(words.read_text())["packedDigest"] == f"sha256:{hashlib.sha256(packed.read_bytes()).hexdigest()}"
