@@ -35,7 +35,8 @@ def steady(deployment: FlashDeployment | None, status: Mapping[str, Any], probe_
     """None for one that is not settled, or depends on what sends no event: load, nodes, routes."""
     settled = (condition(status, ConditionType.RECONCILING) or {}).get("reason") == Reason.SETTLED
     ready = (condition(status, ConditionType.READY) or {}).get("status") == "True"
-    if deployment is None or not (ready and settled):
+    under_way = (status.get("rollout") or {}).get("step")  # a trial is judged by what time brings
+    if deployment is None or under_way or not (ready and settled):
         return None
     spec = deployment.spec
     if spec.engine.autoscaling is not None or spec.residency is not None or asked_kinds(deployment):

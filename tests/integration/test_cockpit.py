@@ -199,7 +199,7 @@ def test_an_unschedulable_pod_is_named(operator: OperatorProcess, kubectl: Kubec
     no_node = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/3 nodes fit."}
     set_pod(kubectl, "engine", {"phase": "Pending", "conditions": [no_node]})
     assert flash.finds(f"engine pods of {kubectl.namespace}/chat", "has no node: 0/3 nodes fit.")
-    eventually("it is in the status", lambda: "0/3 nodes fit." in str(kubectl.get("fd", "chat")["status"]))
+    eventually("it is in the status", lambda: "0/3 nodes fit." in str(kubectl.get("fd", "chat").get("status")))
 
 
 def test_a_missing_secret_is_named(operator: OperatorProcess, kubectl: Kubectl, flash: Flash) -> None:

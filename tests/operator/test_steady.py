@@ -1,10 +1,11 @@
 """When a look at the endpoint is as good as a pass."""
 
 import pytest
+from builders import a_deployment
 
 from flash_api.v1alpha1.status_details import Latency
 from flash_operator.observation import ProbeResult
-from flash_operator.steady import Steady
+from flash_operator.steady import Steady, steady
 
 
 @pytest.mark.parametrize(
@@ -26,3 +27,18 @@ def test_what_users_felt_ends_the_steadiness_only_where_it_would_be_written(
 
 def test_an_endpoint_that_does_not_answer_is_not_steady() -> None:
     assert not Steady("http://chat/readyz", None).holds(ProbeResult(ok=False, message="503"))
+
+
+def a_status(**more: object) -> dict[str, object]:
+    conditions = [
+        {"type": "Ready", "status": "True", "reason": "Serving"},
+        {"type": "Reconciling", "status": "False", "reason": "Settled"},
+    ]
+    return {"conditions": conditions, **more}
+
+
+def test_a_rollout_under_way_is_not_steady_although_everything_answers() -> None:
+    deployment = a_deployment("chat")
+    assert steady(deployment, a_status(), "http://chat/readyz") == Steady("http://chat/readyz", None)
+    assert steady(deployment, a_status(rollout={"revision": "r", "step": ""}), "http://chat/readyz") is not None
+    assert steady(deployment, a_status(rollout={"revision": "r", "step": "Trial"}), "http://chat/readyz") is None
