@@ -9,7 +9,7 @@ NAME ?= demo
 MANIFEST ?= examples/quickstart.yaml
 PROMPT ?= What is the capital of France? Answer in one sentence.
 
-.PHONY: help demo down test unit mutations lint format types crds bench parity gpu-test control-plane clean
+.PHONY: help demo down test unit lint format types crds bench parity gpu-test control-plane clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  \033[1mmake %-14s\033[0m %s\n", $$1, $$2}'
@@ -42,9 +42,6 @@ test: lint control-plane ## lint, types, contracts, unit and integration tests: 
 unit: $(VENV)/.dev-stamp ## the tests that need nothing but Python (seconds)
 	$(BIN)/python -m pytest --ignore tests/integration --ignore tests/parity
 
-mutations: control-plane ## hundreds of mutated manifests through a real API server (minutes)
-	MUTATIONS=1 $(BIN)/python -m pytest tests/integration/test_mutations.py
-
 lint: $(VENV)/.dev-stamp ## ruff, mypy --strict, import contracts, generated CRDs and pages
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -52,14 +49,16 @@ lint: $(VENV)/.dev-stamp ## ruff, mypy --strict, import contracts, generated CRD
 	$(BIN)/lint-imports
 	$(BIN)/flash crds --check
 	$(BIN)/flash crds --docs --check
+	$(BIN)/python charts/readme.py --check
 
 format: $(VENV)/.dev-stamp ## format and fix what tools can fix
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-crds: $(VENV)/.dev-stamp ## write crds/ and docs/reference/ from flash_api
+crds: $(VENV)/.dev-stamp ## write crds/, docs/reference/ and the chart's table of values from their sources
 	$(BIN)/flash crds
 	$(BIN)/flash crds --docs
+	$(BIN)/python charts/readme.py
 
 control-plane: $(VENV)/.dev-stamp ## build etcd, kube-apiserver and kube-controller-manager once (needs Go)
 	@if command -v go >/dev/null || [ -n "$$KUBEBUILDER_ASSETS" ] || [ "$$CI" = true ]; \

@@ -124,7 +124,7 @@ BY_SCHEMA = [
     spec("FlashModel without a name", "model.modelRef.name", "is required", model={"modelRef": {}}),
     spec("unknown draft mode", "draft.mode", "must be one of Pods", draft={"mode": "Magic"}),
     spec("no lookahead", "draft.lookahead", "greater than or equal to 1", **draft(lookahead=0)),
-    spec("endless lookahead", "draft.lookahead", "less than or equal to 16", **draft(lookahead=17)),
+    spec("endless lookahead", "draft.lookahead", "less than or equal to 8", **draft(lookahead=9)),
     spec("no draft pod", "draft.replicas", "greater than or equal to 1", **draft(replicas=0)),
     spec("draft on the moon", "draft.placement", "must be one of SameNode", **draft(placement="SameMoon")),
     spec("scaling without an end", "engine.autoscaling.maxReplicas", "is required", engine={"autoscaling": {}}),
@@ -188,6 +188,18 @@ BY_SCHEMA = [
     spec("two more pods", "rollout.surge", "less than or equal to 1", rollout={"surge": 2}),
     spec("unknown strategy", "rollout.strategy", "must be one of RollingUpdate", rollout={"strategy": "BlueGreen"}),
     spec("canary of all", "rollout.canaryPercent", "equal to 50", rollout={"strategy": "Canary", "canaryPercent": 90}),
+    spec(
+        "canary of a few requests",
+        "rollout.canaryRequests",
+        "equal to 10",
+        rollout={"strategy": "Canary", "canaryPercent": 10, "canaryRequests": 3},
+    ),
+    spec(
+        "canary that must be faster",
+        "rollout.canaryLatencyPercent",
+        "equal to 100",
+        rollout={"strategy": "Canary", "canaryPercent": 10, "canaryLatencyPercent": 90},
+    ),
     spec("impatient rollout", "rollout.progressDeadlineSeconds", "60", rollout={"progressDeadlineSeconds": 5}),
     spec("paused by a word", "rollout.paused", "must be a boolean", rollout={"paused": "yes"}),
     spec("label with a space", "placement.nodeSelector[gpu]", "letters", **placed(nodeSelector={"gpu": "h 100"})),
@@ -326,6 +338,12 @@ BY_RULE = [
         **{"engine": {"autoscaling": {**scheduled()["engine"]["autoscaling"], "provider": "KEDA"}}},
     ),
     spec("addresses of the cluster", "endpoint.allowedCIDRs", "must be unset", **endpoint(allowedCIDRs=["10.0.0.0/8"])),
+    spec(
+        "addresses behind an Ingress",
+        "endpoint.allowedCIDRs",
+        "limit addresses at the Gateway or at the ingress controller",
+        **public(ingressClassName="nginx", hostname="a.example.com", allowedCIDRs=["10.0.0.0/8"]),
+    ),
     spec("private load balancer", "endpoint.loadBalancer", "must be unset", **endpoint(loadBalancer={})),
     spec(
         "private ingress",
@@ -381,6 +399,8 @@ BY_RULE = [
     ),
     spec("canary of no share", "rollout.canaryPercent", "must be set", rollout={"strategy": "Canary"}),
     spec("share of no canary", "rollout.canaryPercent", "must be unset", rollout={"canaryPercent": 10}),
+    spec("requests of no canary", "rollout.canaryRequests", "must be unset", rollout={"canaryRequests": 10}),
+    spec("pace of no canary", "rollout.canaryLatencyPercent", "must be unset", rollout={"canaryLatencyPercent": 150}),
     spec(
         "canary without room",
         "rollout.surge",
@@ -401,6 +421,8 @@ BY_RULE = [
         "unless effect is NoExecute",
         **placed(tolerations=[{"key": "gpu", "tolerationSeconds": 5}]),
     ),
+    cached("hardly any memory", "resources.memory", "must be at least 64Mi", resources={"memory": "32Mi"}),
+    cached("no processor", "resources.cpu", "must be at least 1m", resources={"cpu": "0"}),
     Invalid("FlashModel: name with a dot", a_model_manifest("olmoe.1b"), "metadata.name", "must be lower case letters"),
     cached("file", "source", "must not be a file", source="file:///models/olmoe"),
     cached("revision of a bucket", "revision", "must be unset", source="s3://a/b", revision="main"),
@@ -431,6 +453,9 @@ VALID: dict[str, dict[str, Any]] = {
     "one letter": a_manifest("a"),
     "scaled to zero": a_manifest(engine={"replicas": 0}),
     "a revision": a_manifest(**source("hf://allenai/olmoe", revision="main")),
+    "a version of an object": a_manifest(
+        **source("s3://bucket/m.gguf?region=eu-west-1", revision="3HL4kqtJlcpXroDTDmJ")
+    ),
     "a digest of one file": a_manifest(**source("https://example.com/m.gguf", sha256=DIGEST)),
     "a digest of a builtin": a_manifest(**model(sha256=DIGEST)),
     "credentials": a_manifest(**source("s3://bucket/m", credentialsSecretRef={"name": "s3", "key": "id"})),
@@ -456,11 +481,17 @@ VALID: dict[str, dict[str, Any]] = {
             loadBalancer={"class": "service.k8s.aws/nlb", "internal": True}, allowedCIDRs=["203.0.113.7/24", "::/0"]
         )
     ),
+    "public through whatever load balancer there is": a_manifest(
+        **public(hostname="chat.example.com", tls={"issuerRef": {"name": "acme"}}, loadBalancer={})
+    ),
+    "private by TLS": a_manifest(**endpoint(hostname="chat.corp.example.com", tls={"secretName": "tls"})),
     "private with friends": a_manifest(**endpoint(allowedNamespaces=["web", "batch"])),
     "a shared model": a_manifest(model={"modelRef": {"name": "olmoe"}, "maxContextTokens": 4096}),
     "a draft in pods": a_manifest(**draft(replicas=2, placement="SameZone", resources={"cpu": "1", "memory": "1Gi"})),
     "a draft in the engine": a_manifest(**draft(mode="InProcess", lookahead=8)),
     "a draft from the prompt": a_manifest(draft={"mode": "PromptLookup"}),
+    "a draft of a shared model": a_manifest(draft={"mode": "InProcess", "model": {"modelRef": {"name": "nano"}}}),
+    "a draft of set length": a_manifest(draft={"mode": "PromptLookup", "lookahead": 3}),
     "a draft that is off": a_manifest(**draft(mode="Off", replicas=2)),
     "scaled by load": a_manifest(**scaled(minReplicas=4)),
     "scaled by KEDA to zero": a_manifest(**scaled(provider="KEDA", scaleToZeroAfterSeconds=900)),
@@ -487,6 +518,7 @@ VALID: dict[str, dict[str, Any]] = {
         credentialsSecretRef={"name": "hub-token", "key": "token"},
         variants=["Cloud", "Lite", "Nano"],
         cache={"size": "40Gi", "storageClassName": "fast", "accessMode": "ReadWriteMany"},
+        resources={"cpu": "4", "memory": "8Gi"},
         residency={"regions": ["eu"], "mode": "Audit"},
     ),
     "FlashModel: a digest of one file": a_model_manifest(source="https://example.com/m.gguf", sha256=DIGEST),
@@ -573,12 +605,14 @@ EVERY_FIELD = a_manifest(
         "allowedCIDRs": ["203.0.113.0/24", "2001:db8::/32"],
         "hostname": "chat.example.com",
         "tls": {"issuerRef": {"name": "letsencrypt", "kind": "ClusterIssuer"}},
-        "loadBalancer": {"class": "service.k8s.aws/nlb", "internal": True},
+        "loadBalancer": {"class": "service.k8s.aws/nlb", "internal": True, "allocateNodePorts": False},
     },
     residency={"regions": ["eu-central-1"], "mode": "Enforce"},
     rollout={
         "strategy": "Canary",
         "canaryPercent": 10,
+        "canaryRequests": 200,
+        "canaryLatencyPercent": 150,
         "surge": 1,
         "paused": True,
         "progressDeadlineSeconds": 900,
@@ -643,7 +677,25 @@ def _resident(*regions: str, mode: str = "Enforce") -> dict[str, Any]:
     return a_manifest(residency={"regions": list(regions), "mode": mode})
 
 
+def _balanced(**fields: Any) -> dict[str, Any]:
+    return a_manifest(**public(loadBalancer=fields))
+
+
 FORBIDDEN_CHANGES = [
+    Change(
+        "another class of load balancer",
+        _balanced(**{"class": "a.example.com/one"}),
+        _balanced(**{"class": "a.example.com/two"}),
+        "spec.endpoint.loadBalancer",
+        "must keep its class",
+    ),
+    Change(
+        "a class for a load balancer that has none",
+        a_manifest(**public()),
+        _balanced(**{"class": "a.example.com/one"}),
+        "spec.endpoint.loadBalancer",
+        "must keep its class",
+    ),
     Change("another region", _resident("eu"), _resident("us"), "spec.residency.regions", "must not change"),
     Change("one more region", _resident("eu"), _resident("eu", "us"), "spec.residency.regions", "must not change"),
     Change(
@@ -704,6 +756,8 @@ ALLOWED_CHANGES = [
     Change("regions in another order", _resident("eu", "us"), _resident("us", "eu")),
     Change("another model", a_manifest(), a_manifest(**source("hf://a/b"))),
     Change("from fixed to scaled", a_manifest(engine={"replicas": 3}), a_manifest(**scaled())),
+    Change("a load balancer becomes internal", _balanced(), _balanced(internal=True)),
+    Change("a class for a new load balancer", a_manifest(), _balanced(**{"class": "a.example.com/one"})),
     Change("a larger cache", a_model_manifest(cache={"size": "10Gi"}), a_model_manifest(cache={"size": "20480Mi"})),
     Change("one more variant", a_model_manifest(), a_model_manifest(variants=["Lite", "Nano"])),
 ]

@@ -14,7 +14,7 @@ _OWN_AFFAIRS: Final = frozenset({"leases"})
 
 
 class Calls:
-    """Finished calls by verb and resource since the beginning. `read` takes in what has been logged since."""
+    """Finished calls by verb and resource from now on. `read` takes in what has been logged since."""
 
     def __init__(self, log: Path, user: str) -> None:
         self._path = log
@@ -22,6 +22,9 @@ class Calls:
         self._file: IO[str] | None = None
         self._rest = ""
         self.by_verb: Counter[tuple[str, str]] = Counter()
+        if log.exists():
+            self._file = log.open()
+            self._file.seek(0, os.SEEK_END)
 
     @property
     def writes(self) -> int:

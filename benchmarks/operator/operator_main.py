@@ -1,4 +1,5 @@
-"""Our operator as a process, its looks at steady objects `factor` times as frequent: `operator_main.py SETTINGS.json`.
+"""Our operator as a process: `operator_main.py SETTINGS.json`. Its looks at steady objects, and its passes over them,
+are `factor` times as frequent as usual.
 
 The gateway of a deployment answers here without being asked: where no pod runs, no probe could find it.
 """
@@ -6,12 +7,14 @@ The gateway of a deployment answers here without being asked: where no pod runs,
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 import logging
 import sys
 from pathlib import Path
 
 from flash_operator.__main__ import run
+from flash_operator.queue import QueueSettings
 from flash_operator.reconcile import ReconcileSettings
 from flash_operator.settings import OperatorSettings
 from flash_operator.status import ProbeResult
@@ -27,12 +30,19 @@ if __name__ == "__main__":
     for chatty in ("kopf", "kubernetes", "aiohttp", "asyncio"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
     given = json.loads(Path(sys.argv[1]).read_text())
+    usual = QueueSettings()
     settings = OperatorSettings(
         identity=given["identity"],
         kubeconfig=given["kubeconfig"],
         lease_namespace=given["lease_namespace"],
         metrics_host="127.0.0.1",
         metrics_port=given["port"],
+        queue=dataclasses.replace(
+            usual,
+            looks_per_second=usual.looks_per_second * given["factor"],
+            passes_per_second=usual.passes_per_second * given["factor"],
+            resync_seconds=usual.resync_seconds / given["factor"],
+        ),
         reconcile=ReconcileSettings(ready_seconds=ReconcileSettings().ready_seconds / given["factor"]),
     )
     sys.exit(asyncio.run(run(settings, probe=answers)))

@@ -23,6 +23,7 @@ _LOGS = (
 )
 _MENDED = f"Mend what the message names. {_LOGS}"
 _WAIT = "Nothing to do: this ends by itself."
+_NEXT_REVISION = "Mend the spec, or put the former one back: flash status NAME says what was measured."
 
 EXPLANATIONS: dict[Reason, Explanation] = {
     Reason.SERVING: Explanation("A real request through the endpoint was answered.", "Nothing to do."),
@@ -35,7 +36,7 @@ EXPLANATIONS: dict[Reason, Explanation] = {
     ),
     Reason.READ_FAILED: Explanation(
         "The operator may not read the objects that it made, so their state is not known.",
-        "Grant the operator what the message names (kind/operator-rbac.yaml lists all that it needs).",
+        "Grant the operator what the message names (files/rules.yaml of the chart lists all that it needs).",
     ),
     Reason.SPEC_ACCEPTED: Explanation("The spec is valid and this release can serve it.", "Nothing to do."),
     Reason.INVALID_SPEC: Explanation(
@@ -43,17 +44,17 @@ EXPLANATIONS: dict[Reason, Explanation] = {
         "Apply a corrected manifest (flash lint -f FILE lists the rules) and update the CRD (flash crds).",
     ),
     Reason.SOURCE_NOT_SERVED: Explanation(
-        "The model source's scheme is part of the API, but this release cannot read from it, or not safely.",
-        "Use builtin://NAME, hf://ORG/NAME, https://HOST/FILE.gguf, pvc://CLAIM/PATH, or file:///PATH with weights "
-        "that are inside the engine container.",
-    ),
-    Reason.VISIBILITY_NOT_SERVED: Explanation(
-        "A load balancer would lead straight to gateway pods, which do not end TLS.",
-        "Name a Gateway (gatewayRef) or an Ingress class (ingressClassName), which do, or use Cluster or Private.",
+        "What comes from the model source could be read or changed on the way.",
+        "Use https://, for a bucket an https:// endpoint; or name one file and write its SHA-256.",
     ),
     Reason.FIELD_NOT_SERVED: Explanation(
         "The field is part of the API, but this release does nothing with it, and says so rather than ignore it.",
         "Do what the message says instead, or remove the field.",
+    ),
+    Reason.MODEL_OUTSIDE_REGION: Explanation(
+        "The deployment's residency allows fewer regions than that of the FlashModel it names, whose volume may be "
+        "outside.",
+        "Make a FlashModel with residency in regions of the deployment, and name it.",
     ),
     Reason.MODEL_LOADED: Explanation("At least one engine pod holds the model.", "Nothing to do."),
     Reason.MODEL_LOADING: Explanation("No engine pod has finished pulling and loading the model.", _LOGS),
@@ -80,6 +81,30 @@ EXPLANATIONS: dict[Reason, Explanation] = {
     Reason.SUSPENDED: Explanation("spec.suspend is true, so no pod runs.", "Set spec.suspend to false."),
     Reason.ROLLOUT_PAUSED: Explanation(
         "spec.rollout.paused is true: pods of both revisions may run.", "Set spec.rollout.paused to false."
+    ),
+    Reason.CANARY_RUNNING: Explanation(
+        "A new revision answers a share of the requests and has not proved itself yet.", _WAIT
+    ),
+    Reason.CANARY_PROVED: Explanation(
+        "The new revision answered enough requests, as well and as fast as the former one, and gets all of them.", _WAIT
+    ),
+    Reason.CANARY_FAILING: Explanation(
+        "Pods of the new revision could not start or kept failing, so the former one serves alone.", _NEXT_REVISION
+    ),
+    Reason.CANARY_ERRORS: Explanation(
+        "The new revision failed more requests than the former one does, by more than chance explains, so the former "
+        "one serves alone.",
+        _NEXT_REVISION,
+    ),
+    Reason.CANARY_SLOWER: Explanation(
+        "The new revision was slower than spec.rollout.canaryLatencyPercent allows, so the former one serves alone.",
+        f"{_NEXT_REVISION} Where it may be that slow, raise spec.rollout.canaryLatencyPercent first.",
+    ),
+    Reason.CANARY_INCONCLUSIVE: Explanation(
+        "The new revision had too few requests within spec.rollout.progressDeadlineSeconds to prove itself, so the "
+        "former one serves alone.",
+        "Lower canaryRequests, raise canaryPercent or progressDeadlineSeconds, or use RollingUpdate; each is followed "
+        "by another try once the engine's part of the spec is changed, or taken back and applied again.",
     ),
     Reason.DRAFTS_READY: Explanation("Every wanted draft pod is ready and up to date.", "Nothing to do."),
     Reason.DRAFTS_MISSING: Explanation("The draft Deployment does not exist yet.", _WAIT),
@@ -118,6 +143,15 @@ EXPLANATIONS: dict[Reason, Explanation] = {
     Reason.KIND_NOT_SERVED: Explanation(
         "The spec asks for an object of a kind that this cluster does not know, such as HTTPRoute or Certificate.",
         "Install what brings the kind, or choose another way in spec.endpoint.",
+    ),
+    Reason.LOAD_BALANCER_PENDING: Explanation(
+        "Gateway pods answer, but the load balancer before them has no address yet.",
+        "Wait a minute or two, then see why: kubectl describe service NAME-gateway. A cluster without a controller for "
+        "load balancers never gives one: install it (MetalLB, the cloud's own), or name a Gateway or an Ingress class.",
+    ),
+    Reason.CERTIFICATE_PENDING: Explanation(
+        "cert-manager has not issued the certificate that the gateway pods wait for.",
+        "Wait, or see why: kubectl describe certificate NAME-gateway; the issuer may not exist or may refuse the name.",
     ),
     Reason.ALL_IN_REGION: Explanation("Every pod, cache and volume is in an allowed region.", "Nothing to do."),
     Reason.REGION_UNKNOWN: Explanation(
@@ -171,6 +205,15 @@ EXPLANATIONS: dict[Reason, Explanation] = {
         "The source refused the token, or wants one.",
         "Put a valid token into the Secret that credentialsSecretRef names, and accept the model's licence there.",
     ),
+    Reason.WEIGHTS_UNUSABLE: Explanation(
+        "The source has no such model, or its files are damaged or incomplete; the message says which.",
+        "Correct the source, then delete the Job to try again: kubectl delete job -l flashplane.dev/model=NAME.",
+    ),
+    Reason.PULL_FAILED: Explanation(
+        "The pull ended for another reason; lastFailure has container, exit code and last line. It is tried again.",
+        "Code 137 = not enough memory: raise spec.resources.memory. Otherwise read the log: "
+        "kubectl logs -l flashplane.dev/model=NAME.",
+    ),
     Reason.CACHE_FULL: Explanation(
         "The volume has no room for the weights and the packed variants.", "Raise spec.cache.size of the FlashModel."
     ),
@@ -189,8 +232,8 @@ _PROGRESS = (Reason.IN_PROGRESS, Reason.SETTLED, Reason.PROGRESSING, Reason.APPL
 _REFUSED = (
     Reason.INVALID_SPEC,
     Reason.SOURCE_NOT_SERVED,
-    Reason.VISIBILITY_NOT_SERVED,
     Reason.FIELD_NOT_SERVED,
+    Reason.MODEL_OUTSIDE_REGION,
 )
 
 REASONS: dict[ConditionType, tuple[Reason, ...]] = {
@@ -217,6 +260,12 @@ REASONS: dict[ConditionType, tuple[Reason, ...]] = {
         Reason.SCALED_TO_ZERO,
         Reason.SUSPENDED,
         Reason.ROLLOUT_PAUSED,
+        Reason.CANARY_RUNNING,
+        Reason.CANARY_PROVED,
+        Reason.CANARY_FAILING,
+        Reason.CANARY_ERRORS,
+        Reason.CANARY_SLOWER,
+        Reason.CANARY_INCONCLUSIVE,
         Reason.NOT_APPLIED,
     ),
     ConditionType.DRAFT_READY: (
@@ -241,6 +290,8 @@ REASONS: dict[ConditionType, tuple[Reason, ...]] = {
         Reason.WAITING_FOR_ENGINES,
         Reason.ROUTE_NOT_ACCEPTED,
         Reason.KIND_NOT_SERVED,
+        Reason.LOAD_BALANCER_PENDING,
+        Reason.CERTIFICATE_PENDING,
         Reason.SUSPENDED,
         Reason.NOT_APPLIED,
     ),
@@ -270,10 +321,20 @@ REASONS: dict[ConditionType, tuple[Reason, ...]] = {
         Reason.DIGEST_MISMATCH,
         Reason.SOURCE_UNREACHABLE,
         Reason.CREDENTIALS_REFUSED,
+        Reason.WEIGHTS_UNUSABLE,
+        Reason.PULL_FAILED,
         Reason.CACHE_FULL,
         Reason.CACHE_PENDING,
+        Reason.READ_FAILED,
+        Reason.NOT_APPLIED,
     ),
-    ConditionType.PACKED: (Reason.MODEL_PACKED, Reason.PACKING, Reason.MODEL_NOT_SUPPORTED),
+    ConditionType.PACKED: (
+        Reason.MODEL_PACKED,
+        Reason.PACKING,
+        Reason.MODEL_NOT_SUPPORTED,
+        Reason.READ_FAILED,
+        Reason.NOT_APPLIED,
+    ),
 }
 """Of each condition its own reasons; Ready, Reconciling and Stalled also repeat the one of the detail that fails."""
 

@@ -108,19 +108,15 @@ MODELS: Final = Resource(
         _REASON,
         Column("Source", ".spec.source", "Where the weights come from."),
         Column("Variants", ".spec.variants", "Variants to pack."),
-        Column("Bytes", ".status.sizeBytes", "Bytes of the volume in use.", type="integer"),
-        Column("Used-By", ".status.usedBy", "FlashDeployments that name it.", type="integer"),
+        Column("Packed", ".status.progress", "Variants that are packed, of those wanted."),
+        Column("Bytes", ".status.sizeBytes", "Bytes of all packed variants.", type="integer"),
+        Column("Used-By", ".status.usedBy", "FlashDeployments whose pods mount it.", type="integer"),
         Column("Digest", ".status.digest", "Digest of the weights as downloaded.", wide=True),
         _AGE,
     ),
 )
 
 RESOURCES: Final = (DEPLOYMENTS, MODELS)
-
-
-def custom_resource_definitions() -> tuple[Schema, ...]:
-    """The whole manifest of each CRD."""
-    return tuple(custom_resource_definition(resource) for resource in RESOURCES)
 
 
 def custom_resource_definition(resource: Resource = DEPLOYMENTS) -> Schema:

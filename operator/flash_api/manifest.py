@@ -118,6 +118,12 @@ def stored_deployment(live: Mapping[str, Any]) -> FlashDeployment:
     return FlashDeployment.model_validate(body, extra="ignore")
 
 
+def stored_model(live: Mapping[str, Any]) -> FlashModel:
+    """A FlashModel as the cluster holds it, without its status; as `stored_deployment`."""
+    body = {key: value for key, value in live.items() if key != "status"}
+    return FlashModel.model_validate(body, extra="ignore")
+
+
 def problems_of_change(
     before: FlashDeployment | FlashModel, after: FlashDeployment | FlashModel
 ) -> tuple[Problem, ...]:

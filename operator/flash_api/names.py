@@ -9,7 +9,6 @@ VERSION: Final = "v1alpha1"
 API_VERSION: Final = f"{GROUP}/{VERSION}"
 KIND: Final = "FlashDeployment"
 PLURAL: Final = "flashdeployments"
-SINGULAR: Final = "flashdeployment"
 SHORT_NAME: Final = "fd"
 CATEGORY: Final = "flash"
 MODEL_KIND: Final = "FlashModel"
@@ -26,18 +25,31 @@ LABEL_PART_OF: Final = "app.kubernetes.io/part-of"
 LABEL_MANAGED_BY: Final = "app.kubernetes.io/managed-by"
 LABEL_DEPLOYMENT: Final = f"{GROUP}/deployment"
 """On every object we own: the name of its FlashDeployment."""
+LABEL_MODEL: Final = f"{GROUP}/model"
+"""On every object of a FlashModel: its name."""
+LABEL_USES_MODEL: Final = f"{GROUP}/uses-model"
+"""On pods that mount the volume of a FlashModel, and on their Deployments: its name."""
 LABEL_CONFIG_HASH: Final = f"{GROUP}/config-hash"
+LABEL_REVISION: Final = f"{GROUP}/revision"
+"""On Deployments: the digest of the planned pod template, which tells revisions apart."""
 ANNOTATION_PLAN_HASH: Final = f"{GROUP}/plan-hash"
 """On every object we own: the digest of the plan it was applied from."""
+ANNOTATION_VARIANT: Final = f"{GROUP}/variant"
+"""On pods that pull a FlashModel: the variant that they pack."""
 MANAGED_BY: Final = "flashplane"
 
 ANNOTATION_BASE_IMAGE: Final = "org.opencontainers.image.base.name"
 """The OCI key for the image that another one is built from."""
 
 COMPONENT_ENGINE: Final = "engine"
+COMPONENT_CANARY: Final = "canary"
+"""Engines of a revision that is tried on a share of the requests."""
 COMPONENT_GATEWAY: Final = "gateway"
+COMPONENT_PULL: Final = "pull"
+"""Of a FlashModel: the pods that fetch and pack it."""
 CONTAINER_PULL: Final = "pull"
-"""The init container that fetches the model; its last words name what it fetched."""
+"""The container that fetches the model; its last words name what it fetched."""
+CONTAINER_PULL_DRAFT: Final = "pull-draft"
 FILE_TERMINATION: Final = "/dev/termination-log"
 """Where a container leaves its last words; Kubernetes makes the file, a plain process has none."""
 
@@ -50,12 +62,17 @@ PORT_ENGINE_METRICS: Final = 8002
 # Paths inside a container. In local mode each is mapped below the deployment's state directory.
 DIR_CONFIG: Final = "/etc/flashplane"
 DIR_MODELS: Final = "/var/lib/flashplane/models"
+DIR_DRAFT: Final = "/var/lib/flashplane/draft"
 DIR_SECRETS: Final = "/var/run/secrets/flashplane"
 PACKED_MODEL: Final = "model.flash"
 """The packed model, in the models folder."""
 FILE_ENGINE_CONFIG: Final = f"{DIR_CONFIG}/engine.json"
 FILE_GATEWAY_CONFIG: Final = f"{DIR_CONFIG}/gateway.json"
 FILE_API_KEYS: Final = f"{DIR_SECRETS}/api-keys"
+DIR_TLS: Final = "/var/run/secrets/flashplane-tls"
+FILE_TLS_CERTIFICATE: Final = f"{DIR_TLS}/tls.crt"
+FILE_TLS_KEY: Final = f"{DIR_TLS}/tls.key"
+"""As the keys of a Secret of type kubernetes.io/tls are called."""
 DIR_SOURCE_SECRET: Final = "/var/run/secrets/flashplane-source"
 """Mounted into the pull container alone."""
 FILE_SOURCE_TOKEN: Final = f"{DIR_SOURCE_SECRET}/token"
@@ -80,9 +97,24 @@ def engine_name(deployment: str) -> str:
     return f"{deployment}-engine"
 
 
+def canary_name(deployment: str) -> str:
+    """The Deployment of the engines on trial, their headless Service and their account."""
+    return f"{deployment}-canary"
+
+
 def gateway_name(deployment: str) -> str:
     """The gateway Deployment and its Service."""
     return f"{deployment}-gateway"
+
+
+def model_claim(model: str) -> str:
+    """The PersistentVolumeClaim of a FlashModel."""
+    return f"{model}-model"
+
+
+def pull_name(model: str) -> str:
+    """The ServiceAccount and the NetworkPolicy of the pods that pull a FlashModel; its Jobs begin with it."""
+    return f"{model}-pull"
 
 
 def service_host(service: str, namespace: str) -> str:

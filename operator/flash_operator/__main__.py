@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
+from flash_api import names
 from flash_operator import logs
 from flash_operator.logs import LogFormat
 
@@ -58,6 +59,11 @@ def operator(
     ] = 15.0,
     engine_image: Annotated[str | None, typer.Option(help="Image of engine pods.")] = None,
     gateway_image: Annotated[str | None, typer.Option(help="Image of gateway pods.")] = None,
+    image_pull_policy: Annotated[str, typer.Option(help="When nodes fetch images of pods.")] = "IfNotPresent",
+    image_pull_secret: Annotated[
+        list[str] | None,
+        typer.Option(help="Secret with registry credentials beside each FlashDeployment; may be given more than once."),
+    ] = None,
     metrics_namespace: Annotated[
         str | None, typer.Option(help="Where Prometheus runs, which may scrape pods then. Default: nobody may.")
     ] = None,
@@ -88,6 +94,8 @@ def operator(
     plan = PlanSettings(
         engine_image=engine_image or default.engine_image,
         gateway_image=gateway_image or default.gateway_image,
+        image_pull_policy=image_pull_policy,
+        image_pull_secrets=tuple(image_pull_secret or ()),
         operator_namespace=_pod_namespace() or lease_namespace or default.operator_namespace,
         metrics_namespace=metrics_namespace,
         dns_namespace=dns_namespace or default.dns_namespace,
@@ -114,12 +122,15 @@ async def run(settings: OperatorSettings, *, probe: Probe | None = None) -> int:
     Endpoints are asked over HTTP unless another `probe` is given.
     """
     from flash_operator.cluster.kubernetes import (
+        MODEL_FAMILY,
         KubernetesApi,
         KubernetesCluster,
         KubernetesInventory,
         KubernetesLeases,
+        watched_objects,
     )
     from flash_operator.cluster.protocol import ClusterError
+    from flash_operator.cluster.watching import WatchTimes
     from flash_operator.controller import Controller
     from flash_operator.lease import Elector
     from flash_operator.metrics import Metrics
@@ -150,9 +161,24 @@ async def run(settings: OperatorSettings, *, probe: Probe | None = None) -> int:
             wall=_utc_now,
             times=settings.lease_times,
         )
+        watch = settings.watch
+        times = WatchTimes(
+            server_timeout_seconds=watch.server_timeout_seconds,
+            silence_seconds=watch.inactivity_seconds,
+            request_timeout_seconds=watch.request_timeout_seconds,
+            patience_seconds=settings.audit_seconds,
+            relist_seconds=watch.relist_seconds,
+            retry_seconds=watch.restart_seconds,
+            retry_max_seconds=watch.restart_max_seconds,
+        )
+        watched = watched_objects(api, settings.namespaces, times, clock=time.monotonic)
+        of_models = watched_objects(api, settings.namespaces, times, family=MODEL_FAMILY, clock=time.monotonic)
         controller = Controller(
-            KubernetesCluster(api),
+            KubernetesCluster(api, watched=watched, of_models=of_models),
             KubernetesInventory(api, settings.namespaces),
+            watched,
+            models=KubernetesInventory(api, settings.namespaces, names.MODEL_KIND),
+            of_models=of_models,
             probe=probe or http_probe,
             scrape=scrape,
             now=_utc_now,

@@ -7,7 +7,7 @@ alike, and the cluster refuses a second Event of that name.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
@@ -17,6 +17,7 @@ Manifest = Mapping[str, Any]
 
 NOTE_MAX: Final = 1000
 ROLLED_OUT: Final = "RolledOut"
+CANARY_STARTED: Final = "CanaryStarted"
 CONTAINER_FAILED: Final = "ContainerFailed"
 _DIGITS: Final = 16
 
@@ -35,6 +36,36 @@ class Announcement:
 def announcements(previous: Manifest, status: Manifest, *, uid: str) -> tuple[Announcement, ...]:
     """What users should hear of the change from `previous` to `status`; most passes have nothing to say."""
     return tuple(_announcements(previous, status, uid))
+
+
+def rollout_news(previous: Manifest, status: Manifest, *, uid: str) -> tuple[Announcement, ...]:
+    """The same for the trial of a revision: its beginning, and what was decided."""
+    before, after = _trial(previous), _trial(status)
+    if not after or (before.get("revision"), before.get("startTime"), before.get("reason")) == (
+        after["revision"],
+        after["startTime"],
+        after.get("reason"),
+    ):
+        return ()
+    reason, began = after.get("reason"), (before.get("revision"), before.get("startTime"))
+    revision = f"Revision {after['revision']}"
+    told = _digest("\n".join((uid, after["revision"], after["startTime"], str(reason))))
+    if reason:
+        failed = after["result"] == "RolledBack"
+        what = "is taken back; the former one serves alone" if failed else "gets all requests"
+        note = f"{revision} {what}. {after.get('message', '')}".rstrip()[:NOTE_MAX]
+        return (Announcement("Warning" if failed else "Normal", str(reason), note, told),)
+    if after["result"] != "InProgress" or began == (after["revision"], after["startTime"]):
+        return ()
+    share = (status.get("rollout") or {}).get("canaryPercent")
+    note = f"{revision} is tried on {share} % of the requests." if share else f"{revision} is tried."
+    return (Announcement("Normal", CANARY_STARTED, note, told),)
+
+
+def _trial(status: Manifest) -> Manifest:
+    """The newest one."""
+    history: Sequence[Manifest] = (status.get("rollout") or {}).get("history") or ({},)
+    return dict(history[0])
 
 
 def _announcements(previous: Manifest, status: Manifest, uid: str) -> Iterator[Announcement]:

@@ -93,8 +93,13 @@ def lint(
     else:
         _print(problems)
         if not problems:
-            count = sum(len(parsed.deployments) for _, parsed in found)
-            err.print(f"{count} FlashDeployment{'s' if count != 1 else ''}: no findings")
+            deployments = sum(len(parsed.deployments) for _, parsed in found)
+            models = sum(len(parsed.models) for _, parsed in found)
+            said = (
+                [f"{deployments} FlashDeployment{'s' if deployments != 1 else ''}"] if deployments or not models else []
+            )
+            said += [f"{models} FlashModel{'s' if models != 1 else ''}"] if models else []
+            err.print(f"{' and '.join(said)}: no findings")
     raise typer.Exit(EXIT_WRONG if problems else 0)
 
 
@@ -102,16 +107,17 @@ def lint(
 def plan(
     file: Files,
     namespace: Namespace = "default",
-    name: Annotated[str | None, typer.Option(help="Only the FlashDeployment of this name.")] = None,
+    name: Annotated[str | None, typer.Option(help="Only the FlashDeployment or FlashModel of this name.")] = None,
 ) -> None:
     """Print every object that the operator would make of a manifest, as YAML, without touching anything.
 
     Example: flash plan -f examples/quickstart.yaml | kubectl diff -f -
     """
     from flash_operator.linting import unserved
-    from flash_operator.plan import PlanSettings
+    from flash_operator.plan import PlanSettings, model_plan
     from flash_operator.plan import plan as plan_of
     from flash_operator.rendering import as_yaml
+    from flash_operator.shared_model import shared_model
     from flash_operator.sources import label
 
     objects: list[Mapping[str, Any]] = []
@@ -121,11 +127,21 @@ def plan(
         if problems:
             _print(problems)
             raise typer.Exit(EXIT_WRONG)
+        models = {(model.metadata.namespace, model.metadata.name): model for model in parsed.models}
+        for model in models.values():
+            if name in (None, model.metadata.name):
+                objects += model_plan(model, PlanSettings()).objects
         for deployment in parsed.deployments:
             if name in (None, deployment.metadata.name):
-                objects += plan_of(deployment, PlanSettings()).objects
+                ref = deployment.spec.model.model_ref
+                found = models.get((deployment.metadata.namespace, ref.name)) if ref is not None else None
+                shared = shared_model(found) if found is not None else None
+                objects += plan_of(deployment, PlanSettings(), shared=shared).objects
     if not objects:
-        _fail(f"no FlashDeployment{f' called {name}' if name else ''} in {', '.join(map(label, file))}", EXIT_WRONG)
+        _fail(
+            f"no FlashDeployment or FlashModel{f' called {name}' if name else ''} in {', '.join(map(label, file))}",
+            EXIT_WRONG,
+        )
     sys.stdout.write(as_yaml(objects))
 
 

@@ -12,27 +12,28 @@ from typing import Protocol
 from aiohttp import web
 
 from flash_api import names
-from flash_api.conditions import ConditionType
 from flash_operator.cluster.protocol import Cluster, ClusterError, Key
-from flash_operator.difference import Identity
-from flash_operator.handlers import WATCHED_KINDS, deliver_events
+from flash_operator.cluster.watching import Listener, WatchedObjects
+from flash_operator.handlers import Ears, deliver_events
 from flash_operator.lease import Elector
-from flash_operator.logs import EXTRA
 from flash_operator.metrics import Metrics, application
+from flash_operator.model_controller import ModelController
+from flash_operator.pass_log import tell
 from flash_operator.probe import Probe
 from flash_operator.queue import Loops
 from flash_operator.reconcile import Outcome, reconcile
 from flash_operator.scaling import Scaler
 from flash_operator.scrape import Scrape
 from flash_operator.settings import OperatorSettings
-from flash_operator.status import condition
-from flash_operator.watchdog import ChildWatchdog, Watchdog
+from flash_operator.steady import Steady
+from flash_operator.trial import Witness
+from flash_operator.watchdog import Watchdog
 
 log = logging.getLogger(__name__)
 
 
 class Inventory(Protocol):
-    """Which FlashDeployments there are, and at which version."""
+    """Which objects of one kind there are, and at which version."""
 
     async def versions(self) -> dict[Key, str]:
         """Resource versions by key. Raises ClusterError."""
@@ -45,7 +46,10 @@ class Controller:
         self,
         cluster: Cluster,
         inventory: Inventory,
+        watched: WatchedObjects,
         *,
+        models: Inventory,
+        of_models: WatchedObjects,
         probe: Probe,
         scrape: Scrape,
         now: Callable[[], datetime],
@@ -55,17 +59,30 @@ class Controller:
     ) -> None:
         self._cluster = cluster
         self._inventory = inventory
+        self._watched = watched
         self._probe = probe
         self._scaler = Scaler(scrape)
+        self._witness = Witness(scrape)
         self._now = now
         self._clock = clock
         self._settings = settings
         self._metrics = metrics if metrics is not None else Metrics()
         self._watchdog = Watchdog(per_namespace=bool(settings.namespaces))
-        self._child_watchdog = ChildWatchdog(settings.audit_seconds, per_namespace=bool(settings.namespaces))
         self._silent = asyncio.Event()
         self._listed_at: float | None = None
-        self._loops = Loops(self._step, clock=clock, settings=settings.queue, waited=self._metrics.waited)
+        self._loops = Loops(
+            self._step, look=self._look, clock=clock, settings=settings.queue, waited=self._metrics.waited
+        )
+        self._models = ModelController(
+            cluster,
+            models,
+            of_models,
+            wake_deployment=self._loops.wake,
+            now=now,
+            clock=clock,
+            settings=settings,
+            metrics=self._metrics,
+        )
         self._metrics.queue_depth.set_function(lambda: self._loops.waiting)
 
     def ailments(self) -> tuple[str, ...]:
@@ -74,7 +91,10 @@ class Controller:
         found += [f"events of kind {kind} do not arrive any more" for kind in self._stale_watches()]
         if self._listed_at is not None and self._clock() - self._listed_at > self._settings.blind_max_seconds:
             found.append(f"{names.KIND}s could not be listed for {self._settings.blind_max_seconds:.0f} s")
-        if self._loops.longest_pass_seconds() > self._settings.pass_max_seconds:
+        if (
+            max(self._loops.longest_pass_seconds(), self._models.longest_pass_seconds())
+            > self._settings.pass_max_seconds
+        ):
             found.append(f"a pass has taken more than {self._settings.pass_max_seconds:.0f} s")
         return tuple(found)
 
@@ -95,10 +115,13 @@ class Controller:
         Raises ClusterError at once when FlashDeployments cannot be listed: the CRD or a permission is missing.
         """
         await self._inventory.versions()
+        await self._models.require_kind()
         self._listed_at = self._clock()
         self._metrics.leading.set(1)
         tasks = [
             asyncio.create_task(elector.hold(), name="hold the lease"),
+            asyncio.create_task(self._watched.run(self._listener()), name="watches"),
+            asyncio.create_task(self._models.watch(), name="watches of models"),
             asyncio.create_task(self._events(), name="events"),
             asyncio.create_task(self._audit(), name="audit"),
         ]
@@ -112,11 +135,13 @@ class Controller:
             self._listed_at = None
             for task in tasks:
                 task.cancel()
-            await self._loops.aclose()
+            await asyncio.gather(self._loops.aclose(), self._models.aclose())
             await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _events(self) -> None:
         """Have an event source for as long as we lead: kopf gives up on faults that pass, and may fall silent."""
+        await asyncio.gather(self._watched.begun(), self._models.begun())
+        # Until then each pass would have to ask for what the lists are about to tell
         failures = 0
         while True:
             started = self._clock()
@@ -127,7 +152,7 @@ class Controller:
             self._metrics.watch_restarts.inc()
             await asyncio.sleep(self._restart_pause_seconds(failures))
             self._watchdog.reset()
-            self._child_watchdog.reset()
+            self._models.begin_anew()
             # What went away while nobody watched is not in the lists that the new source begins with.
             for key in self._loops.keys:
                 self._loops.wake(key)
@@ -137,7 +162,9 @@ class Controller:
         self._silent.clear()
         watch, namespaces = self._settings.watch, self._settings.namespaces
         source = asyncio.create_task(
-            deliver_events(self._loops.wake, self._delivered, self._child_delivered, namespaces=namespaces, watch=watch)
+            deliver_events(
+                Ears(self._loops.wake, self._delivered), self._models.ears, namespaces=namespaces, watch=watch
+            )
         )
         silent = asyncio.create_task(self._silent.wait())
         try:
@@ -156,9 +183,15 @@ class Controller:
         self._metrics.heard(names.KIND, self._now().timestamp())
         self._watchdog.delivered(key, version, deleted=deleted)
 
-    def _child_delivered(self, owner: Key, child: Identity, version: str, *, deleted: bool) -> None:
-        self._metrics.heard(child[0], self._now().timestamp())
-        self._child_watchdog.delivered(owner, child, version, self._clock(), deleted=deleted)
+    def _listener(self) -> Listener:
+        def heard(kind: str) -> None:
+            self._metrics.heard(kind, self._now().timestamp())
+
+        def restarted(kind: str, cause: str) -> None:
+            log.warning("the watch of %s is begun anew: %s", kind, cause)
+            self._metrics.watch_restarts.inc()
+
+        return Listener(changed=self._loops.wake, heard=heard, restarted=restarted)
 
     async def _audit(self) -> None:
         while True:
@@ -166,19 +199,25 @@ class Controller:
             try:
                 for key in self._watchdog.look(await self._inventory.versions()):
                     self._loops.wake(key)
+                await self._models.audit()
                 self._listed_at = self._clock()
             except ClusterError as error:
                 self._metrics.list_failures.inc()
-                log.warning("the list of FlashDeployments could not be read: %s", error)
-            if self._stale_watches():
-                self._silent.set()
+                log.warning("the list of our objects could not be read: %s", error)
             self._metrics.watch_stale.set(bool(self._stale_watches()))
+            if self._watchdog.is_stale or self._models.is_deaf:
+                self._silent.set()
+            self._watched.renew_stale()
             self._metrics.objects.set(len(self._loops.keys))
             self._metrics.failing.set(len(self._loops.failing))
 
     def _stale_watches(self) -> tuple[str, ...]:
         own = (names.KIND,) if self._watchdog.is_stale else ()
-        return (*own, *sorted(self._child_watchdog.stale(self._clock())))
+        return (*own, *sorted(self._watched.stale()), *self._models.stale_watches())
+
+    async def _look(self, known: Steady) -> bool:
+        """Whether a pass would change nothing: nothing was heard, and the endpoint answers as before."""
+        return self._watched.live and known.holds(await self._probe(known.url))
 
     async def _step(self, key: Key) -> Outcome:
         started = self._clock()
@@ -190,32 +229,14 @@ class Controller:
                 now=self._now,
                 settings=self._settings.reconcile,
                 scaler=self._scaler,
+                witness=self._witness,
+                names_model=self._models.users.names_model,
             )
         except Exception:
             self._metrics.failed(self._clock() - started)
             raise
-        watched = {child: version for child, version in outcome.children.items() if child[0] in WATCHED_KINDS}
-        self._child_watchdog.seen(key, watched, self._clock())
         self._metrics.finished(outcome, self._clock() - started)
         self._metrics.is_now(key, outcome)
-        _tell(key, outcome, self._clock() - started)
+        self._models.used(key, outcome)
+        tell(key, outcome, self._clock() - started)
         return outcome
-
-
-def _tell(key: Key, outcome: Outcome, seconds: float) -> None:
-    """One line for a pass that changed something; a pass that did not is told only to those who ask for everything."""
-    ready = condition(outcome.status, ConditionType.READY) or {}
-    changed = [*(f"applied {name}" for name in outcome.applied), *(f"deleted {name}" for name in outcome.deleted)]
-    if outcome.status_written:
-        changed.append(f"Ready is {ready.get('status')} ({ready.get('reason')})")
-    facts = {
-        "namespace": key.namespace,
-        "name": key.name,
-        "applied": outcome.applied,
-        "deleted": outcome.deleted,
-        "ready": ready.get("status"),
-        "reason": ready.get("reason"),
-        "seconds": round(seconds, 3),
-    }
-    level = logging.INFO if changed else logging.DEBUG
-    log.log(level, "%s: %s", key, ", ".join(changed) or "nothing to do", extra={EXTRA: facts})

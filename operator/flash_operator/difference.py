@@ -35,6 +35,16 @@ def is_as_planned(live: Manifest, desired: Manifest) -> bool:
     return _filled(live.get("spec") or {}) == _filled(desired["spec"]) and _covers(live, beside)
 
 
+def covers(live: object, desired: object) -> bool:
+    """Everything that is desired is there; what is there beside it does not count."""
+    return _covers(live, desired)
+
+
+def has_template(live: Manifest, desired: Manifest) -> bool:
+    """The pods that both would make are the same, as far as `desired` says: to apply it starts no new revision."""
+    return _covers(live.get("spec", {}).get("template"), desired["spec"]["template"])
+
+
 def revision(planned: Sequence[Manifest]) -> str:
     """A name for the whole plan: the same for equal plans."""
     return content_hash([manifest["metadata"]["annotations"][names.ANNOTATION_PLAN_HASH] for manifest in planned])
@@ -64,11 +74,13 @@ def _filled(spec: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _covers(live: object, desired: object) -> bool:
+    if live == desired:  # most of a plan is stored as it was planned, and this needs no Python to see it
+        return True
     if isinstance(desired, Mapping):
         return isinstance(live, Mapping) and all(key in live and _covers(live[key], desired[key]) for key in desired)
     if isinstance(desired, list | tuple):
         return isinstance(live, list | tuple) and _covers_list(live, desired)
-    return live == desired
+    return False
 
 
 def _covers_list(live: Sequence[Any], desired: Sequence[Any]) -> bool:

@@ -1,8 +1,9 @@
-"""kopf as a source of events, and nothing more: no finalizer, no annotation, no peering, no state.
+"""kopf as the source of events of FlashDeployments, and nothing more: no finalizer, no annotation, no peering, no
+state. What belongs to a FlashDeployment is watched by `cluster.watching`.
 
-An event carries no facts here. It names the FlashDeployment to look at; the loop reads everything afresh. Whatever kopf
-loses (a deletion during a relist, a silent watch) is found by the resync or the watchdogs. When kopf gives up, as it
-does for some faults that pass, the controller starts it anew.
+An event carries no facts here. It names the FlashDeployment to look at; the loop reads it afresh. Whatever kopf loses
+(a deletion during a relist, a silent watch) is found by the resync or the watchdog. When kopf gives up, as it does for
+some faults that pass, the controller starts it anew.
 
 kopf runs in a thread with a loop of its own: at its end it cancels every task that it finds around it, ours too.
 """
@@ -15,14 +16,13 @@ import functools
 import logging
 import threading
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 import kopf
 
 from flash_api import names
-from flash_operator.cluster.kubernetes import OWNED_KINDS, PLURALS
 from flash_operator.cluster.protocol import Key
-from flash_operator.difference import Identity
 from flash_operator.settings import WatchSettings
 
 log = logging.getLogger(__name__)
@@ -30,63 +30,48 @@ log = logging.getLogger(__name__)
 STOP_SECONDS: Final = 5.0
 """How long kopf may take to close its watches; it holds nothing that must be saved."""
 
-CHILDREN: Final = tuple((*version.rpartition("/")[::2], PLURALS[kind], kind) for version, kind in OWNED_KINDS)
-"""Group, version, plural and kind of what we own."""
-WATCHED_KINDS: Final = frozenset(kind for *_, kind in CHILDREN)
-
 
 class Wake(Protocol):
-    """Hears which FlashDeployment to look at and, of an event of its own, the generation of its spec."""
+    """Hears which object of ours to look at and, of an event of its own, the generation of its spec."""
 
     def __call__(self, key: Key, generation: int | None = None) -> None: ...
 
 
 class Delivered(Protocol):
-    """Hears which version of a FlashDeployment an event brought."""
+    """Hears which version of an object of ours an event brought."""
 
     def __call__(self, key: Key, version: str, *, deleted: bool) -> None: ...
 
 
-class ChildDelivered(Protocol):
-    """Hears which version of a child of which FlashDeployment an event brought."""
+@dataclass(frozen=True)
+class Ears:
+    """Who hears of the objects of one of our kinds."""
 
-    def __call__(self, owner: Key, child: Identity, version: str, *, deleted: bool) -> None: ...
+    wake: Wake
+    delivered: Delivered
 
 
-def event_registry(wake: Wake, delivered: Delivered, child_delivered: ChildDelivered) -> kopf.OperatorRegistry:
-    """Handlers that turn events of FlashDeployments and of their children into wake-ups."""
+def event_registry(deployments: Ears, models: Ears) -> kopf.OperatorRegistry:
+    """Handlers that turn events of FlashDeployments and FlashModels into wake-ups."""
     registry = kopf.OperatorRegistry()
 
     @kopf.on.login(registry=registry)
     def login(**context: Any) -> kopf.ConnectionInfo | None:
         return kopf.login_with_kubeconfig(**context) or kopf.login_with_service_account(**context)
 
-    @kopf.on.event(names.GROUP, names.VERSION, names.PLURAL, registry=registry)
-    async def own_event(*, type: str | None, meta: Mapping[str, Any], **_: Any) -> None:
-        key = Key(meta["namespace"], meta["name"])
-        delivered(key, meta.get("resourceVersion", ""), deleted=type == "DELETED")
-        wake(key, meta.get("generation"))
+    for plural, ears in ((names.PLURAL, deployments), (names.MODEL_PLURAL, models)):
 
-    for group, version, plural, kind in CHILDREN:
-
-        @kopf.on.event(
-            group,
-            version,
-            plural,
-            registry=registry,
-            id=f"child_{plural}",
-            labels={names.LABEL_DEPLOYMENT: kopf.PRESENT},
-        )
-        async def child_event(*, type: str | None, meta: Mapping[str, Any], kind: str = kind, **_: Any) -> None:
-            owner = Key(meta["namespace"], meta["labels"][names.LABEL_DEPLOYMENT])
-            child_delivered(owner, (kind, meta["name"]), meta.get("resourceVersion", ""), deleted=type == "DELETED")
-            wake(owner)
+        @kopf.on.event(names.GROUP, names.VERSION, plural, registry=registry, id=f"own_{plural}")
+        async def own_event(*, type: str | None, meta: Mapping[str, Any], ears: Ears = ears, **_: Any) -> None:
+            key = Key(meta["namespace"], meta["name"])
+            ears.delivered(key, meta.get("resourceVersion", ""), deleted=type == "DELETED")
+            ears.wake(key, meta.get("generation"))
 
     return registry
 
 
 def kopf_settings(watch: WatchSettings) -> kopf.OperatorSettings:
-    """Bounded waits, our children only, and nothing written by kopf itself."""
+    """Bounded waits, and nothing written by kopf itself."""
     settings = kopf.OperatorSettings()
     settings.posting.enabled = False
     settings.peering.standalone = True
@@ -96,27 +81,18 @@ def kopf_settings(watch: WatchSettings) -> kopf.OperatorSettings:
     settings.watching.client_timeout = watch.client_timeout_seconds
     settings.watching.connect_timeout = watch.connect_timeout_seconds
     settings.watching.inactivity_timeout = watch.inactivity_seconds
-    settings.watching.chunk_size = 500
-    # An event is handed over at once: what waits for the next one of the same object only costs memory.
-    settings.queueing.idle_timeout = 0.1
+    # kopf decodes all of a chunk, and keeps each object of it until its event is handed over and no other one of the
+    # same object has come for so long: both are memory and nothing else.
+    settings.watching.chunk_size = 100
+    settings.queueing.idle_timeout = 0.01
     settings.networking.request_timeout = watch.request_timeout_seconds
     settings.networking.connect_timeout = watch.connect_timeout_seconds
     # The defaults add up to six minutes in which nobody watches.
     settings.networking.error_backoffs = watch.error_backoffs_seconds
-    # Memory must not grow with objects that are none of ours.
-    for group, version, plural, _ in CHILDREN:
-        settings.watching.label_selectors[group, version, plural] = names.LABEL_DEPLOYMENT
     return settings
 
 
-async def deliver_events(
-    wake: Wake,
-    delivered: Delivered,
-    child_delivered: ChildDelivered,
-    *,
-    namespaces: tuple[str, ...],
-    watch: WatchSettings,
-) -> None:
+async def deliver_events(deployments: Ears, models: Ears, *, namespaces: tuple[str, ...], watch: WatchSettings) -> None:
     """Call back in this loop for every event, until cancelled. Returns or raises when kopf gives up.
 
     No namespaces = all.
@@ -125,14 +101,14 @@ async def deliver_events(
     ended: asyncio.Future[Exception | None] = loop.create_future()
     stop = threading.Event()
 
-    def wake_here(key: Key, generation: int | None = None) -> None:
-        loop.call_soon_threadsafe(wake, key, generation)
+    def here(ears: Ears) -> Ears:
+        def wake(key: Key, generation: int | None = None) -> None:
+            loop.call_soon_threadsafe(ears.wake, key, generation)
 
-    def delivered_here(key: Key, version: str, *, deleted: bool) -> None:
-        loop.call_soon_threadsafe(functools.partial(delivered, key, version, deleted=deleted))
+        def delivered(key: Key, version: str, *, deleted: bool) -> None:
+            loop.call_soon_threadsafe(functools.partial(ears.delivered, key, version, deleted=deleted))
 
-    def child_delivered_here(owner: Key, child: Identity, version: str, *, deleted: bool) -> None:
-        loop.call_soon_threadsafe(functools.partial(child_delivered, owner, child, version, deleted=deleted))
+        return Ears(wake, delivered)
 
     def end(error: Exception | None) -> None:
         if not ended.done():
@@ -142,7 +118,7 @@ async def deliver_events(
         # Of several watches that fail together kopf raises one error and forgets the others.
         asyncio.get_running_loop().set_exception_handler(lambda _, context: log.debug("%s", context["message"]))
         await kopf.operator(
-            registry=event_registry(wake_here, delivered_here, child_delivered_here),
+            registry=event_registry(here(deployments), here(models)),
             settings=kopf_settings(watch),
             standalone=True,
             clusterwide=not namespaces,

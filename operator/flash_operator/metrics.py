@@ -26,7 +26,10 @@ class Metrics:
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         self.passes = Counter(
-            "flashplane_reconcile_passes", "Passes over a FlashDeployment.", ["result"], registry=self.registry
+            "flashplane_reconcile_passes",
+            "Passes over a FlashDeployment or FlashModel.",
+            ["result"],
+            registry=self.registry,
         )
         self.seconds = Histogram(
             "flashplane_reconcile_seconds",
@@ -79,7 +82,7 @@ class Metrics:
             registry=self.registry,
         )
         self.watch_restarts = Counter(
-            "flashplane_watch_restarts", "Times that the event source was started anew.", registry=self.registry
+            "flashplane_watch_restarts", "Times that a watch failed and was begun anew.", registry=self.registry
         )
         self.list_failures = Counter(
             "flashplane_list_failures", "Lists of FlashDeployments that failed.", registry=self.registry

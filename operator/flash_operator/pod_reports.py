@@ -18,6 +18,7 @@ from flash_api.v1alpha1.status_details import MILLISECONDS_MAX, ColdStart, LastF
 Manifest = Mapping[str, Any]
 
 LINE_MAX: Final = 300
+JOB_LABEL: Final = "batch.kubernetes.io/job-name"
 BROKEN_WAITS: Final = frozenset(
     {
         "CrashLoopBackOff",
@@ -103,6 +104,18 @@ def cold_start(pods: Sequence[Manifest], previous: ColdStart | None) -> ColdStar
             return previous
         if _conditions(pod).get("Ready", {}).get("status") == "True":
             return _phases(pod)
+    return None
+
+
+def pulled(pods: Sequence[Manifest], job: str) -> Manifest | None:
+    """What the pull of this Job has said at its end; None where no pod of it is left that has succeeded."""
+    for pod in pods:
+        if (pod["metadata"].get("labels") or {}).get(JOB_LABEL) != job:
+            continue
+        for status in (pod.get("status") or {}).get("containerStatuses") or ():
+            ended = (status.get("state") or {}).get("terminated") or {}
+            if status.get("name") == names.CONTAINER_PULL and ended.get("exitCode") == 0:
+                return _said(str(ended.get("message") or ""))
     return None
 
 
@@ -202,12 +215,18 @@ def _milliseconds(begin: datetime | None, end: datetime | None) -> int | None:
     return min(MILLISECONDS_MAX, round((end - begin).total_seconds() * 1000))
 
 
-def _model(message: str) -> ModelFacts | None:
+def _said(message: str) -> Manifest:
+    """The JSON object that a pull leaves, empty for anything else."""
     try:
         said = json.loads(message)
     except ValueError:
-        return None
-    if not isinstance(said, dict) or not isinstance(said.get("digest"), str):
+        return {}
+    return said if isinstance(said, dict) else {}
+
+
+def _model(message: str) -> ModelFacts | None:
+    said = _said(message)
+    if not isinstance(said.get("digest"), str):
         return None
     size = said.get("sizeBytes")
     return ModelFacts(

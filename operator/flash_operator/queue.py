@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final
 
 from flash_operator.cluster.protocol import ClusterError, Key
 from flash_operator.reconcile import Outcome
+from flash_operator.steady import Steady
 
 Step = Callable[[Key], Awaitable[Outcome]]
+Look = Callable[[Steady], Awaitable[bool]]
+"""Whether an object still is as its last outcome says. Must not raise."""
 
 log = logging.getLogger(__name__)
 
@@ -27,15 +29,17 @@ class QueueSettings:
     concurrency: int = 32
     """Passes of different objects at the same time."""
     looks_per_second: float = 50.0
-    """Passes that no event asked for, of all objects together: the more there are, the less often each is looked at."""
-    round_seconds: float = 1.0
-    """Looks begin together, at most so much later than they are due: passes at the same time share their lists."""
+    """That no event asked for, of all objects together: the more there are, the less often each is looked at."""
+    passes_per_second: float = 10.0
+    """The same, of passes over objects that are steady."""
     settle_seconds: float = 0.05
     """One apply makes a burst of events: they are answered by one pass."""
+    report_seconds: float = 1.0
+    """After a pass that left its report to the next one."""
     backoff_seconds: float = 0.5
     backoff_max_seconds: float = 60.0
     resync_seconds: float = 300.0
-    """A pass even if nothing asks for one: bounds how long a lost event can matter."""
+    """A pass even if nothing asks for one: bounds how long a lost event can matter. More with thousands of objects."""
 
 
 DEFAULTS: Final = QueueSettings()
@@ -47,13 +51,20 @@ def backoff_seconds(failures: int, settings: QueueSettings) -> float:
     return min(settings.backoff_max_seconds, settings.backoff_seconds * 2.0 ** min(failures - 1, 30))
 
 
-def look_pause_seconds(wanted: float, objects: int, now: float, settings: QueueSettings) -> float:
-    """The pause until the next look at one of so many objects, up to the beginning of a round."""
-    pause = min(max(wanted, objects / settings.looks_per_second), settings.resync_seconds)
-    round_seconds = min(settings.round_seconds, pause / 10)  # a short pause stays short
-    if round_seconds <= 0:
-        return pause
-    return math.ceil((now + pause) / round_seconds) * round_seconds - now
+def look_pause_seconds(wanted: float, objects: int, settings: QueueSettings) -> float:
+    """The pause until the next look at one of so many objects."""
+    return min(max(wanted, objects / settings.looks_per_second), settings.resync_seconds)
+
+
+def pass_pause_seconds(objects: int, settings: QueueSettings) -> float:
+    """The time between two passes over a steady one of so many objects."""
+    return max(settings.resync_seconds, objects / settings.passes_per_second)
+
+
+async def never_steady(known: Steady) -> bool:
+    """Only a pass can tell."""
+    del known
+    return False
 
 
 class _Signals:
@@ -74,11 +85,13 @@ class Loops:
         self,
         step: Step,
         *,
+        look: Look = never_steady,
         clock: Callable[[], float],
         settings: QueueSettings = DEFAULTS,
         waited: Callable[[float], None] = lambda seconds: None,
     ) -> None:
         self._step = step
+        self._look = look
         self._waited = waited
         self._clock = clock
         self._settings = settings
@@ -154,15 +167,25 @@ class Loops:
                 if failed:
                     # Only a new spec shortens this one: our own half-done writes make events too.
                     await _wait(signals.new_spec, backoff_seconds(failures, self._settings))
+                elif outcome is not None and outcome.unreported:
+                    # Not for its events, which are our own writes' and those that came of them.
+                    await _wait(signals.new_spec, self._settings.report_seconds)
                 elif outcome is not None:
-                    wanted = outcome.requeue_after_seconds or self._settings.resync_seconds
-                    pause = look_pause_seconds(wanted, len(self._tasks), self._clock(), self._settings)
+                    wanted, known = outcome.requeue_after_seconds or self._settings.resync_seconds, outcome.steady
                     outcome = None  # it holds a whole status, and there are thousands of loops that wait
-                    await _wait(signals.event, pause)
+                    await self._rest(signals.event, wanted, known)
         finally:
             del self._tasks[key], self._signals[key]
             self._failing.discard(key)
             self._queued.discard(key)
+
+    async def _rest(self, event: asyncio.Event, wanted_seconds: float, known: Steady | None) -> None:
+        """Until there is a reason for a pass: an event, a look that finds something else, or so much time."""
+        until = self._clock() + pass_pause_seconds(len(self._tasks), self._settings)
+        while True:
+            await _wait(event, look_pause_seconds(wanted_seconds, len(self._tasks), self._settings))
+            if event.is_set() or known is None or self._clock() >= until or not await self._look(known):
+                return
 
     async def _pass(self, key: Key, wanted_since: float | None) -> Outcome | None:
         self._queued.add(key)

@@ -42,14 +42,18 @@ class Finding:
     """Pods on nodes that say another region."""
 
 
-def residency_finding(residency: Residency, places: Places) -> Finding:
-    """How things are. A node without a region is no proof of either, so it is never called a violation."""
+def residency_finding(residency: Residency, places: Places, *, ended_too: bool = False) -> Finding:
+    """How things are. A node without a region is no proof of either, so it is never called a violation.
+
+    `ended_too`: pods that have ended count, as where they left something behind.
+    """
     allowed, enforced = set(residency.regions), residency.mode is ResidencyMode.ENFORCE
     nodes = places.node_regions
     if nodes is None:
         return Finding("Unknown", Reason.REGION_UNKNOWN, places.unknown, enforced, ResidencyStatus())
 
-    placed = [pod for pod in places.pods if _node(pod) and (pod.get("status") or {}).get("phase") not in _ENDED]
+    ended = () if ended_too else _ENDED
+    placed = [pod for pod in places.pods if _node(pod) and (pod.get("status") or {}).get("phase") not in ended]
     region_of = {_name(pod): nodes.get(_node(pod), "") for pod in placed}
     outside = tuple(pod for pod in placed if region_of[_name(pod)] and region_of[_name(pod)] not in allowed)
     inside = [pod for pod in placed if region_of[_name(pod)] in allowed]

@@ -55,6 +55,19 @@ def role(children: Sequence[Manifest], name: str) -> Role:
     )
 
 
+def together(stable: Role, canary: Role) -> Role:
+    """Both sides of a trial, counted as one; only the pods of the canary are of the newest revision then."""
+    if not canary.exists:
+        return stable
+    return replace(
+        stable,
+        desired=stable.desired + canary.desired,
+        ready=stable.ready + canary.ready,
+        updated=canary.updated,
+        existing=stable.existing + canary.existing,
+    )
+
+
 def may_probe(children: Sequence[Manifest], name: str) -> bool:
     """A request through the endpoint can only succeed, and is only worth sending, when both roles have a ready pod."""
     return role(children, names.engine_name(name)).ready > 0 and role(children, names.gateway_name(name)).ready > 0

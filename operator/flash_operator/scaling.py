@@ -21,6 +21,7 @@ from flash_operator.difference import owned_by
 from flash_operator.plan.autoscale import Decision, Fleet, Need, Past, decide
 from flash_operator.plan.autoscale_load import WINDOW_SECONDS, Look, blindness, load
 from flash_operator.plan.autoscale_record import changed_at, raised_at, record
+from flash_operator.roles import together
 from flash_operator.scrape import Scrape, scrape_all
 
 LOOK_SECONDS: Final = 5.0
@@ -100,6 +101,7 @@ async def scaled(
         scaler.forget(key)
         return former if autoscaling is not None else None
     own = [child for child in children if owned_by(child, deployment.metadata.uid)]
-    engines = statuses.role(own, names.engine_name(key.name))
+    canary = statuses.role(own, names.canary_name(key.name))
+    engines = together(statuses.role(own, names.engine_name(key.name)), canary)
     decision = await scaler.decide(cluster, key, deployment, autoscaling, engines=engines, former=former, now=now)
     return record(former, decision, now)

@@ -5,17 +5,21 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import defaultdict
+from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 import aiohttp
 from prometheus_client.parser import text_string_to_metric_families
 
-from flash_operator.plan.autoscale_load import GatewayReading, Histogram
+from flash_operator.plan.autoscale_load import GatewayReading, Histogram, TrackReading
 
 INFLIGHT: Final = "flashplane_gateway_inflight_requests"
 TTFT: Final = "flashplane_gateway_time_to_first_token_seconds"
 TPOT: Final = "flashplane_gateway_time_per_output_token_seconds"
 REQUESTS: Final = "flashplane_gateway_requests_total"
+TRACK_STREAMS: Final = "flashplane_gateway_track_streams_total"
+TRACK_TTFT: Final = "flashplane_gateway_track_time_to_first_token_seconds"
+TRACK_TPOT: Final = "flashplane_gateway_track_time_per_output_token_seconds"
 WORK_SUFFIX: Final = "/completions"
 """Of the routes on which tokens are made."""
 REFUSED: Final = ("400", "401", "403", "404", "405", "413", "415", "422", "429")
@@ -39,7 +43,8 @@ class HttpScrape:
 
     async def __call__(self, url: str) -> GatewayReading | None:
         if self._session is None:
-            connector = aiohttp.TCPConnector(force_close=True)
+            # A pod's certificate is for the name that clients use, not for the pod's address, so it is not checked.
+            connector = aiohttp.TCPConnector(force_close=True, ssl=False)
             self._session = aiohttp.ClientSession(timeout=self._timeout, connector=connector, trust_env=False)
         try:
             async with self._session.get(url, allow_redirects=False) as response:
@@ -70,6 +75,7 @@ def reading(page: str) -> GatewayReading | None:
     inflight: float | None = None
     finished = 0.0
     buckets: dict[str, dict[float, float]] = {TTFT: defaultdict(float), TPOT: defaultdict(float)}
+    tracks = {"stable": _Track(), "canary": _Track()}
     try:
         for family in text_string_to_metric_families(page):
             for sample in family.samples:
@@ -80,13 +86,37 @@ def reading(page: str) -> GatewayReading | None:
                 elif sample.name == REQUESTS:
                     if sample.labels["route"].endswith(WORK_SUFFIX) and sample.labels["code"] not in REFUSED:
                         finished += sample.value
+                elif sample.name == TRACK_STREAMS:
+                    tracks[sample.labels["track"]].streams[sample.labels["result"]] += sample.value
+                elif sample.name.endswith("_bucket") and family.name in (TRACK_TTFT, TRACK_TPOT):
+                    found = tracks[sample.labels["track"]]
+                    histogram = found.ttft if family.name == TRACK_TTFT else found.tpot
+                    histogram[float(sample.labels["le"])] += sample.value
                 elif sample.name.endswith("_bucket") and family.name in buckets:
                     buckets[family.name][float(sample.labels["le"])] += sample.value
     except (ValueError, KeyError):
         return None
     if inflight is None:
         return None
-    return GatewayReading(inflight, finished, _histogram(buckets[TTFT]), _histogram(buckets[TPOT]))
+    return GatewayReading(
+        inflight,
+        finished,
+        _histogram(buckets[TTFT]),
+        _histogram(buckets[TPOT]),
+        tracks["stable"].reading(),
+        tracks["canary"].reading(),
+    )
+
+
+@dataclass
+class _Track:
+    streams: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
+    ttft: defaultdict[float, float] = field(default_factory=lambda: defaultdict(float))
+    tpot: defaultdict[float, float] = field(default_factory=lambda: defaultdict(float))
+
+    def reading(self) -> TrackReading:
+        failed = self.streams["failed"] + self.streams["refused"]
+        return TrackReading(self.streams["answered"], failed, _histogram(self.ttft), _histogram(self.tpot))
 
 
 def _histogram(buckets: dict[float, float]) -> Histogram:

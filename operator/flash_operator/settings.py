@@ -26,6 +26,8 @@ class WatchSettings:
     restart_seconds: float = 0.5
     """The pause before the event source is started anew. It doubles while that does not help, up to the next one."""
     restart_max_seconds: float = 15.0
+    relist_seconds: float = 1800.0
+    """How long what belongs to FlashDeployments is followed by events alone before it is listed once more."""
 
 
 @dataclass(frozen=True)

@@ -11,16 +11,27 @@ cannot be made or keep failing, its message says why) and `Progressing` (False =
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final, Literal
 
 from flash_api import names
 from flash_api.conditions import EXPLANATIONS, ConditionType, Reason, Refusal
-from flash_api.v1alpha1.status import ColdStart, Condition, FlashDeploymentStatus, ReplicaStatus, ScalingStatus
+from flash_api.v1alpha1.status import (
+    ColdStart,
+    Condition,
+    FlashDeploymentStatus,
+    ReplicaStatus,
+    RolloutStatus,
+    ScalingStatus,
+)
 from flash_operator import pod_reports
+from flash_operator.doors import Door
+from flash_operator.latency import latency
 from flash_operator.residency import Finding
-from flash_operator.roles import Role, cause, may_probe, role, with_pods
+from flash_operator.roles import Role, cause, may_probe, role, together, with_pods
+from flash_operator.shared_model import ModelUse
+from flash_operator.trial_findings import trial_findings
 
 __all__ = ["Observation", "ProbeResult", "Role", "condition", "may_probe", "role", "status"]
 
@@ -36,6 +47,8 @@ class ProbeResult:
 
     ok: bool
     message: str
+    milliseconds: Mapping[str, float] = field(default_factory=dict)
+    """What users felt lately, by name, as the gateway that answered says."""
 
 
 @dataclass(frozen=True)
@@ -66,10 +79,18 @@ class Observation:
     """The spec asks that a rollout stand still."""
     missing_kinds: tuple[tuple[str, str], ...] = ()
     """API version and kind of what the spec asks for and this cluster does not know."""
+    door: Door | None = None
+    """Where clients find the endpoint; None = not looked at."""
     residency: Finding | None = None
     """None = the spec has none."""
+    model: ModelUse | None = None
+    """The FlashModel that the spec names; None = it names none."""
+    held: bool = False
+    """A part of the plan is not applied, because its pods would mount what the FlashModel does not hold yet."""
     scaling: ScalingStatus | None = None
     """What autoscaling decided; None = it is off."""
+    rollout: RolloutStatus | None = None
+    """How far the newest revision has got; None = nothing was ever planned."""
     enough_engines: int | None = None
     """Engine pods that suffice while more are wanted, as where autoscaling adds them; None = all that are wanted."""
 
@@ -94,20 +115,23 @@ def status(seen: Observation, previous: Manifest, now: datetime) -> dict[str, An
         return _unread_status(seen, seen.unread, previous, now)
     engines = role(seen.children, names.engine_name(seen.name))
     engines = with_pods(engines, seen.pods, names.COMPONENT_ENGINE, enough=seen.enough_engines)
+    all_engines = together(engines, role(seen.children, names.canary_name(seen.name)))
     gateways = role(seen.children, names.gateway_name(seen.name))
     gateways = with_pods(gateways, seen.pods, names.COMPONENT_GATEWAY)
     facts = _facts(seen, engines, gateways)
     value = FlashDeploymentStatus(
         observed_generation=seen.generation,
-        conditions=[_timed(fact, seen.generation, previous, now) for fact in facts],
-        engine=_replicas(seen.name, names.COMPONENT_ENGINE, engines),
+        conditions=[timed(fact, seen.generation, previous, now) for fact in facts],
+        engine=_replicas(seen.name, names.COMPONENT_ENGINE, all_engines),
         gateway=_replicas(seen.name, names.COMPONENT_GATEWAY, gateways),
-        replicas=f"{engines.ready}/{engines.desired}" if engines.exists else "",
+        replicas=f"{all_engines.ready}/{all_engines.desired}" if engines.exists else "",
         endpoint=seen.endpoint if gateways.exists else "",
         scaling=seen.scaling,
+        rollout=seen.rollout,
         ignored_fields=list(seen.ignored_fields),
         applied_revision=seen.applied_revision or str(previous.get("appliedRevision") or ""),
-        model=pod_reports.model_facts(seen.pods),
+        model=seen.model.facts if seen.model is not None else pod_reports.model_facts(seen.pods),
+        latency=latency(seen.probe.milliseconds if seen.probe else {}, previous.get("latency")),
         last_failure=pod_reports.last_failure(seen.pods),
         cold_start=pod_reports.cold_start(seen.pods, _former_start(previous)),
         region=", ".join(seen.residency.regions)[:256] if seen.residency is not None else "",
@@ -135,7 +159,7 @@ def _unread_status(seen: Observation, cause: str, previous: Manifest, now: datet
     value = FlashDeploymentStatus.model_validate(known, extra="ignore").model_copy(
         update={
             "observed_generation": seen.generation,
-            "conditions": [_timed(fact, seen.generation, previous, now) for fact in facts],
+            "conditions": [timed(fact, seen.generation, previous, now) for fact in facts],
         }
     )
     return value.model_dump(mode="json", by_alias=True, exclude_none=True)
@@ -151,8 +175,15 @@ def _former_start(previous: Manifest) -> ColdStart | None:
     return ColdStart.model_validate(found, extra="ignore") if found else None
 
 
-def _waits(pods: Role) -> str:
-    return f": {pods.waits}" if pods.waits is not None else "."
+def _waits(pods: Role, seen: Observation) -> str:
+    if pods.waits is None:
+        return "."
+    model = seen.model.shared if seen.model is not None else None
+    if model is None or not model.read_write_once:
+        return f": {pods.waits}"
+    # The scheduler speaks of pod affinity; this is what it is there for.
+    volume = f"the volume of FlashModel {model.name} is ReadWriteOnce, so all pods that use it share a node"
+    return f": {pods.waits.rstrip('.')}; {volume}."
 
 
 def _replicas(deployment: str, component: str, pods: Role) -> ReplicaStatus:
@@ -169,8 +200,11 @@ def _replicas(deployment: str, component: str, pods: Role) -> ReplicaStatus:
 
 def _facts(seen: Observation, engines: Role, gateways: Role) -> tuple[Fact, ...]:
     accepted = _accepted(seen.refusal)
+    trial = trial_findings(seen.rollout, engines)
     engines_ready = _engines_ready(engines, seen)
-    model_ready = _model_ready(engines, engines_ready)
+    if trial.reason is not None and engines_ready.holds:
+        engines_ready = Fact(ConditionType.ENGINES_READY, "True", trial.reason, trial.message)
+    model_ready = _model_ready(engines, engines_ready, seen)
     endpoint_ready = _endpoint_ready(gateways, engines, seen)
     details = (accepted, model_ready, engines_ready, endpoint_ready)
     residency = _residency_compliant(seen.residency)
@@ -178,21 +212,31 @@ def _facts(seen: Observation, engines: Role, gateways: Role) -> tuple[Fact, ...]
     broken = tuple(fact for fact in residency if fact.status == "False" and seen.residency and seen.residency.enforced)
     parts = (accepted, *broken, *details[1:])
 
-    settled = engines.rolled_out and gateways.rolled_out and all(p.holds for p in parts)
+    settled = not trial.under_way and engines.rolled_out and gateways.rolled_out and all(p.holds for p in parts)
     # Zero pods and a rollout that stands still are wishes fulfilled, not work under way, although nothing may answer.
-    idle = (
+    idle = not trial.under_way and (
         engines.exists and engines.desired == 0 and engines.rolled_out and (gateways.rolled_out or not seen.suspended)
     )
-    at_rest = seen.error is None and (settled or idle or _stands_still(seen, engines, gateways))
+    at_rest = (
+        seen.error is None
+        and not seen.held
+        and (settled or idle or trial.stands_still or _stands_still(seen, engines, gateways))
+    )
     stalled = _stalled(seen, engines, gateways, (*broken, endpoint_ready), at_rest=at_rest)
+    if trial.rolled_back and not stalled.holds:
+        stalled = Fact(ConditionType.STALLED, "True", trial.rolled_back, trial.message)
     if stalled.holds or at_rest:
         reconciling = Fact(ConditionType.RECONCILING, "False", stalled.reason if stalled.holds else Reason.SETTLED)
     else:
         first = next((p for p in parts if not p.holds), None)
-        message = seen.error or (first.message if first else "Pods of the former spec are being replaced.")
+        replaced = trial.message or "Pods of the former spec are being replaced."
+        message = seen.error or (first.message if first else replaced)
         reason = Reason.APPLY_FAILED if seen.error else Reason.IN_PROGRESS
         reconciling = Fact(ConditionType.RECONCILING, "True", reason, message)
-    return (_ready(seen, parts), reconciling, stalled, *details, *residency, *_scaling(seen.scaling))
+    ready = _ready(seen, parts)
+    if trial.rolled_back and ready.holds:
+        ready = Fact(ConditionType.READY, "True", trial.rolled_back, trial.message)
+    return (ready, reconciling, stalled, *details, *residency, *_scaling(seen.scaling))
 
 
 def _scaling(scaling: ScalingStatus | None) -> tuple[Fact, ...]:
@@ -244,6 +288,8 @@ def _stalled(seen: Observation, engines: Role, gateways: Role, failing: Sequence
         return Fact(ConditionType.STALLED, "True", seen.refusal.reason, seen.refusal.message)
     if seen.error is not None and seen.error_is_final:
         return Fact(ConditionType.STALLED, "True", Reason.APPLY_FAILED, seen.error)
+    if seen.model is not None and seen.model.waits is Reason.VARIANT_NOT_PACKED:
+        return Fact(ConditionType.STALLED, "True", Reason.VARIANT_NOT_PACKED, seen.model.message)
     if engines.stuck is not None:
         return Fact(ConditionType.STALLED, "True", Reason.ENGINES_STUCK, engines.stuck)
     if gateways.stuck is not None and engines.ready > 0:
@@ -280,15 +326,20 @@ def _engines_ready(engines: Role, seen: Observation) -> Fact:
         return Fact(kind, all_ready, Reason.ROLLOUT_PAUSED, paused)
     if engines.ready < engines.desired:
         suffices = seen.enough_engines is not None and engines.ready >= seen.enough_engines
-        return Fact(kind, "True" if suffices else "False", Reason.ENGINES_STARTING, f"{count}{_waits(engines)}")
+        return Fact(kind, "True" if suffices else "False", Reason.ENGINES_STARTING, f"{count}{_waits(engines, seen)}")
     if not engines.rolled_out:
         # Enough pods answer, so this is no outage: the old ones serve until the new ones are up.
         return Fact(kind, "True", Reason.ENGINES_UPDATING, f"{engines.updated} of {engines.desired} are up to date.")
     return Fact(kind, "True", Reason.ALL_ENGINES_READY, f"{count}.")
 
 
-def _model_ready(engines: Role, engines_ready: Fact) -> Fact:
+def _model_ready(engines: Role, engines_ready: Fact, seen: Observation) -> Fact:
     kind = ConditionType.MODEL_READY
+    if seen.model is not None and seen.model.waits is not None and seen.refusal is None:
+        # It is pulled once more, for another release or other pods; what is on the volume stays until then.
+        again = seen.model.waits is Reason.MODEL_NOT_CACHED and engines.ready > 0
+        serves = again and any(seen.model.is_mounted_by(child) for child in seen.children)
+        return Fact(kind, "True" if serves else "False", seen.model.waits, seen.model.message)
     if engines.ready > 0:
         return Fact(kind, "True", Reason.MODEL_LOADED)
     if engines_ready.reason in (
@@ -314,18 +365,22 @@ def _endpoint_ready(gateways: Role, engines: Role, seen: Observation) -> Fact:
     if (refused_route := _refused_route(seen.children)) is not None:
         return Fact(kind, "False", Reason.ROUTE_NOT_ACCEPTED, refused_route)
     if seen.probe is not None and seen.probe.ok:
+        if seen.door is not None and seen.door.unreached is not None:
+            return Fact(kind, "False", Reason.LOAD_BALANCER_PENDING, seen.door.unreached)
         reason = Reason.ENDPOINT_ANSWERS if gateways.rolled_out else Reason.GATEWAY_UPDATING
         return Fact(kind, "True", reason, f"{count}.")
     if seen.suspended:
         return Fact(kind, "False", Reason.SUSPENDED, EXPLANATIONS[Reason.SUSPENDED].cause)
     if engines.ready == 0:
         return Fact(kind, "False", Reason.WAITING_FOR_ENGINES, "No engine pod is ready.")
+    if seen.door is not None and seen.door.uncertified is not None:
+        return Fact(kind, "False", Reason.CERTIFICATE_PENDING, seen.door.uncertified)
     if gateways.failure is not None:
         return Fact(kind, "False", Reason.GATEWAY_FAILING, f"{count}: {gateways.failure}")
     if gateways.stuck is not None:
         return Fact(kind, "False", Reason.GATEWAY_STUCK, f"{count}: {gateways.stuck}")
     if gateways.ready == 0:
-        return Fact(kind, "False", Reason.GATEWAY_STARTING, f"{count}{_waits(gateways)}")
+        return Fact(kind, "False", Reason.GATEWAY_STARTING, f"{count}{_waits(gateways, seen)}")
     return Fact(kind, "False", Reason.ENDPOINT_SILENT, seen.probe.message if seen.probe else "Not asked yet.")
 
 
@@ -338,7 +393,7 @@ def _refused_route(children: Sequence[Manifest]) -> str | None:
     return next((cause(condition) for condition in refused), None)
 
 
-def _timed(fact: Fact, generation: int, previous: Manifest, now: datetime) -> Condition:
+def timed(fact: Fact, generation: int, previous: Manifest, now: datetime) -> Condition:
     before = condition(previous, fact.type)
     unchanged = before is not None and before.get("status") == fact.status and before.get("lastTransitionTime")
     return Condition(

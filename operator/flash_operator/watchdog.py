@@ -2,8 +2,8 @@
 it last delivered with a fresh list: an object that stays behind its listed version for long enough, while nothing else
 comes, is a dead watch. One that delivers something is alive, however much it has still to deliver.
 
-FlashDeployments are listed for this; children are listed by each pass anyway, and that costs nothing more. No clock and
-no cluster: looks and times are told.
+FlashDeployments are listed for this; watches of what belongs to them are held against our own writes by
+`cluster.watching`. No clock and no cluster: looks are told.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from collections.abc import Iterable, Mapping
 from typing import TypeVar
 
 from flash_operator.cluster.protocol import Key
-from flash_operator.difference import Identity
 
 Id = TypeVar("Id")
 Versions = Mapping[Id, str]
@@ -77,53 +76,3 @@ class Watchdog:
     def is_stale(self) -> bool:
         """The watch is dead."""
         return bool(self._stale)
-
-
-class ChildWatchdog:
-    """The same for children: `delivered` is told of events, `seen` of what a pass found."""
-
-    def __init__(self, patience_seconds: float, *, per_namespace: bool = False) -> None:
-        self._patience_seconds = patience_seconds
-        self._per_namespace = per_namespace
-        self._heard: dict[tuple[str, str], float] = {}  # by namespace and kind, the time of the last event
-        self._delivered: dict[tuple[Key, Identity], str] = {}
-        self._behind: dict[Key, dict[Identity, tuple[str, float]]] = {}
-
-    def delivered(self, owner: Key, child: Identity, version: str, now: float, *, deleted: bool) -> None:
-        """The watch brought an event."""
-        self._heard[self._watch(owner, child)] = now
-        if deleted:
-            self._delivered.pop((owner, child), None)
-        else:
-            self._delivered[owner, child] = version
-        if owner in self._behind:
-            self._behind[owner].pop(child, None)
-
-    def seen(self, owner: Key, children: Versions[Identity], now: float) -> None:
-        """A pass found these children at these versions. None are left when the owner is gone."""
-        before = self._behind.pop(owner, {})
-        behind = {}
-        for child, version in children.items():
-            if self._delivered.get((owner, child)) != version:
-                known, since = before.get(child, ("", now))
-                behind[child] = (version, since if known == version else now)
-        if behind:
-            self._behind[owner] = behind
-
-    def reset(self) -> None:
-        """The watches have begun anew and will deliver everything once more."""
-        self._delivered.clear()
-        self._behind.clear()
-
-    def stale(self, now: float) -> frozenset[str]:
-        """The kinds whose watch is dead: a child has been behind at the same version for longer than the patience, and
-        nothing else of its kind has come since."""
-        return frozenset(
-            child[0]
-            for owner, behind in self._behind.items()
-            for child, (_, since) in behind.items()
-            if now - max(since, self._heard.get(self._watch(owner, child), since)) > self._patience_seconds
-        )
-
-    def _watch(self, owner: Key, child: Identity) -> tuple[str, str]:
-        return (owner.namespace if self._per_namespace else "", child[0])

@@ -8,6 +8,7 @@ a sign of life: the request waits, or its prompt is being computed. No text cros
 
 from __future__ import annotations
 
+import hashlib
 from enum import StrEnum
 from typing import Annotated, Final, NamedTuple
 
@@ -90,8 +91,16 @@ class GenerateRequest(BaseModel):
     stop_token_ids: tuple[int, ...] = Field(default=(), max_length=128)
     ignore_eos: bool = False
     """Benchmarks: go on until max_tokens."""
+    vocabulary: str = Field(default="", max_length=64)
+    """Which tokenizer the prompt's ids are of, by `vocabulary_of`; an engine of another one says that it is the wrong
+    place. Empty = not said: only where models with different ones may serve side by side is it needed."""
     cache_salt: str = Field(default="", max_length=256)
     """Whose prompts this one may share cached blocks with: those of equal salt. Made by the gateway."""
+
+
+def vocabulary_of(tokenizer_json: bytes) -> str:
+    """A name for what token ids mean."""
+    return hashlib.sha256(tokenizer_json).hexdigest()
 
 
 class TokenLogprobs(NamedTuple):

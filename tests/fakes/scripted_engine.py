@@ -14,11 +14,14 @@ from fakes.tiny_text import text_assets
 from starlette.types import ASGIApp
 
 from flash_api.config.gateway import GatewayConfig
+from flash_runtime.gateway.access import Access
 from flash_runtime.gateway.app import create_app
 from flash_runtime.gateway.auth import ApiKeys
 from flash_runtime.gateway.drain import Drain
 from flash_runtime.gateway.engine import Chunk, EngineError
 from flash_runtime.gateway.gateway import Gateway, Surroundings
+from flash_runtime.gateway.record import Traces
+from flash_runtime.gateway.tokens import Tokens
 from flash_runtime.text.assets import TextAssets
 from flash_runtime.text.chat import ChatTemplate
 from flash_runtime.text.tokenizer import Tokenizer
@@ -112,6 +115,8 @@ def a_stack(
     *,
     assets: TextAssets | None = None,
     keys: Callable[[Clock], ApiKeys] | None = None,
+    tokens: Tokens | None = None,
+    traces: Traces | None = None,
     limits: dict[str, Any] | None = None,
     **config: Any,
 ) -> Stack:
@@ -132,7 +137,8 @@ def a_stack(
             clock=clock, wall_clock=lambda: 1_800_000_000.5, draw_seed=lambda: 7, draw_id=lambda: f"id{next(ids)}"
         ),
     )
-    app = create_app(gateway, keys=keys(clock) if keys else None, drain=drain)
+    access = Access(keys(clock) if keys else None, tokens)
+    app = create_app(gateway, access=access, drain=drain, traces=traces)
     return Stack(app, gateway, engine, clock, drain)
 
 

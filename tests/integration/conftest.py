@@ -5,8 +5,11 @@ from pathlib import Path
 
 import pytest
 from audit_plugin import pytest_collection_modifyitems, recorded_calls
-from control_plane_plugin import binaries, control_plane, namespace, pytest_collection_finish
+from control_plane_plugin import binaries, control_plane, namespace
+from control_plane_plugin import pytest_collection_finish as build_control_plane
+from helm_plugin import helm, operator_account, operator_rbac
 from local_plugin import stack
+from stores_plugin import build_stores, gcs, login_registry, registry, s3, store_programs, token_registry, tokens
 from tritonserver_plugin import engine, launch, start_engine, start_packed_engine, tritonserver
 
 __all__ = [
@@ -14,16 +17,31 @@ __all__ = [
     "control_plane",
     "control_plane_crds",
     "engine",
+    "gcs",
+    "helm",
     "launch",
+    "login_registry",
     "namespace",
-    "pytest_collection_finish",
+    "operator_account",
+    "operator_rbac",
     "pytest_collection_modifyitems",
     "recorded_calls",
+    "registry",
+    "s3",
     "stack",
     "start_engine",
     "start_packed_engine",
+    "store_programs",
+    "token_registry",
+    "tokens",
     "tritonserver",
 ]
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Servers are built where no test's timeout counts the minutes."""
+    build_control_plane(session)
+    build_stores(session)
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,5 @@
-"""What happens in one namespace, as it happens: the objects of all FlashDeployments there, mirrored from watches.
+"""What happens in one namespace, as it happens: the objects of all FlashDeployments there (or of all FlashModels),
+mirrored from watches.
 
 The source of events for an operator inside the test's process, of pods for the fake kubelet, and of the tally of
 objects made and removed.
@@ -7,26 +8,42 @@ objects made and removed.
 import asyncio
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Self
 
 from live_api import LiveApi, cancelled
 
 from flash_api import names
-from flash_operator.cluster.kubernetes import OWNED_KINDS
+from flash_operator.cluster.kubernetes import MODEL_OWNED_KINDS, OWNED_KINDS
 
 Manifest = dict[str, Any]
 Listener = Callable[[str, Manifest], None]
 
 BORN_OF_CHILDREN = (("apps/v1", "ReplicaSet"), ("v1", "Pod"))
 """What the controllers make of our Deployments, with our label from the pod template."""
+
+
+@dataclass(frozen=True)
+class Family:
+    """One kind of ours, what it owns, and what comes of that; all found by one label."""
+
+    kind: str
+    label: str
+    owned: tuple[tuple[str, str], ...]
+    born: tuple[tuple[str, str], ...]
+
+
+DEPLOYMENTS = Family(names.KIND, names.LABEL_DEPLOYMENT, OWNED_KINDS, BORN_OF_CHILDREN)
+MODELS = Family(names.MODEL_KIND, names.LABEL_MODEL, MODEL_OWNED_KINDS, (("v1", "Pod"),))
 DEADLINE_SECONDS = 120.0
 
 
 class Feed:
-    """An async context manager. Everything in it is keyed by the name of the FlashDeployment."""
+    """An async context manager. Everything in it is keyed by the name of the object of ours that it comes of."""
 
-    def __init__(self, api: LiveApi, namespace: str) -> None:
+    def __init__(self, api: LiveApi, namespace: str, family: Family = DEPLOYMENTS) -> None:
         self._api = api
+        self._family = family
         self.namespace = namespace
         self.objects: dict[str, dict[tuple[str, str], Manifest]] = {}
         self.made: dict[str, Counter[str]] = {}
@@ -36,10 +53,11 @@ class Feed:
         self._tasks: list[asyncio.Task[None]] = []
 
     async def __aenter__(self) -> Self:
-        own = (names.API_VERSION, names.KIND)
+        family = self._family
+        own = (names.API_VERSION, family.kind)
         self._tasks = [
-            asyncio.create_task(self._follow(*kind, "" if kind == own else names.LABEL_DEPLOYMENT))
-            for kind in (own, *OWNED_KINDS, *BORN_OF_CHILDREN)
+            asyncio.create_task(self._follow(*kind, "" if kind == own else family.label))
+            for kind in (own, *family.owned, *family.born)
         ]
         return self
 
@@ -80,7 +98,7 @@ class Feed:
 
     def _take(self, event: str, found: Manifest) -> None:
         meta = found["metadata"]
-        name = meta["name"] if found["kind"] == names.KIND else meta["labels"][names.LABEL_DEPLOYMENT]
+        name = meta["name"] if found["kind"] == self._family.kind else meta["labels"][self._family.label]
         identity = (found["kind"], meta["name"])
         if event == "DELETED":
             self.of(name).pop(identity, None)

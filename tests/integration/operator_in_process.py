@@ -5,24 +5,27 @@ with nothing but what the cluster holds, as a new process does.
 """
 
 import asyncio
+import math
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Self
 
 from fakes.kubelet import FakeKubelet
 from live_api import MERGE, LiveApi
-from object_feed import Feed
+from object_feed import DEPLOYMENTS, Family, Feed
 
 from flash_api import names
-from flash_operator.cluster.kubernetes import OWNED_KINDS, KubernetesApi, KubernetesCluster
+from flash_operator.cluster.kubernetes import KubernetesApi, KubernetesCluster
 from flash_operator.cluster.protocol import ClusterError, Key
+from flash_operator.plan.autoscale_load import GatewayReading, Histogram, TrackReading
 from flash_operator.queue import Loops, QueueSettings
 from flash_operator.reconcile import Outcome, ReconcileSettings, reconcile
 from flash_operator.status import ProbeResult
+from flash_operator.trial import Witness
 
 WRITES = frozenset({"patch", "post", "put", "delete"})
-QUEUE = QueueSettings(settle_seconds=0.0, backoff_seconds=0.05, backoff_max_seconds=0.5)
+QUEUE = QueueSettings(settle_seconds=0.0, report_seconds=0.0, backoff_seconds=0.05, backoff_max_seconds=0.5)
 
 
 class Killed(BaseException):
@@ -61,6 +64,36 @@ async def answers(url: str) -> ProbeResult:
     return ProbeResult(ok=True, message="")
 
 
+class Traffic:
+    """Gateways on paper, one for all: at each look so many more requests were answered, or failed, by either side."""
+
+    def __init__(self) -> None:
+        self.answered = {"stable": 90, "canary": 60}
+        self.failed = {"stable": 0, "canary": 0}
+        self._reading = GatewayReading()
+
+    async def scrape(self, url: str) -> GatewayReading | None:
+        del url
+        sides = {"stable": self._reading.stable, "canary": self._reading.canary}
+        grown = {
+            name: side.plus(TrackReading(number := self.answered[name], self.failed[name], a_few(number)))
+            for name, side in sides.items()
+        }
+        self._reading = GatewayReading(**grown)
+        return self._reading
+
+
+def a_few(number: int) -> Histogram:
+    return Histogram((0.1, 0.2, math.inf), (number, number, number))
+
+
+class PaperGateways(KubernetesCluster):
+    """The real cluster, in which no gateway has an address."""
+
+    async def gateway_urls(self, key: Key, port: int) -> tuple[str, ...]:
+        return ("http://gateway.on.paper",)
+
+
 class Lives:
     """The operator of one FlashDeployment, one life after the other. `kill_after` is asked with the number of each
     write, from 1. An async context manager; `world` delivers its events."""
@@ -71,6 +104,8 @@ class Lives:
         self.deaths = 0
         self.passes = 0
         self.last: Outcome | None = None
+        self.traffic = Traffic()
+        self._skipped = timedelta()
         self._begun = 0
         self._oldest = 0
         self._world = world
@@ -108,16 +143,24 @@ class Lives:
         assert self.last is not None
         return self.last
 
+    async def reconcile(
+        self, cluster: KubernetesCluster, key: Key, settings: ReconcileSettings, witness: Witness
+    ) -> Outcome:
+        """One pass."""
+        return await reconcile(cluster, key, probe=answers, now=self._now, settings=settings, witness=witness)
+
     def _begin(self) -> None:
         api: Any = MortalApi(self._world.api, self._written)
-        cluster = KubernetesCluster(api)
+        cluster = PaperGateways(api)
         settings = self._world.settings
+        witness = Witness(self.traffic.scrape)
 
         async def step(key: Key) -> Outcome:
             self._begun += 1
             number = self._begun
+            self._skipped += self._world.skip
             try:
-                outcome = await reconcile(cluster, key, probe=answers, now=_now, settings=settings)
+                outcome = await self.reconcile(cluster, key, settings, witness)
                 self.last = outcome if number >= self._oldest else None
                 return outcome
             except Killed:
@@ -137,6 +180,9 @@ class Lives:
 
         self._loops = Loops(step, clock=asyncio.get_running_loop().time, settings=QUEUE)
 
+    def _now(self) -> datetime:
+        return datetime.now(UTC) + self._skipped
+
     def _reincarnate(self) -> None:
         self._buried.add(asyncio.create_task(self._loops.aclose()))
         self._begin()
@@ -150,12 +196,17 @@ class Lives:
 class World:
     """One namespace with its feed, its kubelet and the operators in it. An async context manager."""
 
-    def __init__(self, live: LiveApi, kubeconfig: Path, namespace: str) -> None:
+    def __init__(
+        self, live: LiveApi, kubeconfig: Path, namespace: str, family: Family = DEPLOYMENTS, kubelet: Any = FakeKubelet
+    ) -> None:
         self.live = live
-        self.feed = Feed(live, namespace)
-        self.kubelet = FakeKubelet(self._write_pod_status)
+        self.family = family
+        self.feed = Feed(live, namespace, family)
+        self.kubelet = kubelet(self._write_pod_status)
         self.operators: dict[str, Lives] = {}
         self.settings = ReconcileSettings()
+        self.skip = timedelta()
+        """How much later each pass is than the clock says, on top of those before it."""
         self._kubeconfig = kubeconfig
 
     async def __aenter__(self) -> Self:
@@ -170,15 +221,17 @@ class World:
         await self.api.aclose()
 
     async def path(self, name: str | None = None) -> str:
-        return await self.live.path(names.API_VERSION, names.KIND, self.feed.namespace, name)
+        return await self.live.path(names.API_VERSION, self.family.kind, self.feed.namespace, name)
 
     async def snapshot(self, name: str) -> list[dict[str, Any]]:
         """The FlashDeployment and everything that came of it but pods, as stored now: the feed may lag behind."""
         own = await self.live.request("GET", await self.path(name))
         found = [own.body] if own.ok else []
-        for api_version, kind in (*OWNED_KINDS, ("apps/v1", "ReplicaSet")):
+        for api_version, kind in (*self.family.owned, *self.family.born):
+            if kind == "Pod":
+                continue
             path = await self.live.path(api_version, kind, self.feed.namespace)
-            listed = await self.live.request("GET", path, labelSelector=f"{names.LABEL_DEPLOYMENT}={name}")
+            listed = await self.live.request("GET", path, labelSelector=f"{self.family.label}={name}")
             found += [{"apiVersion": api_version, "kind": kind, **item} for item in listed.require()["items"]]
         return found
 
@@ -186,8 +239,8 @@ class World:
         if found["kind"] == "Pod":
             self.kubelet.observe(event, found)
             return
-        own = found["kind"] == names.KIND
-        name = found["metadata"]["name"] if own else found["metadata"]["labels"][names.LABEL_DEPLOYMENT]
+        own = found["kind"] == self.family.kind
+        name = found["metadata"]["name"] if own else found["metadata"]["labels"][self.family.label]
         if name in self.operators and found["kind"] != "ReplicaSet":
             self.operators[name].wake(found["metadata"]["generation"] if own else None)
 
@@ -195,7 +248,3 @@ class World:
         path = await self.live.path("v1", "Pod", self.feed.namespace, name)
         answer = await self.live.request("PATCH", f"{path}/status", {"status": status}, content_type=MERGE)
         assert answer.ok or answer.status == 404, answer
-
-
-def _now() -> datetime:
-    return datetime.now(UTC)

@@ -22,16 +22,13 @@ from flash_operator.reconcile import Outcome, ReconcileSettings, reconcile
 from flash_operator.scaling import Scaler
 from flash_operator.status import ProbeResult
 
-RBAC = Path(__file__).parents[2] / "kind" / "operator-rbac.yaml"
 AUTOSCALING = {"maxReplicas": 8, "targets": {"queuedRequests": 4}}
 NOON = datetime(2026, 1, 5, 12, tzinfo=UTC)
 
 
 @pytest.fixture
-async def cluster(control_plane: ControlPlane) -> AsyncIterator[KubernetesCluster]:
-    control_plane.kubectl("apply", "-f", str(RBAC))
-    kubeconfig = control_plane.kubeconfig_for_service_account("flashplane-system", "flashplane-operator")
-    api = await KubernetesApi.connect(str(kubeconfig))
+async def cluster(operator_account: Path) -> AsyncIterator[KubernetesCluster]:
+    api = await KubernetesApi.connect(str(operator_account))
     yield KubernetesCluster(api)
     await api.aclose()
 

@@ -17,7 +17,6 @@ from flash_operator.cli import app
 from flash_operator.cockpit.commands import AS_KUBECTL_PLUGIN, register
 
 REPOSITORY = Path(__file__).parents[2]
-RBAC = REPOSITORY / "kind" / "operator-rbac.yaml"
 CRD = f"{names.PLURAL}.{names.GROUP}"
 ROLE = "clusterrole/flashplane-operator"
 LEASE = ("lease", "flashplane-operator", "-n", "flashplane-system")
@@ -54,17 +53,14 @@ def flash(control_plane: ControlPlane, namespace: str) -> Flash:
 
 
 @pytest.fixture
-def kubectl(control_plane: ControlPlane, namespace: str) -> Kubectl:
-    control_plane.kubectl("apply", "-f", str(RBAC))
+def kubectl(control_plane: ControlPlane, namespace: str, operator_rbac: Path) -> Kubectl:
+    control_plane.kubectl("apply", "-f", str(operator_rbac))
     return Kubectl(control_plane, namespace)
 
 
 @pytest.fixture
-def operator(
-    kubectl: Kubectl, control_plane: ControlPlane, namespace: str, tmp_path: Path
-) -> Iterator[OperatorProcess]:
-    account = control_plane.kubeconfig_for_service_account("flashplane-system", "flashplane-operator")
-    with OperatorProcess(account, tmp_path / "operator.log", namespace=namespace) as process:
+def operator(kubectl: Kubectl, operator_account: Path, namespace: str, tmp_path: Path) -> Iterator[OperatorProcess]:
+    with OperatorProcess(operator_account, tmp_path / "operator.log", namespace=namespace) as process:
         process.wait_until_leading()
         yield process
 
@@ -144,7 +140,9 @@ def test_an_expired_lease_is_named(kubectl: Kubectl, flash: Flash, operator: Ope
     assert flash.finds("operator in flashplane-system", "Its Lease has expired")
 
 
-def test_a_missing_permission_is_named(kubectl: Kubectl, control_plane: ControlPlane, flash: Flash) -> None:
+def test_a_missing_permission_is_named(
+    kubectl: Kubectl, control_plane: ControlPlane, operator_rbac: Path, flash: Flash
+) -> None:
     rules = kubectl.get(ROLE)["rules"]
     kept = [rule for rule in rules if rule["resources"] != ["pods"]]
     assert len(kept) == len(rules) - 1
@@ -152,7 +150,7 @@ def test_a_missing_permission_is_named(kubectl: Kubectl, control_plane: ControlP
     try:
         eventually("it is named", lambda: flash.finds("permissions of the operator", "It may not list pods"))
     finally:
-        control_plane.kubectl("apply", "-f", str(RBAC))
+        control_plane.kubectl("apply", "-f", str(operator_rbac))
 
 
 def test_an_old_crd_is_named(kubectl: Kubectl, flash: Flash) -> None:
@@ -212,7 +210,7 @@ def test_a_missing_secret_is_named(operator: OperatorProcess, kubectl: Kubectl, 
 
 
 def test_a_refused_spec_is_named(operator: OperatorProcess, kubectl: Kubectl, flash: Flash) -> None:
-    apply(kubectl, model={"source": "s3://bucket/model"})
+    apply(kubectl, model={"source": "http://host/m.gguf"})
     eventually("a status", lambda: looked_at(kubectl))
     assert flash.finds(f"FlashDeployment {kubectl.namespace}/chat", "Ready is False (SourceNotServed)")
     assert "It is stalled: nothing moves until someone acts." in flash("explain", "chat").stdout

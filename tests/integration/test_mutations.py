@@ -3,7 +3,6 @@ refused by a documented reason, and what exists is what a fresh apply of the las
 
 import asyncio
 import json
-import os
 import random
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -134,8 +133,14 @@ class Trial:
         kinds = {kind for _, kind in OWNED_KINDS}
         children = {identity(o): o for o in await world.snapshot(lives.key.name) if o["kind"] in kinds}
         left_over = children.keys() - {identity(o) for o in planned}
-        # While a rollout is paused, pods of the former revision still mount theirs.
-        assert not left_over or is_paused(stored) or is_paused(served), (stored["spec"], left_over)
+        # Pods of the former revision still mount theirs while a rollout is paused, or cannot end: no pod of the new one
+        # is admitted. At rest nothing is left.
+        unfinished = is_paused(stored) or is_paused(served) or conditions["Reconciling"]["status"] == "True"
+        assert {kind for kind, _ in left_over} <= ({"ConfigMap"} if unfinished else set()), (
+            json.dumps(stored["spec"]),
+            left_over,
+            [(c["type"], c["status"], c["reason"]) for c in conditions.values()],
+        )
         different = [identity(o) for o in planned if not is_as_planned(children[identity(o)], o)]
         assert different == [], (stored["spec"], different)
         ready = conditions["Ready"]
@@ -185,7 +190,6 @@ async def trial(control_plane: ControlPlane, namespace: str) -> AsyncIterator[Tr
     control_plane.kubectl("delete", "namespace", crowded, "--wait=false")
 
 
-@pytest.mark.skipif(not os.environ.get("MUTATIONS"), reason="it has failed now and then: make mutations runs it")
 @pytest.mark.timeout(900)
 async def test_whatever_the_schema_allows_ends_ready_or_refused_with_a_documented_reason(
     trial: Trial, capsys: pytest.CaptureFixture[str]
@@ -201,6 +205,7 @@ async def test_whatever_the_schema_allows_ends_ready_or_refused_with_a_documente
     async with asyncio.TaskGroup() as group:
         for number, (_, manifest) in enumerate(tried):
             group.create_task(within_slots(trial.single, number, manifest))
+    trial.accepted.sort(key=lambda manifest: json.dumps(manifest, sort_keys=True))  # they ended in any order
     dice = random.Random(SEED)
     async with asyncio.TaskGroup() as group:
         for number in range(CHAINS):

@@ -15,7 +15,7 @@ from flash_api import names
 from flash_operator.cluster.kubernetes import PLURALS
 from flash_operator.plan import PlanSettings, plan
 
-RESIDENCY_POLICY = Path(__file__).parents[2] / "kind" / "residency-policy.yaml"
+RESIDENCY_POLICY = Path(__file__).parents[2] / "charts" / "flashplane" / "files" / "residency-policy.yaml"
 SETTINGS = PlanSettings(metrics_namespace="monitoring")
 REGION = "topology.kubernetes.io/region"
 SPECS: dict[str, dict[str, Any]] = {
@@ -43,6 +43,17 @@ SPECS: dict[str, dict[str, Any]] = {
             "hostname": "chat.example.com",
             "ingressClassName": "nginx",
             "tls": {"issuerRef": {"name": "letsencrypt", "kind": "ClusterIssuer"}},
+        },
+    },
+    "through a load balancer": {
+        "gateway": {"auth": {"apiKeysSecretRef": {"name": "keys"}}},
+        "endpoint": {
+            "visibility": "Public",
+            "port": 443,
+            "hostname": "chat.example.com",
+            "tls": {"secretName": "chat-tls"},
+            "allowedCIDRs": ["203.0.113.0/24", "2001:db8::/32"],
+            "loadBalancer": {"class": "service.k8s.aws/nlb", "internal": True, "allocateNodePorts": False},
         },
     },
     "loud": {"observability": {"logLevel": "Debug"}},

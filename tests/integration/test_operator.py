@@ -20,21 +20,14 @@ CHILDREN = ",".join(PLURALS[kind] for _, kind in OWNED_KINDS)
 OWN = "flashplane.dev/deployment=quickstart"
 
 
-@pytest.fixture(scope="module")
-def operator_kubeconfig(control_plane: ControlPlane) -> Path:
-    """The credentials of the operator's ServiceAccount, with the rights of the committed manifest and no more."""
-    control_plane.kubectl("apply", "-f", str(REPOSITORY / "kind" / "operator-rbac.yaml"))
-    return control_plane.kubeconfig_for_service_account("flashplane-system", "flashplane-operator")
-
-
 @pytest.fixture
 def kubectl(control_plane: ControlPlane, namespace: str) -> Kubectl:
     return Kubectl(control_plane, namespace)
 
 
 @pytest.fixture
-def operator(operator_kubeconfig: Path, namespace: str, tmp_path: Path) -> Iterator[OperatorProcess]:
-    with OperatorProcess(operator_kubeconfig, tmp_path / "operator.log", namespace=namespace) as process:
+def operator(operator_account: Path, namespace: str, tmp_path: Path) -> Iterator[OperatorProcess]:
+    with OperatorProcess(operator_account, tmp_path / "operator.log", namespace=namespace) as process:
         process.wait_until_leading()
         yield process
 
@@ -208,17 +201,15 @@ def eventually_still(operator: OperatorProcess, kubectl: Kubectl) -> dict[str, s
     return eventually("nothing moves", look)
 
 
-def test_a_killed_operator_is_replaced_without_harm(
-    operator_kubeconfig: Path, kubectl: Kubectl, tmp_path: Path
-) -> None:
+def test_a_killed_operator_is_replaced_without_harm(operator_account: Path, kubectl: Kubectl, tmp_path: Path) -> None:
     log = tmp_path / "operator.log"
-    with OperatorProcess(operator_kubeconfig, log, namespace=kubectl.namespace) as first:
+    with OperatorProcess(operator_account, log, namespace=kubectl.namespace) as first:
         first.wait_until_leading()
         apply_quickstart(kubectl)
         eventually_still(first, kubectl)
         first.kill()
     before = versions(kubectl)
-    with OperatorProcess(operator_kubeconfig, log, namespace=kubectl.namespace) as second:
+    with OperatorProcess(operator_account, log, namespace=kubectl.namespace) as second:
         second.wait_until_leading()
         eventually("it has looked", lambda: second.metric("flashplane_reconcile_passes_total") >= 1)
         assert versions(kubectl) == before
@@ -227,9 +218,9 @@ def test_a_killed_operator_is_replaced_without_harm(
 
 
 def test_only_the_holder_of_the_lease_acts(
-    operator: OperatorProcess, operator_kubeconfig: Path, kubectl: Kubectl, tmp_path: Path
+    operator: OperatorProcess, operator_account: Path, kubectl: Kubectl, tmp_path: Path
 ) -> None:
-    with OperatorProcess(operator_kubeconfig, tmp_path / "standby.log", namespace=kubectl.namespace) as standby:
+    with OperatorProcess(operator_account, tmp_path / "standby.log", namespace=kubectl.namespace) as standby:
         eventually("the standby is alive", lambda: standby.page("/livez") == (200, "ok"))
         eventually("the standby waits", lambda: "waiting for the lease" in standby.log.read_text())
         apply_quickstart(kubectl)
@@ -253,18 +244,16 @@ def test_an_operator_that_loses_its_lease_ends(
         control_plane.kubectl("delete", *lease)
 
 
-def test_an_operator_without_a_namespace_serves_all(
-    operator_kubeconfig: Path, kubectl: Kubectl, tmp_path: Path
-) -> None:
-    with OperatorProcess(operator_kubeconfig, tmp_path / "operator.log", namespace=None) as everywhere:
+def test_an_operator_without_a_namespace_serves_all(operator_account: Path, kubectl: Kubectl, tmp_path: Path) -> None:
+    with OperatorProcess(operator_account, tmp_path / "operator.log", namespace=None) as everywhere:
         everywhere.wait_until_leading()
         assert len(apply_quickstart(kubectl)) == 10
 
 
 def test_a_taken_port_is_told_plainly(
-    operator: OperatorProcess, operator_kubeconfig: Path, namespace: str, tmp_path: Path
+    operator: OperatorProcess, operator_account: Path, namespace: str, tmp_path: Path
 ) -> None:
-    second = OperatorProcess(operator_kubeconfig, tmp_path / "second.log", namespace=namespace, port=operator.port)
+    second = OperatorProcess(operator_account, tmp_path / "second.log", namespace=namespace, port=operator.port)
     with second:
         assert second.process.wait(timeout=30) == 1
     assert f"--metrics-port {operator.port} cannot be used" in second.log.read_text()
@@ -292,7 +281,7 @@ def test_an_object_of_someone_else_is_not_taken_over(operator: OperatorProcess, 
 
 def test_a_refused_spec_leaves_what_runs_alone(operator: OperatorProcess, kubectl: Kubectl) -> None:
     before = apply_quickstart(kubectl)
-    kubectl("patch", "fd", "quickstart", "--type=merge", "-p", '{"spec": {"model": {"source": "s3://bucket/model"}}}')
+    kubectl("patch", "fd", "quickstart", "--type=merge", "-p", '{"spec": {"model": {"source": "http://host/m.gguf"}}}')
     eventually("it is refused", lambda: ready_reason(kubectl) == "SourceNotServed")
     conditions = {c["type"]: c["status"] for c in kubectl.get("fd", "quickstart")["status"]["conditions"]}
     assert (conditions["Accepted"], conditions["Stalled"], conditions["Reconciling"]) == ("False", "True", "False")
@@ -300,15 +289,15 @@ def test_a_refused_spec_leaves_what_runs_alone(operator: OperatorProcess, kubect
 
 
 def test_the_operators_account_may_do_nothing_else(
-    operator_kubeconfig: Path, control_plane: ControlPlane, namespace: str
+    operator_account: Path, control_plane: ControlPlane, namespace: str
 ) -> None:
     may = control_plane.kubectl(
-        "-n", namespace, "auth", "can-i", "list", "flashdeployments", kubeconfig=operator_kubeconfig
+        "-n", namespace, "auth", "can-i", "list", "flashdeployments", kubeconfig=operator_account
     )
     assert may.strip() == "yes"
     for verb, resource in (("get", "secrets"), ("create", "pods"), ("update", "flashdeployments"), ("get", "nodes")):
         with pytest.raises(KubectlFailed):
-            control_plane.kubectl("-n", namespace, "auth", "can-i", verb, resource, kubeconfig=operator_kubeconfig)
+            control_plane.kubectl("-n", namespace, "auth", "can-i", verb, resource, kubeconfig=operator_account)
 
 
 @pytest.mark.parametrize(

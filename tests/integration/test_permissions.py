@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 from audit_plugin import Permission, recorded
-from builders import a_deployment, a_manifest
+from builders import a_deployment, a_manifest, a_model_manifest
 from control_plane import ControlPlane
 from hermetic_errors import KubectlFailed
 from operator_process import Kubectl, OperatorProcess, eventually
@@ -20,16 +20,15 @@ from flash_operator.difference import identity
 from flash_operator.plan import PlanSettings, plan
 
 REPOSITORY = Path(__file__).parents[2]
-RBAC = REPOSITORY / "kind" / "operator-rbac.yaml"
 OPTIONAL = Path(__file__).parent / "manifests" / "optional-kinds.yaml"
-FINALIZERS: Permission = (names.GROUP, f"{names.PLURAL}/finalizers", "update")
+FINALIZERS = {(names.GROUP, f"{plural}/finalizers", "update") for plural in (names.PLURAL, names.MODEL_PLURAL)}
 """Asked for by the admission of owner references, which leaves no trace in the audit log: proven by its own test."""
 
 
-def granted() -> set[Permission]:
+def granted(operator_rbac: Path) -> set[Permission]:
     rules = [
         rule
-        for manifest in yaml.safe_load_all(RBAC.read_text())
+        for manifest in yaml.safe_load_all(operator_rbac.read_text())
         if manifest["kind"] in ("ClusterRole", "Role")
         for rule in manifest["rules"]
     ]
@@ -43,8 +42,8 @@ def granted() -> set[Permission]:
 
 
 @pytest.fixture
-def kubectl(control_plane: ControlPlane, namespace: str) -> Kubectl:
-    control_plane.kubectl("apply", "-f", str(RBAC))
+def kubectl(control_plane: ControlPlane, namespace: str, operator_rbac: Path) -> Kubectl:
+    control_plane.kubectl("apply", "-f", str(operator_rbac))
     return Kubectl(control_plane, namespace)
 
 
@@ -52,7 +51,7 @@ def kubectl(control_plane: ControlPlane, namespace: str) -> Kubectl:
 def optional_kinds(control_plane: ControlPlane) -> Iterator[None]:
     """A cluster that knows every kind that a plan may hold."""
     control_plane.kubectl("apply", "--server-side", "-f", str(OPTIONAL))
-    for kind in ("httproutes", "podmonitors"):
+    for kind in (PLURALS[kind] for _, kind in OPTIONAL_KINDS):
         eventually(
             f"the API serves {kind}", lambda kind=kind: kind in control_plane.kubectl("api-resources", "--cached=false")
         )
@@ -82,8 +81,9 @@ SPECS: dict[str, dict[str, Any]] = {
         "gateway": {"auth": {"apiKeysSecretRef": {"name": "keys"}}},
         "endpoint": {**NAMED, "gatewayRef": {"name": "edge"}},
     },
+    "certified": {"endpoint": {"hostname": "chat.example.com", "tls": {"issuerRef": {"name": "letsencrypt"}}}},
 }
-"""Two deployments that have between them one object of each kind that a plan can hold."""
+"""Deployments that have between them one object of each kind that a plan can hold."""
 
 
 def children(kubectl: Kubectl) -> list[dict[str, Any]]:
@@ -97,14 +97,15 @@ def test_the_rules_are_exactly_what_the_operator_uses(
     recorded_calls: set[Permission],
     optional_kinds: None,
     elsewhere: str,
+    operator_account: Path,
+    operator_rbac: Path,
 ) -> None:
     planned = {
         identity(o)
         for name, spec in SPECS.items()
         for o in plan(a_deployment(name, **spec), PlanSettings(), served=OPTIONAL_KINDS).objects
     }
-    kubeconfig = control_plane.kubeconfig_for_service_account("flashplane-system", "flashplane-operator")
-    with OperatorProcess(kubeconfig, tmp_path / "operator.log", namespace=None) as operator:
+    with OperatorProcess(operator_account, tmp_path / "operator.log", namespace=None) as operator:
         operator.wait_until_leading()
         for name, spec in SPECS.items():
             manifest = {**a_manifest(name, **spec), "metadata": {"name": name}}
@@ -121,11 +122,24 @@ def test_the_rules_are_exactly_what_the_operator_uses(
         stray = move_a_pod(kubectl, elsewhere)
         eventually("it is stopped", lambda: "deletionTimestamp" in (kubectl.get("pod", stray) or GONE)["metadata"])
         kubectl("delete", "pod", stray, "--force", "--ignore-not-found")
+        pull_another_variant(kubectl)
         operator.stop()
     used = recorded(control_plane.audit_log)
     assert recorded_calls <= used
-    assert used - granted() == set()
-    assert granted() - used == {FINALIZERS}
+    assert used - granted(operator_rbac) == set()
+    assert granted(operator_rbac) - used == FINALIZERS
+
+
+def pull_another_variant(kubectl: Kubectl) -> None:
+    """The Job of a variant that is not wanted any more goes; the one of the new variant takes its place."""
+
+    def jobs() -> list[str]:
+        return [job["metadata"]["name"].split("-")[2] for job in kubectl.items("jobs", "-l", names.LABEL_MODEL)]
+
+    for variant in ("Lite", "Nano"):
+        manifest = {**a_model_manifest(variants=[variant]), "metadata": {"name": "olmoe"}}
+        kubectl("apply", "--server-side", "-f", "-", stdin=yaml.safe_dump(manifest))
+        eventually(f"{variant} is pulled", lambda variant=variant: jobs() == [variant.lower()])
 
 
 def scaling_message(kubectl: Kubectl) -> str:
@@ -172,16 +186,15 @@ def make_rolled_out(kubectl: Kubectl) -> None:
 
     def all_pods() -> list[dict[str, Any]]:
         pods = kubectl.items("pods", "-l", names.LABEL_DEPLOYMENT)
-        return pods if len(pods) >= 5 else []
+        return pods if len(pods) >= 7 else []
 
-    for pod in eventually("five pods", all_pods):
+    for pod in eventually("seven pods", all_pods):
         kubectl("patch", "pod", pod["metadata"]["name"], "--subresource=status", "--type=merge", "-p", ready)
 
 
 def test_owner_references_that_block_deletion_need_the_finalizers_rule(
-    control_plane: ControlPlane, kubectl: Kubectl, tmp_path: Path
+    control_plane: ControlPlane, kubectl: Kubectl, operator_account: Path, operator_rbac: Path
 ) -> None:
-    kubeconfig = control_plane.kubeconfig_for_service_account("flashplane-system", "flashplane-operator")
     kubectl("apply", "-f", str(REPOSITORY / "examples" / "quickstart.yaml"))
     owner = kubectl.get("fd", "quickstart")["metadata"]
     reference = {
@@ -195,17 +208,17 @@ def test_owner_references_that_block_deletion_need_the_finalizers_rule(
     meta = {"name": "owned", "namespace": kubectl.namespace, "ownerReferences": [reference]}
     manifest = yaml.safe_dump({"apiVersion": "v1", "kind": "ConfigMap", "metadata": meta})
     apply = ("apply", "--server-side", "--validate=false", "--dry-run=server", "-f", "-")
-    assert "owned" in control_plane.kubectl(*apply, stdin=manifest, kubeconfig=kubeconfig)
+    assert "owned" in control_plane.kubectl(*apply, stdin=manifest, kubeconfig=operator_account)
     role = "clusterrole/flashplane-operator"
     rules = yaml.safe_load(control_plane.kubectl("get", role, "-o", "yaml"))["rules"]
-    kept = [rule for rule in rules if rule["resources"] != [FINALIZERS[1]]]
+    kept = [rule for rule in rules if rule["resources"] != [resource for _, resource, _ in sorted(FINALIZERS)]]
     assert len(kept) == len(rules) - 1
     patch = yaml.safe_dump({"rules": kept})
     control_plane.kubectl("patch", role, "--type=merge", "-p", patch)
     try:
-        eventually("it is refused", lambda: refused(control_plane, apply, manifest, kubeconfig))
+        eventually("it is refused", lambda: refused(control_plane, apply, manifest, operator_account))
     finally:
-        control_plane.kubectl("apply", "-f", str(RBAC))
+        control_plane.kubectl("apply", "-f", str(operator_rbac))
 
 
 def refused(control_plane: ControlPlane, apply: tuple[str, ...], manifest: str, kubeconfig: Path) -> bool:

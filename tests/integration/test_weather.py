@@ -166,20 +166,14 @@ def children(feed: Feed, name: str) -> dict[tuple[str, str], dict[str, Any]]:
     }
 
 
-@pytest.fixture(scope="module")
-def kubeconfig(control_plane: ControlPlane) -> Path:
-    control_plane.kubectl("apply", "-f", str(REPOSITORY / "kind" / "operator-rbac.yaml"))
-    return control_plane.kubeconfig_for_service_account("flashplane-system", "flashplane-operator")
-
-
 @contextlib.asynccontextmanager
 async def a_scene(
-    control_plane: ControlPlane, kubeconfig: Path, namespace: str, folder: Path, **settings: Any
+    control_plane: ControlPlane, operator_account: Path, namespace: str, folder: Path, **settings: Any
 ) -> AsyncIterator[Scene]:
     async with (
         LiveApi(control_plane.kubeconfig) as live,
         Feed(live, namespace) as feed,
-        WeatherProxy(kubeconfig, folder) as proxy,
+        WeatherProxy(operator_account, folder) as proxy,
         SupervisedOperator(proxy.kubeconfig, folder, namespace, **settings) as operator,
     ):
         yield Scene(live, feed, proxy, operator)
@@ -188,8 +182,10 @@ async def a_scene(
 
 
 @pytest.fixture
-async def scene(control_plane: ControlPlane, kubeconfig: Path, namespace: str, tmp_path: Path) -> AsyncIterator[Scene]:
-    async with a_scene(control_plane, kubeconfig, namespace, tmp_path) as started:
+async def scene(
+    control_plane: ControlPlane, operator_account: Path, namespace: str, tmp_path: Path
+) -> AsyncIterator[Scene]:
+    async with a_scene(control_plane, operator_account, namespace, tmp_path) as started:
         yield started
 
 
@@ -218,9 +214,9 @@ async def test_it_converges_after_any_weather_and_its_watches_live_again(
 
 @pytest.mark.parametrize("aim", [own_watch, child_watches], ids=["of FlashDeployments", "of children"])
 async def test_a_silent_watch_is_noticed_and_replaced_although_its_connection_stands(
-    control_plane: ControlPlane, kubeconfig: Path, namespace: str, tmp_path: Path, aim: weather.Aim
+    control_plane: ControlPlane, operator_account: Path, namespace: str, tmp_path: Path, aim: weather.Aim
 ) -> None:
-    async with a_scene(control_plane, kubeconfig, namespace, tmp_path, inactivity_seconds=600.0) as scene:
+    async with a_scene(control_plane, operator_account, namespace, tmp_path, inactivity_seconds=600.0) as scene:
         await scene.create("chat")
         with scene.proxy.fault(aim, weather.goes_silent):
             await scene.followed("chat", await scene.edit("chat"))
@@ -267,8 +263,8 @@ async def test_rotated_credentials_are_read_again(scene: Scene) -> None:
 async def test_children_that_may_not_be_read_are_told_in_the_status(scene: Scene) -> None:
     await scene.create("chat")
 
-    def child_lists(call: Call) -> bool:
-        return lists(call) and call.plural in CHILDREN
+    def child_reads(call: Call) -> bool:
+        return (lists(call) or call.watch) and call.plural in CHILDREN
 
     def ready() -> tuple[str, str]:
         conditions = scene.feed.of("chat")[names.KIND, "chat"].get("status", {}).get("conditions", ())
@@ -279,7 +275,7 @@ async def test_children_that_may_not_be_read_are_told_in_the_status(scene: Scene
 
     await scene.feed.until("chat", lambda: engines().get("updated") == 1, "the status knows the pod")
     before = engines()
-    with scene.proxy.fault(child_lists, weather.answers(403)):
+    with scene.proxy.fault(child_reads, weather.answers(403)):
         port = await scene.edit("chat")
         await scene.feed.until("chat", lambda: ready() == ("Unknown", "ReadFailed"), "the status says so")
 
@@ -309,12 +305,12 @@ async def test_an_operator_that_may_not_list_its_objects_is_not_well(scene: Scen
 
 
 async def test_a_process_killed_after_its_writes_leaves_what_an_undisturbed_one_leaves(
-    control_plane: ControlPlane, kubeconfig: Path, namespace: str, tmp_path: Path
+    control_plane: ControlPlane, operator_account: Path, namespace: str, tmp_path: Path
 ) -> None:
     """The real process and SIGKILL, at some of the points that test_crash_points.py visits all."""
     lease = {"lease_seconds": (2.0, 1.5, 0.2)}
     written = 0
-    async with a_scene(control_plane, kubeconfig, namespace, tmp_path, **lease) as scene:
+    async with a_scene(control_plane, operator_account, namespace, tmp_path, **lease) as scene:
 
         async def kill_at_some(call: Call) -> None:
             nonlocal written

@@ -17,12 +17,12 @@ from typing import Any, Self
 import aiohttp
 from aiohttp import web
 
-from flash_operator.cluster.kubernetes import OWNED_KINDS
+from flash_operator.cluster.kubernetes import MODEL_FAMILY, WATCHED_KINDS
 
 HOP_BY_HOP = {"host", "connection", "transfer-encoding", "content-length", "accept-encoding", "content-encoding"}
 WRITES = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 FIRST_TOKEN = "first-token"
-WATCHES = 1 + len(OWNED_KINDS)
+WATCHES = 2 + len(WATCHED_KINDS) + len(MODEL_FAMILY[1])
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from aiohttp.test_utils import TestServer
 from flash_operator.cluster.endpoint_slices import base_urls
 from flash_operator.scrape import PAGE_MAX_BYTES, HttpScrape, reading, scrape_all
 from flash_runtime.gateway.metrics import TPOT_BUCKETS, TTFT_BUCKETS, Metrics
+from flash_runtime.gateway.tracks import Result, Track
 
 
 def a_page() -> str:
@@ -37,6 +38,24 @@ def test_the_page_of_the_real_gateway_is_understood() -> None:
     assert found.tpot.bounds[:-1] == TPOT_BUCKETS
     at = dict(zip(found.ttft.bounds, found.ttft.counts, strict=True))
     assert (at[0.1], at[0.125], found.ttft.total, found.tpot.total) == (0, 4, 4, 1)
+
+
+def test_what_the_real_gateway_says_of_both_revisions_is_understood() -> None:
+    metrics = Metrics("chat")
+    for track, number in ((Track.STABLE, 5), (Track.CANARY, 2)):
+        for _ in range(number):
+            metrics.observe_first_token(0.11, track=track)
+            metrics.observe_output_token(0.021, track=track)
+            metrics.count_stream(track, Result.ANSWERED)
+    metrics.count_stream(Track.CANARY, Result.FAILED)
+    metrics.count_stream(Track.CANARY, Result.REFUSED)
+    found = reading(metrics.render().decode())
+    assert found is not None
+    assert (found.stable.answered, found.stable.failed) == (5, 0)
+    assert (found.canary.answered, found.canary.failed) == (2, 2)
+    assert [side.ttft.total for side in (found.stable, found.canary)] == [5, 2]
+    assert [side.tpot.total for side in (found.stable, found.canary)] == [5, 2]
+    assert found.ttft.total == 7, "autoscaling sees all of them, once"
 
 
 @pytest.mark.parametrize(
@@ -75,7 +94,7 @@ async def server() -> AsyncIterator[TestServer]:
 
 
 async def test_only_gateways_that_answer_have_a_reading(server: TestServer) -> None:
-    scrape = HttpScrape(timeout_seconds=0.3)
+    scrape = HttpScrape(timeout_seconds=2.0)
     urls = tuple(str(server.make_url(f"/{name}/metrics")) for name in ("gateway", "slow", "huge", "moved", "broken"))
     found = await scrape_all(scrape, (*urls, "http://127.0.0.1:9/metrics"))
     await scrape.aclose()
@@ -111,3 +130,9 @@ def test_a_pod_with_two_families_is_one_pod_and_brackets_are_set() -> None:
 @pytest.mark.parametrize("slices", [[], [{}], [a_slice()], [a_slice(an_endpoint("10.0.0.1"), port=None)]])
 def test_a_slice_without_addresses_or_ports_names_nobody(slices: list[dict[str, Any]]) -> None:
     assert base_urls(slices) == ()
+
+
+def test_pods_that_speak_tls_are_asked_by_it() -> None:
+    ports = [{"name": "https", "port": 8080}]
+    each = {"ports": ports, "endpoints": [{"addresses": ["10.0.0.1"], "conditions": {"serving": True}}]}
+    assert base_urls([each]) == ("https://10.0.0.1:8080",)

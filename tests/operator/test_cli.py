@@ -51,7 +51,11 @@ def test_every_variant_is_served(variant: str) -> None:
 @pytest.mark.parametrize(
     ("spec", "says"),
     [
-        ({"model": {"source": "s3://a/b"}}, "Use builtin://NAME"),
+        (
+            {"model": {"source": "s3://a/b?endpoint=http://minio:9000"}},
+            "spec.model.source must be one file for source s3",
+        ),
+        ({"model": {"source": "s3://a/b.gguf?endpoint=http://minio:9000"}}, "spec.model.sha256 must be set for source"),
         ({"model": {"source": "http://host/m.gguf"}}, "spec.model.sha256 must be set for source http://host/m.gguf"),
         (
             {
@@ -63,15 +67,7 @@ def test_every_variant_is_served(variant: str) -> None:
             },
             "spec.model.credentialsSecretRef must be unset for source http://host/m.gguf",
         ),
-        ({"model": {"modelRef": {"name": "olmoe"}}}, "Write the source of the FlashModel"),
         ({"engine": {"autoscaling": {"maxReplicas": 4, "provider": "KEDA"}}}, "Use BuiltIn"),
-        (
-            {
-                "endpoint": {"visibility": "Public", "tls": {"secretName": "tls"}},
-                "gateway": {"auth": {"apiKeysSecretRef": {"name": "k"}}},
-            },
-            "use Cluster or Private",
-        ),
     ],
 )
 @pytest.mark.parametrize("command", ["lint", "plan"])
@@ -83,10 +79,29 @@ def test_what_this_release_cannot_serve_is_a_finding(command: str, spec: dict[st
 
 
 @pytest.mark.parametrize("command", ["lint", "plan"])
-def test_a_kind_that_this_release_does_nothing_with_is_a_finding(command: str) -> None:
-    result = runner.invoke(app, [command, "-f", "-"], input=yaml.safe_dump(a_model_manifest()))
+def test_a_model_that_this_release_cannot_pull_is_a_finding(command: str) -> None:
+    manifest = a_model_manifest(source="http://host/m.gguf")
+    result = runner.invoke(app, [command, "-f", "-"], input=yaml.safe_dump(manifest))
     assert result.exit_code == 1
-    assert "olmoe: kind FlashModel is not served by this release" in result.stderr
+    assert "olmoe: spec.sha256 must be set for source http://host/m.gguf" in result.stderr
+
+
+def test_the_plan_of_a_model_is_its_volume_and_its_jobs() -> None:
+    manifests = [a_model_manifest(variants=["Lite", "Nano"]), a_manifest(model={"modelRef": {"name": "olmoe"}})]
+    result = runner.invoke(app, ["plan", "-f", "-", "--name", "olmoe"], input=yaml.safe_dump_all(manifests))
+    assert result.exit_code == 0, result.stderr
+    kinds = [planned["kind"] for planned in yaml.safe_load_all(result.stdout)]
+    assert kinds == ["ServiceAccount", "NetworkPolicy", "PersistentVolumeClaim", "Job", "Job"]
+
+
+def test_the_plan_of_a_deployment_knows_the_model_beside_it() -> None:
+    shared = a_model_manifest(cache={"accessMode": "ReadWriteMany"})
+    user = a_manifest(model={"modelRef": {"name": "olmoe"}})
+    plans = []
+    for manifests in ([user], [user, shared]):
+        result = runner.invoke(app, ["plan", "-f", "-", "--name", "chat"], input=yaml.safe_dump_all(manifests))
+        plans.append(list(yaml.safe_load_all(result.stdout))[-1]["spec"]["template"]["spec"])
+    assert ["affinity" in pod for pod in plans] == [True, False]
 
 
 def test_the_plan_is_yaml_and_nothing_else() -> None:
@@ -118,7 +133,7 @@ def test_a_file_without_an_end_is_read_only_so_far() -> None:
 def test_a_plan_of_a_name_that_is_not_there_says_so() -> None:
     result = runner.invoke(app, ["plan", "-f", QUICKSTART, "--name", "nobody"])
     assert result.exit_code == 1
-    assert "no FlashDeployment called nobody" in result.stderr
+    assert "no FlashDeployment or FlashModel called nobody" in result.stderr
 
 
 def test_an_outdated_crd_fails_the_check(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from builders import a_manifest
+from builders import a_manifest, a_model_manifest
 from rich.console import Console, RenderableType
 from typer import Typer
 from typer.testing import CliRunner
@@ -128,3 +128,11 @@ def test_an_event_is_about_the_object_and_named_by_its_change() -> None:
     assert made["metadata"] == {"name": "chat.abcd", "namespace": "default"}
     assert (made["regarding"]["kind"], made["regarding"]["uid"]) == ("FlashDeployment", "u")
     assert made["eventTime"] == "2026-01-01T12:00:00.000000Z"
+
+
+def test_shared_models_are_shown_with_what_keeps_them() -> None:
+    conditions = [{"type": "Ready", "status": "False", "reason": "Packing", "message": "1 of 2 variants are packed."}]
+    status = {"conditions": conditions, "variants": [{"variant": "Lite"}], "sizeBytes": 2**30, "usedBy": 3}
+    text = shown(view.models([{**a_model_manifest(variants=["Lite", "Nano"]), "status": status}], namespaces=False))
+    assert all(word in text for word in ("olmoe", "False", "hf://allenai/OLMoE-1B-7B-0924", "Lite", "1.0 GiB", "3"))
+    assert "Packing: 1 of 2 variants are packed." in text

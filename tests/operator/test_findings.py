@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
-from builders import a_manifest
+from builders import a_manifest, a_model_manifest
 
 from flash_api import names
 from flash_api.crd import RESOURCES, custom_resource_definition
@@ -17,7 +17,7 @@ from flash_operator.cockpit.findings import Finding, Severity, findings
 from flash_operator.cockpit.permissions import NEEDED, Permission
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
-RBAC = Path(__file__).parents[2] / "kind" / "operator-rbac.yaml"
+RULES = Path(__file__).parents[2] / "charts" / "flashplane" / "files" / "rules.yaml"
 CRDS = {f"{resource.plural}.{names.GROUP}": custom_resource_definition(resource) for resource in RESOURCES}
 FD = f"{names.PLURAL}.{names.GROUP}"
 
@@ -108,7 +108,7 @@ UNSCHEDULABLE = {
             operator(denied=(Permission("apps", "deployments", "patch"),)),
             "permissions of the operator",
             "may not patch deployments of group apps",
-            "kind/operator-rbac.yaml",
+            "helm upgrade",
         ),
         (
             facts(served=(served(pods=[a_pod(waits("CrashLoopBackOff", "", restartCount=3, lastState=CRASHED))]),)),
@@ -138,10 +138,10 @@ UNSCHEDULABLE = {
             "create secret generic keys",
         ),
         (
-            facts(served=(served("False SourceNotServed", stalled="True", message="spec.model.source (s3://b)"),)),
+            facts(served=(served("False SourceNotServed", stalled="True", message="spec.model.sha256 must be set"),)),
             "FlashDeployment default/chat",
-            "Ready is False (SourceNotServed): spec.model.source (s3://b)",
-            "builtin://NAME",
+            "Ready is False (SourceNotServed): spec.model.sha256 must be set",
+            "write its SHA-256",
         ),
         (
             facts(served=(Served({**a_manifest(), "metadata": {**a_manifest()["metadata"], "generation": 1}}),)),
@@ -188,14 +188,34 @@ def test_what_could_not_be_looked_at_is_said_and_not_judged() -> None:
     assert [each.cause for each in findings(unseen) if each.subject == "not looked at"] == ["leases: forbidden"]
 
 
-def test_the_permissions_asked_for_are_those_that_the_manifest_grants() -> None:
+def test_the_permissions_asked_for_are_those_that_the_chart_grants() -> None:
     granted = {
         (group, resource, verb)
-        for manifest in yaml.safe_load_all(RBAC.read_text())
-        if manifest["kind"] in ("ClusterRole", "Role")
-        for rule in manifest["rules"]
+        for rules in yaml.safe_load(RULES.read_text()).values()
+        for rule in rules
         for group in rule["apiGroups"]
         for resource in rule["resources"]
         for verb in rule["verbs"]
     }
     assert {(each.group, each.resource, each.verb) for each in NEEDED} == granted
+
+
+@pytest.mark.parametrize(
+    ("status", "reason", "stalled", "severity"),
+    [
+        ("True", "ModelPacked", "False", Severity.OK),
+        ("False", "Downloading", "False", Severity.WARNING),
+        ("False", "SourceUnreachable", "False", Severity.ERROR),
+        ("False", "ModelNotSupported", "True", Severity.ERROR),
+    ],
+)
+def test_a_shared_model_is_judged_like_a_deployment(status: str, reason: str, stalled: str, severity: Severity) -> None:
+    conditions = [
+        {"type": "Ready", "status": status, "reason": reason, "message": "why"},
+        {"type": "Stalled", "status": stalled, "reason": reason},
+    ]
+    manifest = {**a_model_manifest(), "status": {"observedGeneration": 1, "conditions": conditions}}
+    manifest["metadata"]["generation"] = 1
+    (found,) = (each for each in findings(facts(models=(manifest,))) if each.subject == "FlashModel default/olmoe")
+    assert found.severity is severity
+    assert status == "True" or reason in found.cause

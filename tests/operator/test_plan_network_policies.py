@@ -94,8 +94,9 @@ def test_engines_reach_nobody_when_the_model_is_at_hand(source: str) -> None:
     ("source", "port", "is_inside"),
     [
         ("hf://allenai/OLMoE-1B-7B-0924", 443, False),
-        ("s3://bucket/model", 443, False),
-        ("gs://bucket/model", 443, False),
+        ("s3://bucket/model?endpoint=https://minio.storage.svc:9000", 9000, True),
+        ("s3://bucket/model?endpoint=https://minio.example.com", 443, False),
+        ("oci://registry.models.svc:5000/model@sha256:abc", 5000, True),
         ("oci://registry.example.com/model:1", 443, False),
         ("https://models.example.com/m.gguf", 443, False),
         ("https://models.example.com:8443/m.gguf", 8443, False),
@@ -106,12 +107,70 @@ def test_engines_reach_nobody_when_the_model_is_at_hand(source: str) -> None:
 )
 @pytest.mark.parametrize("role", ["engine", "gateway"])
 def test_pods_that_pull_reach_their_source_and_dns(role: str, source: str, port: int, is_inside: bool) -> None:
-    *_, dns, pull = policy(role, model={"source": source})["egress"]
+    secret = {"name": "source", "key": "key"}
+    *_, dns, pull = policy(role, model={"source": source, "credentialsSecretRef": secret})["egress"]
     assert edges([dns], "to") == {("dns", 53), ("dns", 5353)}
     assert pull["ports"] == [{"protocol": "TCP", "port": port}]
     assert ("namespaceSelector" in pull["to"][0]) is is_inside
     # Instance metadata hands out the node's credentials.
     assert is_inside or all(peer["ipBlock"]["except"] for peer in pull["to"])
+
+
+@pytest.mark.parametrize(
+    ("issuer", "ports", "is_inside"),
+    [
+        ("https://login.example.com/realms/acme", [443], False),
+        ("https://login.example.com:8443", [8443, 443], False),
+        ("https://keycloak.login.svc/realms/acme", [443], True),
+    ],
+)
+def test_gateways_reach_a_token_provider_only_where_one_is_named(
+    issuer: str, ports: list[int], is_inside: bool
+) -> None:
+    without, oidc = policy("gateway"), {"issuerURL": issuer, "audiences": ["chat"]}
+    found = policy("gateway", gateway={"auth": {"oidc": oidc}})["egress"][len(without["egress"]) :]
+    assert [rule["ports"] for rule in found] == [[{"protocol": "TCP", "port": port}] for port in ports]
+    assert ("namespaceSelector" in found[0]["to"][0]) is is_inside
+    assert policy("engine", gateway={"auth": {"oidc": oidc}})["egress"] == []
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "port", "is_inside"),
+    [
+        ("http://collector.monitoring.svc:4318", 4318, True),
+        ("http://collector:4318", 4318, True),
+        ("https://otlp.example.com", 443, False),
+    ],
+)
+def test_gateways_reach_a_collector_only_where_one_is_named(endpoint: str, port: int, is_inside: bool) -> None:
+    *_, found = policy("gateway", observability={"tracing": {"otlpEndpoint": endpoint}})["egress"]
+    assert found["ports"] == [{"protocol": "TCP", "port": port}]
+    assert ("namespaceSelector" in found["to"][0]) is is_inside
+
+
+def test_a_provider_beside_a_remote_model_is_no_second_rule() -> None:
+    oidc = {"issuerURL": "https://login.example.com", "audiences": ["chat"]}
+    model = {"source": "hf://allenai/OLMoE-1B-7B-0924"}
+    assert policy("gateway", model=model, gateway={"auth": {"oidc": oidc}}) == policy("gateway", model=model)
+
+
+def test_a_registry_at_a_port_of_its_own_may_send_to_servers_at_the_usual_one() -> None:
+    pull = policy("engine", model={"source": "oci://registry.example.com:5000/model:1"})["egress"][-1]
+    assert [port["port"] for port in pull["ports"]] == [443, 5000]
+
+
+@pytest.mark.parametrize(
+    ("source", "agent"),
+    [("s3://bucket/model", ("169.254.170.23/32", 80)), ("gs://bucket/m", ("169.254.169.252/32", 988))],
+)
+def test_pods_without_a_key_to_their_bucket_reach_what_hands_out_their_own_identity(
+    source: str, agent: tuple[str, int]
+) -> None:
+    *_, internet, found = policy("engine", model={"source": source})["egress"]
+    assert internet["ports"] == [{"protocol": "TCP", "port": 443}]
+    assert found == {"to": [{"ipBlock": {"cidr": agent[0]}}], "ports": [{"protocol": "TCP", "port": agent[1]}]}
+    secret = {"name": "source", "key": "key"}
+    assert policy("engine", model={"source": source, "credentialsSecretRef": secret})["egress"][-1] == internet
 
 
 def test_every_pod_is_behind_a_policy_of_both_directions() -> None:

@@ -2,10 +2,12 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
+from fakes.authority import Authority
 
 from flash_operator.metrics import Metrics, application
 from flash_operator.probe import HttpProbe
@@ -16,6 +18,8 @@ async def answer(request: web.Request) -> web.Response:
     match request.path:
         case "/ready":
             return web.Response(text="ok")
+        case "/timed":
+            return web.Response(text="ok", headers={"Server-Timing": "ttft;dur=62.30"})
         case "/moved":
             return web.Response(status=302, headers={"Location": "/ready"})
         case "/slow":
@@ -33,7 +37,7 @@ async def server() -> AsyncIterator[TestServer]:
 
 @pytest.fixture
 async def probe() -> AsyncIterator[HttpProbe]:
-    made = HttpProbe(timeout_seconds=0.3)
+    made = HttpProbe(timeout_seconds=30.0)
     yield made
     await made.aclose()
 
@@ -43,14 +47,25 @@ async def test_only_a_plain_200_is_an_answer(server: TestServer, probe: HttpProb
     assert not (await probe(str(server.make_url("/moved")))).ok
 
 
+async def test_a_certificate_for_the_clients_name_is_no_obstacle(probe: HttpProbe, tmp_path: Path) -> None:
+    app = web.Application()
+    app.router.add_get("/{path}", answer)
+    server = TestServer(app, scheme="https")
+    await server.start_server(ssl=Authority().serving(tmp_path))
+    assert (await probe(str(server.make_url("/ready")))).ok
+    await server.close()
+
+
 async def test_a_refusal_is_told_with_its_text_cut_short(server: TestServer, probe: HttpProbe) -> None:
     result = await probe(str(server.make_url("/broken")))
     assert "answered 503: no engine answers" in result.message
     assert len(result.message) < 500
 
 
-async def test_silence_ends_at_the_deadline(server: TestServer, probe: HttpProbe) -> None:
-    assert "did not answer within 0.3 s" in (await probe(str(server.make_url("/slow")))).message
+async def test_silence_ends_at_the_deadline(server: TestServer) -> None:
+    hasty = HttpProbe(timeout_seconds=0.3)
+    assert "did not answer within 0.3 s" in (await hasty(str(server.make_url("/slow")))).message
+    await hasty.aclose()
 
 
 async def test_a_closed_port_is_a_finding(server: TestServer, probe: HttpProbe) -> None:
@@ -77,3 +92,8 @@ async def test_passes_and_writes_are_counted() -> None:
     assert 'flashplane_api_writes_total{verb="apply"} 2.0' in text
     assert 'flashplane_api_writes_total{verb="status"} 1.0' in text
     assert 'flashplane_reconcile_passes_total{result="error"} 1.0' in text
+
+
+async def test_what_requests_lately_took_comes_with_the_answer(server: TestServer, probe: HttpProbe) -> None:
+    assert (await probe(str(server.make_url("/timed")))).milliseconds == {"ttft": 62.3}
+    assert (await probe(str(server.make_url("/ready")))).milliseconds == {}

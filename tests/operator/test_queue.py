@@ -7,8 +7,9 @@ from collections.abc import Callable
 import pytest
 
 from flash_operator.cluster.protocol import ClusterError, Key
-from flash_operator.queue import Loops, QueueSettings, backoff_seconds, look_pause_seconds
+from flash_operator.queue import Loops, QueueSettings, backoff_seconds, look_pause_seconds, pass_pause_seconds
 from flash_operator.reconcile import Outcome
+from flash_operator.steady import Steady
 
 A, B = Key("default", "a"), Key("default", "b")
 SETTINGS = QueueSettings(settle_seconds=0.0, backoff_seconds=0.01, backoff_max_seconds=0.05)
@@ -24,12 +25,7 @@ def test_the_pause_doubles_up_to_a_bound(failures: int, pause: float) -> None:
     [(15.0, 1, 15.0), (15.0, 750, 15.0), (15.0, 5000, 100.0), (2.0, 5000, 100.0), (15.0, 100_000, 300.0)],
 )
 def test_the_looks_of_all_objects_together_have_a_bounded_rate(wanted: float, objects: int, pause: float) -> None:
-    assert look_pause_seconds(wanted, objects, 1000.0, QueueSettings()) == pause
-
-
-def test_looks_that_are_due_at_about_the_same_time_begin_together() -> None:
-    starts = [now + look_pause_seconds(15.0, 10, now, QueueSettings()) for now in (1000.1, 1000.5, 1000.9)]
-    assert starts == pytest.approx([1016.0] * 3)
+    assert look_pause_seconds(wanted, objects, QueueSettings()) == pause
 
 
 class Steps:
@@ -208,3 +204,68 @@ async def test_the_wait_is_told_from_the_first_reason_to_the_begin_of_the_pass()
     assert waits == [0.0, 7.0]
     assert loops.waiting == 0
     await loops.aclose()
+
+
+KNOWN = Steady("http://chat/readyz", None)
+STEADY = Outcome(requeue_after_seconds=0.01, steady=KNOWN)
+
+
+async def test_a_steady_object_is_looked_at_and_a_pass_follows_when_it_is_not_as_it_was() -> None:
+    answers = [True, True, False]
+    asked: list[str] = []
+
+    async def look(known: Steady) -> bool:
+        asked.append(known.url)
+        return answers.pop(0)
+
+    steps = Steps(STEADY)
+    running = Loops(steps, look=look, clock=asyncio.get_running_loop().time, settings=SETTINGS)
+    running.wake(A)
+    await steps.until(lambda: len(steps.passes) == 2)
+    await running.aclose()
+    assert asked == ["http://chat/readyz"] * 3
+
+
+async def test_an_event_makes_a_pass_without_a_look() -> None:
+    async def look(known: Steady) -> bool:
+        raise AssertionError(f"looked at {known}")
+
+    steps = Steps(Outcome(requeue_after_seconds=3600.0, steady=KNOWN))
+    running = Loops(steps, look=look, clock=asyncio.get_running_loop().time, settings=SETTINGS)
+    running.wake(A)
+    await steps.until(lambda: len(steps.passes) == 1)
+    running.wake(A)
+    await steps.until(lambda: len(steps.passes) == 2)
+    await running.aclose()
+
+
+async def test_a_steady_object_gets_a_pass_after_the_resync_however_often_it_is_looked_at() -> None:
+    async def look(known: Steady) -> bool:
+        return True
+
+    steps = Steps(STEADY)
+    settings = QueueSettings(settle_seconds=0.0, resync_seconds=0.05)
+    running = Loops(steps, look=look, clock=asyncio.get_running_loop().time, settings=settings)
+    running.wake(A)
+    await steps.until(lambda: len(steps.passes) == 2)
+    await running.aclose()
+
+
+async def test_a_pass_that_reported_nothing_is_followed_by_one_that_events_do_not_hasten() -> None:
+    steps = Steps(Outcome(unreported=True))
+    patient = QueueSettings(settle_seconds=0.0, report_seconds=3600.0)
+    running = Loops(steps, clock=asyncio.get_running_loop().time, settings=patient)
+    running.wake(A, 1)
+    await steps.until(lambda: len(steps.passes) == 1)
+    running.wake(A, 1)
+    running.wake(B)
+    await steps.until(lambda: B in steps.passes)
+    assert steps.passes == [A, B]
+    running.wake(A, 2)
+    await steps.until(lambda: len(steps.passes) == 3)
+    await running.aclose()
+
+
+@pytest.mark.parametrize(("objects", "pause"), [(1, 300.0), (3000, 300.0), (5000, 500.0)])
+def test_the_passes_over_steady_objects_have_a_bounded_rate(objects: int, pause: float) -> None:
+    assert pass_pause_seconds(objects, QueueSettings()) == pause

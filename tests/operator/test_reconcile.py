@@ -13,6 +13,7 @@ from flash_operator.cluster.protocol import ClusterError, Forbidden, Key, Manife
 from flash_operator.plan import PlanSettings
 from flash_operator.reconcile import Outcome, ReconcileSettings, reconcile
 from flash_operator.status import ProbeResult
+from flash_operator.steady import Steady
 
 KEY = Key("default", "chat")
 ENGINE, GATEWAY = Key("default", "chat-engine"), Key("default", "chat-gateway")
@@ -53,9 +54,9 @@ def controllers_act(cluster: MemoryCluster) -> bool:
     return cluster.contents() != before
 
 
-async def converge(cluster: MemoryCluster) -> Outcome:
+async def converge(cluster: MemoryCluster, probe: Any = answering) -> Outcome:
     for _ in range(10):
-        outcome = await run(cluster)
+        outcome = await run(cluster, probe)
         if not controllers_act(cluster) and outcome.writes == 0:
             break
     return outcome
@@ -88,6 +89,30 @@ async def test_an_idle_deployment_is_never_written() -> None:
     for _ in range(5):
         assert (await run(cluster)).writes == 0
     assert cluster.writes == []
+
+
+async def test_what_came_of_the_first_objects_is_reported_by_the_pass_after() -> None:
+    cluster = a_cluster()
+    first = await run(cluster)
+    assert (first.unreported, first.status_written, len(first.applied)) == (True, False, 10)
+    second = await run(cluster)
+    assert (second.unreported, second.status_written, second.applied) == (False, True, ())
+
+
+async def test_a_refusal_is_reported_at_once() -> None:
+    cluster = a_cluster(model={"source": "http://example.com/model.gguf"})
+    outcome = await run(cluster)
+    assert (outcome.unreported, outcome.status_written) == (False, True)
+
+
+async def test_only_a_settled_deployment_that_depends_on_nothing_unwatched_is_steady() -> None:
+    outcome = await converge(a_cluster())
+    assert outcome.steady == Steady("http://chat-gateway.default.svc:8080/readyz", None)
+    assert (await run(a_cluster())).steady is None
+    assert (await converge(a_cluster(engine={"autoscaling": {"maxReplicas": 2}}))).steady is None
+    resident = a_cluster(residency=EU)
+    resident.regions = {"n1": "eu"}
+    assert (await converge(resident)).steady is None
 
 
 async def test_the_endpoint_is_asked_only_once_pods_are_ready() -> None:
@@ -171,7 +196,7 @@ async def test_a_refused_spec_is_stalled_and_tears_nothing_down() -> None:
     cluster = a_cluster()
     await converge(cluster)
     before = cluster.contents()
-    user_changes(cluster, model={"source": "s3://bucket/model"})
+    user_changes(cluster, model={"source": "http://host/m.gguf"})
     outcome = await run(cluster)
     assert ready(outcome) == "False SourceNotServed"
     assert (outcome.applied, outcome.deleted, outcome.requeue_after_seconds) == ((), (), None)
@@ -350,7 +375,7 @@ async def test_children_that_may_not_be_read_are_told_in_the_status_and_nothing_
 
 
 async def test_a_refused_spec_is_stalled_whether_or_not_its_children_can_be_read() -> None:
-    outcome = await run(Blindfolded(a_cluster(model={"source": "s3://bucket/model"})))
+    outcome = await run(Blindfolded(a_cluster(model={"source": "http://host/m.gguf"})))
     conditions = {c["type"]: (c["status"], c["reason"]) for c in outcome.status["conditions"]}
     assert conditions["Stalled"] == ("True", "SourceNotServed")
     assert conditions["Ready"] == ("False", "SourceNotServed")
@@ -484,6 +509,43 @@ async def test_a_route_is_made_where_the_cluster_knows_the_kind_and_missed_where
     assert "HTTPRoute/chat-gateway" not in cluster.contents()
 
 
+BALANCED = {"visibility": "Public", "tls": {"secretName": "chat-tls"}, "port": 443}
+
+
+async def test_an_endpoint_is_ready_when_its_load_balancer_has_an_address() -> None:
+    cluster, asked = a_cluster(endpoint=BALANCED, gateway=KEYS), []
+
+    async def probe(url: str) -> ProbeResult:
+        asked.append(url)
+        return ProbeResult(ok=True, message="")
+
+    outcome = await converge(cluster, probe)
+    assert ready(outcome) == "False LoadBalancerPending"
+    assert outcome.status.get("endpoint", "") == ""
+    assert set(asked) == {"https://chat-gateway.default.svc:443/readyz"}
+    address = {"loadBalancer": {"ingress": [{"ip": "203.0.113.9"}]}}
+    cluster.edit("Service", Key("default", "chat-gateway"), lambda service: service.update(status=address))
+    outcome = await converge(cluster, probe)
+    assert ready(outcome) == "True Serving"
+    assert outcome.status["endpoint"] == "https://203.0.113.9/v1"
+    assert (await run(cluster, probe)).writes == 0
+
+
+async def test_a_certificate_that_is_not_issued_is_why_the_endpoint_is_silent() -> None:
+    issued = {"hostname": "chat.example.com", "tls": {"issuerRef": {"name": "letsencrypt"}}}
+    cluster = a_cluster(endpoint=issued)
+
+    async def silent(url: str) -> ProbeResult:
+        return ProbeResult(ok=False, message="nobody listens")
+
+    assert ready(await converge(cluster, silent)) == "False KindNotServed"
+    cluster.kinds.add(("cert-manager.io/v1", "Certificate"))
+    assert ready(await converge(cluster, silent)) == "False CertificatePending"
+    user_changes(cluster, endpoint={})
+    await converge(cluster)
+    assert "Certificate/chat-gateway" not in cluster.contents()
+
+
 async def test_a_pod_monitor_is_made_only_where_the_cluster_knows_the_kind() -> None:
     cluster = a_cluster()
     await converge(cluster)
@@ -508,7 +570,7 @@ async def test_what_matters_to_users_is_announced_once() -> None:
 async def test_the_revision_is_that_of_the_plan_that_is_applied_as_a_whole() -> None:
     cluster = a_cluster()
     first = (await converge(cluster)).status["appliedRevision"]
-    user_changes(cluster, model={"source": "s3://bucket/model"})
+    user_changes(cluster, model={"source": "http://host/m.gguf"})
     assert (await converge(cluster)).status["appliedRevision"] == first
     user_changes(cluster, model={"source": "builtin://smollm2-135m-instruct"}, engine={"replicas": 3})
     assert (await converge(cluster)).status["appliedRevision"] not in ("", first)

@@ -39,7 +39,7 @@ def engine(**changes: Any) -> tuple[dict[str, Any], ...]:
 
 FAILING = {"conditions": [{"type": "ReplicaFailure", "status": "True", "message": "container engine exited with 3"}]}
 STUCK = {"conditions": [{"type": "Progressing", "status": "False", "message": "has timed out progressing."}]}
-REFUSED = Refusal(Reason.SOURCE_NOT_SERVED, "spec.model.source (s3://bucket/model) is not served by this release.")
+REFUSED = Refusal(Reason.SOURCE_NOT_SERVED, "spec.model.source (http://host/m.gguf) is not served by this release.")
 
 
 @pytest.mark.parametrize(
@@ -181,3 +181,12 @@ def test_a_pod_that_fails_is_no_outage_while_enough_others_serve() -> None:
     enough = facts(seen(two_of_three, probe=ANSWERS, pods=[pod], enough_engines=1))
     assert enough["EnginesReady"] == "True EnginesStarting"
     assert facts(seen(two_of_three, probe=ANSWERS, pods=[pod]))["EnginesReady"] == "False EnginesFailing"
+
+
+def test_what_users_felt_is_written_when_it_moves_and_stays_while_nobody_asks() -> None:
+    felt = seen(probe=ProbeResult(ok=True, message="", milliseconds={"ttft": 62.3, "tpot": 17.9}))
+    first = status(felt, {}, NOON)
+    assert first["latency"] == {"ttftMilliseconds": 62, "tpotMilliseconds": 18}
+    for later in (ANSWERS, ProbeResult(ok=True, message="", milliseconds={"ttft": 70.0})):
+        assert status(seen(probe=later), first, NOON)["latency"] == first["latency"]
+    assert status(seen(), first, NOON)["latency"] == first["latency"]

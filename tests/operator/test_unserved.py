@@ -26,9 +26,11 @@ NOT_PLANNED = {
     "engine.autoscaling.targets.ttftMilliseconds",
     "engine.autoscaling.targets.tpotMilliseconds",
     "engine.autoscaling.targets.queuedRequests",
+    "rollout.canaryRequests",
+    "rollout.canaryLatencyPercent",
 }
-"""How the number of pods follows the load is no part of the plan: test_autoscale.py shows that each of these fields
-changes a decision."""
+"""How the number of pods follows the load, and when a revision has proved itself, is no part of the plan:
+test_autoscale.py and test_canary_verdict.py show that each of these fields changes a decision."""
 
 SERVED: dict[str, Any] = {
     "model": {"source": "builtin://smollm2-135m-instruct"},
@@ -50,8 +52,8 @@ OTHERS: dict[str, Any] = {
 """What cannot stand in one manifest with the case of every field."""
 
 
-WHOLE = ("draft", "residency", "rollout", "observability", "placement")
-PARTS = ("engine.autoscaling", "gateway.auth", "endpoint.tls", "endpoint.loadBalancer", "model.credentialsSecretRef")
+WHOLE = ("draft", "endpoint", "residency", "rollout", "observability", "placement")
+PARTS = ("engine.autoscaling", "gateway.auth", "model.credentialsSecretRef")
 
 
 def with_field(path: tuple[str, ...], value: Any) -> dict[str, Any]:
@@ -148,7 +150,7 @@ def test_what_asks_for_nothing_else_than_what_happens_is_accepted(spec: dict[str
 
 
 def test_the_refusal_names_field_value_and_remedy() -> None:
-    found = refusal(a_deployment(rollout={"strategy": "Canary", "canaryPercent": 5}).spec)
+    found = refusal(a_deployment(draft={"mode": "Pods", "model": {"source": "file:///draft"}}).spec)
     assert found is not None
     assert found.reason is Reason.FIELD_NOT_SERVED
-    assert found.message.startswith("spec.rollout.strategy (Canary) is not served by this release. Use RollingUpdate")
+    assert found.message.startswith("spec.draft.mode (Pods) is not served by this release. Write mode: InProcess")

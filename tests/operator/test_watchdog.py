@@ -1,7 +1,7 @@
 """Whether events still arrive."""
 
 from flash_operator.cluster.protocol import Key
-from flash_operator.watchdog import ChildWatchdog, Watchdog
+from flash_operator.watchdog import Watchdog
 
 A, B = Key("default", "a"), Key("default", "b")
 
@@ -86,49 +86,3 @@ def test_a_watch_that_has_begun_anew_is_given_time() -> None:
     assert not dog.is_stale
     dog.look({A: "1"})
     assert not dog.is_stale
-
-
-SERVICE, OTHER = ("Service", "a-gateway"), ("Service", "a-engine")
-
-
-def test_a_child_whose_event_does_not_come_within_the_patience_is_a_dead_watch() -> None:
-    dog = ChildWatchdog(30.0)
-    dog.delivered(A, SERVICE, "1", 0.0, deleted=False)
-    dog.seen(A, {SERVICE: "1"}, 1.0)
-    assert dog.stale(100.0) == frozenset()
-    dog.seen(A, {SERVICE: "2"}, 100.0)
-    dog.seen(A, {SERVICE: "2"}, 115.0)
-    assert dog.stale(130.0) == frozenset()
-    assert dog.stale(131.0) == {"Service"}
-
-
-def test_an_event_before_or_after_the_pass_shows_that_the_childs_watch_lives() -> None:
-    dog = ChildWatchdog(30.0)
-    dog.delivered(A, SERVICE, "1", 0.0, deleted=False)
-    dog.seen(A, {SERVICE: "1", OTHER: "5"}, 1.0)
-    dog.delivered(A, OTHER, "6", 2.0, deleted=False)
-    assert dog.stale(1000.0) == frozenset()
-
-
-def test_a_watch_of_children_that_brings_others_first_is_alive() -> None:
-    dog = ChildWatchdog(30.0)
-    dog.seen(A, {SERVICE: "1"}, 0.0)
-    dog.delivered(B, SERVICE, "1", 20.0, deleted=False)
-    assert dog.stale(40.0) == frozenset()
-    assert dog.stale(51.0) == {"Service"}
-
-
-def test_children_of_an_owner_that_is_gone_are_not_waited_for() -> None:
-    dog = ChildWatchdog(30.0)
-    dog.seen(A, {SERVICE: "1"}, 0.0)
-    dog.seen(A, {}, 10.0)
-    assert dog.stale(1000.0) == frozenset()
-
-
-def test_watches_of_children_that_have_begun_anew_are_given_time() -> None:
-    dog = ChildWatchdog(30.0)
-    dog.seen(A, {SERVICE: "1"}, 0.0)
-    assert dog.stale(31.0) == {"Service"}
-    dog.reset()
-    dog.seen(A, {SERVICE: "1"}, 31.0)
-    assert dog.stale(60.0) == frozenset()

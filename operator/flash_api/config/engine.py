@@ -4,9 +4,21 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from flash_api.v1alpha1.engine import KVCacheDtype
+from flash_api.v1alpha1.engine import LOOKAHEAD_MAX, DraftMode, KVCacheDtype
 from flash_api.v1alpha1.flashdeployment import Variant
 from flash_api.v1alpha1.observability import LogLevel
+
+
+class EngineDraft(BaseModel):
+    """Where one engine process takes proposals for the next tokens from."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    mode: DraftMode
+    lookahead: int | None = Field(default=None, ge=1, le=LOOKAHEAD_MAX)
+    """Tokens proposed at once; None = what pays, as measured."""
+    model_dir: str | None = None
+    """Of mode InProcess: the folder that holds the draft's `model.flash`."""
 
 
 class EngineConfig(BaseModel):
@@ -34,6 +46,8 @@ class EngineConfig(BaseModel):
     """Tokens (prefill and decode) computed in one step."""
     kv_cache_bytes: int = Field(default=512 * 1024**2, ge=1024**2)
     kv_cache_dtype: KVCacheDtype = KVCacheDtype.BFLOAT16
+    draft: EngineDraft | None = None
+    """None = every step yields one token of a sequence."""
     threads: int | None = Field(default=None, ge=1, le=1024)
     """CPU threads of the kernels; None = from the cgroup quota."""
     log_level: LogLevel = LogLevel.INFO

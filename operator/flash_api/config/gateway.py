@@ -20,6 +20,48 @@ class GatewayLimits(BaseModel):
     max_inflight_requests: int = Field(default=256, ge=1)
 
 
+class GatewayTls(BaseModel):
+    """The certificate that clients see, as PEM files that may be renewed at any time."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    certificate_file: str
+    key_file: str
+
+
+class GatewayOidc(BaseModel):
+    """The OpenID Connect provider whose tokens are accepted."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    issuer_url: str
+    audiences: tuple[str, ...]
+    """A token must name one of them."""
+    username_claim: str = "sub"
+
+
+class GatewayTracing(BaseModel):
+    """The OpenTelemetry collector that takes traces."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    endpoint: str
+    """Base URL of OTLP over HTTP."""
+    sampling_percent: int = Field(default=1, ge=0, le=100)
+    """Of requests whose client has not decided."""
+
+
+class CanaryEngines(BaseModel):
+    """Engines of a revision on trial, and how much of the work they get while there are any."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    engine: str
+    """`host:port` of their gRPC. That the host has no address is the usual case: nothing is on trial."""
+    percent: int = Field(ge=1, le=50)
+    """Share of the conversations that they answer."""
+
+
 class GatewayConfig(BaseModel):
     """One gateway process: the model it offers, the engines behind it, who may call."""
 
@@ -28,11 +70,19 @@ class GatewayConfig(BaseModel):
     served_model_name: str
     engine: str
     """`host:port` of the engines' gRPC; every address the host resolves to is one replica."""
+    canary: CanaryEngines | None = None
+    """None = no revision is ever tried on a share of the requests."""
     model_dir: str
     """Folder that holds `model.flash`: the tokenizer and chat template are read from it."""
     max_context_tokens: int | None = None
     api_keys_file: str | None = None
-    """One key a line, `#` comments allowed; None = no authentication."""
+    """One key a line, `#` comments allowed; None = there are none."""
+    oidc: GatewayOidc | None = None
+    """None = no tokens are accepted. With neither keys nor tokens nobody is asked who they are."""
+    tls: GatewayTls | None = None
+    """None = plain HTTP."""
+    tracing: GatewayTracing | None = None
+    """None = no traces."""
     limits: GatewayLimits = GatewayLimits()
     drain_seconds: int = Field(default=30, ge=1)
     """How long running requests may go on after SIGTERM."""

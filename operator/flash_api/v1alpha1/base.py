@@ -11,6 +11,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstra
 from pydantic.alias_generators import to_camel
 from pydantic_core import PydanticCustomError
 
+from flash_api.quantities import number
 from flash_api.rules import Rule, cel_string, text_validation
 
 QUANTITY_PATTERN = r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|Ki|Mi|Gi|Ti)?$"
@@ -43,7 +44,7 @@ PATTERN_MEANINGS: Final = {
     LABEL_KEY_PATTERN: "must be a label's key, such as gpu or topology.kubernetes.io/zone",
     LABEL_VALUE_PATTERN: "must be a label's value: letters, digits, -, _ and ., with a letter or digit at both ends",
     LABEL_VALUE_OR_EMPTY_PATTERN: "must be empty or letters, digits, -, _ and ., with a letter or digit at both ends",
-    REVISION_PATTERN: "must be a branch, a tag or a commit, without spaces",
+    REVISION_PATTERN: "must be a branch, a tag, a commit or a version, without spaces",
     HTTPS_PATTERN: "must be a URL that begins with https://",
     HTTP_PATTERN: "must be a URL that begins with http:// or https://",
     TIME_OF_DAY_PATTERN: "must be a time of day from 00:00 to 23:59, with two digits each",
@@ -146,6 +147,19 @@ def each_name_once(values: list[T]) -> list[T]:
 LIST_OF_ITS_OWN: Final[dict[str, Any]] = {"x-kubernetes-list-type": "atomic"}
 LIST_AS_SET: Final[dict[str, Any]] = {"x-kubernetes-list-type": "set"}
 LIST_BY_NAME: Final[dict[str, Any]] = {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]}
+
+
+def quantity_at_least(name: str, field: str, least: str, remedy: str) -> Rule:
+    """The rule that a quantity, where it is written, is no less than `least`; `field` is one word."""
+    return Rule(
+        name=name,
+        field=field,
+        cel=f"!has(self.{field}) || !isQuantity(self.{field}) || "
+        f"!quantity(self.{field}).isLessThan(quantity('{least}'))",
+        holds=lambda self: getattr(self, field) is None or number(getattr(self, field)) >= number(least),
+        rule=f"must be at least {least}",
+        remedy=remedy,
+    )
 
 
 class ApiModel(BaseModel):

@@ -94,11 +94,20 @@ class LoadBalancer(ApiModel):
     )
     internal: bool = Field(
         default=False,
-        description="Whether only the cloud's private network reaches it, where the cloud is known. Example: true.",
+        description="Whether only the cloud's private network reaches it: the Service then carries the annotations "
+        "that AWS, Google Cloud, Azure and OpenStack read. Example: true.",
+    )
+    allocate_node_ports: bool = Field(
+        default=True,
+        description="Whether every node opens a port for it; false where the load balancer sends to pods itself, as "
+        "MetalLB and Cilium do. Example: false.",
     )
 
 
 _DOORS = ("gatewayRef", "ingressClassName", "loadBalancer")
+
+_BALANCED = "{0}.visibility == 'Public' && !has({0}.gatewayRef) && !has({0}.ingressClassName)"
+_CLASS = "(has({0}.loadBalancer) && has({0}.loadBalancer.class) ? {0}.loadBalancer.class : '')"
 
 
 def _only_public(field: str, attribute: str, what: str) -> Rule:
@@ -180,6 +189,31 @@ class Endpoint(ApiModel):
             shows_value=False,
             remedy="name a certificate, so that keys and prompts never travel as plain text, or use Private or Cluster",
         ),
+        Rule(
+            name="AddressesAreLimitedAtALoadBalancer",
+            field="allowedCIDRs",
+            cel="!has(self.allowedCIDRs) || !(has(self.gatewayRef) || has(self.ingressClassName))",
+            holds=lambda self: (
+                self.allowed_cidrs is None or (self.gateway_ref is None and self.ingress_class_name is None)
+            ),
+            rule="must be unset when gatewayRef or ingressClassName is set: their pods are all that the gateway sees",
+            shows_value=False,
+            remedy="limit addresses at the Gateway or at the ingress controller, or come through a load balancer",
+        ),
+        Rule(
+            name="LoadBalancerClassStays",
+            field="loadBalancer",
+            cel=f"!({_BALANCED.format('oldSelf')} && {_BALANCED.format('self')}) || "
+            f"{_CLASS.format('oldSelf')} == {_CLASS.format('self')}",
+            holds=lambda self, old: (
+                not (self.has_load_balancer and old.has_load_balancer)
+                or self.load_balancer_class == old.load_balancer_class
+            ),
+            rule="must keep its class: no Service may change it",
+            shows_value=False,
+            remedy="make the endpoint Private, wait until the load balancer is gone, and make it Public again",
+            of_change=True,
+        ),
     )
 
     visibility: Visibility = Field(
@@ -204,12 +238,20 @@ class Endpoint(ApiModel):
         default=None,
         alias="allowedCIDRs",
         json_schema_extra=LIST_AS_SET,
-        description="Blocks of addresses that may reach a Public endpoint; unset = all. Example: [203.0.113.0/24].",
+        description="Blocks of addresses that may reach a Public endpoint through its load balancer, kept by the load "
+        "balancer (loadBalancerSourceRanges) and by the gateway's NetworkPolicy; unset = all. Pods of the cluster "
+        "count by their addresses too. Example: [203.0.113.0/24].",
     )
     hostname: Annotated[str, StringConstraints(pattern=HOSTNAME_PATTERN, min_length=3, max_length=253)] | None = Field(
-        default=None, description="DNS name under which clients reach the endpoint. Example: chat.example.com."
+        default=None,
+        description="DNS name under which clients reach the endpoint; external-dns finds it on the route or, as an "
+        "annotation, on the gateway Service. Example: chat.example.com.",
     )
-    tls: Tls | None = Field(default=None, description="The certificate that clients see; unset = plain HTTP.")
+    tls: Tls | None = Field(
+        default=None,
+        description="The certificate that clients see; unset = plain HTTP. An Ingress shows it; without one the "
+        "gateway pods do, and take a renewed one within seconds.",
+    )
     gateway_ref: GatewayRef | None = Field(
         default=None, description="Gateway of the Gateway API through which clients come; an HTTPRoute is made for it."
     )
@@ -221,3 +263,19 @@ class Endpoint(ApiModel):
         description="Load balancer of the cloud; also what a Public endpoint gets that names neither a Gateway nor an "
         "Ingress class.",
     )
+
+    @property
+    def has_load_balancer(self) -> bool:
+        """Whether clients come through a load balancer of the cloud."""
+        routed = self.gateway_ref is not None or self.ingress_class_name is not None
+        return self.visibility is Visibility.PUBLIC and not routed
+
+    @property
+    def load_balancer_class(self) -> str | None:
+        """Of the load balancer, if it has one."""
+        return self.load_balancer.load_balancer_class if self.load_balancer is not None else None
+
+    @property
+    def ends_tls(self) -> bool:
+        """Whether the gateway pods themselves speak TLS, because nothing before them does."""
+        return self.tls is not None and self.ingress_class_name is None

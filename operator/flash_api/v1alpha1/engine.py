@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import ClassVar
+from typing import ClassVar, Final
 
 from pydantic import Field
 
 from flash_api.quantities import number
 from flash_api.rules import Rule
 from flash_api.v1alpha1.autoscaling import REPLICAS_MAX, Autoscaling
-from flash_api.v1alpha1.base import ApiModel, Quantity
+from flash_api.v1alpha1.base import ApiModel, Quantity, quantity_at_least
 from flash_api.v1alpha1.resources import Resources
 from flash_api.v1alpha1.source import ModelChoice
 
@@ -26,14 +26,7 @@ class KVCache(ApiModel):
     """The memory that holds keys and values of running requests."""
 
     cel_rules: ClassVar[tuple[Rule, ...]] = (
-        Rule(
-            name="KvCacheIsUsable",
-            field="memory",
-            cel="!isQuantity(self.memory) || !quantity(self.memory).isLessThan(quantity('1Mi'))",
-            holds=lambda self: number(self.memory) >= number("1Mi"),
-            rule="must be at least 1Mi",
-            remedy="write bytes with a suffix, such as 512Mi",
-        ),
+        quantity_at_least("KvCacheIsUsable", "memory", "1Mi", "write bytes with a suffix, such as 512Mi"),
     )
 
     memory: Quantity = Field(default="512Mi", description="Bytes of one engine replica's KV cache. Example: 2Gi.")
@@ -93,6 +86,10 @@ class Engine(ApiModel):
         if self.autoscaling is not None:
             return self.autoscaling.min_replicas
         return 1 if self.replicas is None else self.replicas
+
+
+LOOKAHEAD_MAX: Final = 8
+"""Tokens that may be proposed at once."""
 
 
 class DraftMode(StrEnum):
@@ -175,10 +172,21 @@ class Draft(ApiModel):
         le=REPLICAS_MAX,
         description="Number of draft pods, as a count; unset = as many as engine pods. Example: 1.",
     )
-    lookahead: int = Field(default=4, ge=1, le=16, description="Tokens proposed at once, as a count. Example: 4.")
+    lookahead: int | None = Field(
+        default=None,
+        ge=1,
+        le=LOOKAHEAD_MAX,
+        description="Tokens proposed at once, as a count; unset = automatic: as many as pay, by what engines measure. "
+        "Example: 4.",
+    )
     placement: DraftPlacement | None = Field(
         default=None,
         description="How near draft pods must be to engine pods: SameNode, SameZone or SameRegion; unset = SameNode. "
         "Example: SameNode.",
     )
     resources: Resources | None = Field(default=None, description="CPU and memory of one draft pod.")
+
+    @property
+    def in_process(self) -> ModelChoice | None:
+        """The small model that runs inside the engine, where one does."""
+        return self.model if self.mode is DraftMode.IN_PROCESS else None

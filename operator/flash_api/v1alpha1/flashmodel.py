@@ -8,27 +8,27 @@ from pydantic import AfterValidator, Field
 
 from flash_api.quantities import number
 from flash_api.rules import Rule
-from flash_api.v1alpha1.base import LIST_AS_SET, NAME_RULES, ApiModel, ObjectMeta, ObjectName, Quantity, each_once
+from flash_api.v1alpha1.base import (
+    LIST_AS_SET,
+    NAME_RULES,
+    ApiModel,
+    ObjectMeta,
+    ObjectName,
+    Quantity,
+    each_once,
+    quantity_at_least,
+)
 from flash_api.v1alpha1.residency import Residency
+from flash_api.v1alpha1.resources import Resources
 from flash_api.v1alpha1.source import SOURCE_RULES, Pinned, SourceUri, Variant, scheme
 from flash_api.v1alpha1.status import FlashModelStatus
-
-CACHE_LEAST = "64Mi"
 
 
 class ModelCache(ApiModel):
     """The volume that holds the packed model."""
 
     cel_rules: ClassVar[tuple[Rule, ...]] = (
-        Rule(
-            name="CacheIsUsable",
-            field="size",
-            cel="!has(self.size) || !isQuantity(self.size) || "
-            f"!quantity(self.size).isLessThan(quantity('{CACHE_LEAST}'))",
-            holds=lambda self: self.size is None or number(self.size) >= number(CACHE_LEAST),
-            rule=f"must be at least {CACHE_LEAST}",
-            remedy="write bytes with a suffix, such as 20Gi",
-        ),
+        quantity_at_least("CacheIsUsable", "size", "64Mi", "write bytes with a suffix, such as 20Gi"),
         Rule(
             name="CacheNeverShrinks",
             field="size",
@@ -66,8 +66,8 @@ class ModelCache(ApiModel):
 
     size: Quantity | None = Field(
         default=None,
-        description="Bytes of the volume, as a Kubernetes quantity; unset = what the source and the variants need. "
-        "Example: 20Gi.",
+        description="Bytes of the volume, as a Kubernetes quantity; unset = 2Gi for a builtin source, "
+        "64Gi for any other: a download of ten billion parameters and all its variants. Example: 20Gi.",
     )
     storage_class_name: ObjectName | None = Field(
         default=None, description="StorageClass of the volume; unset = the cluster's default. Example: fast-ssd."
@@ -135,9 +135,18 @@ class FlashModelSpec(Pinned, CachedSource):
         description="Variants to pack; a deployment can only use one that is packed. Example: [Lite, Nano].",
     )
     cache: ModelCache = Field(default=ModelCache(), description="The volume that holds the packed model.")
+    resources: Resources = Field(
+        default=Resources(memory="4Gi"),
+        description="CPU and memory of a pod that downloads and packs. Example: {cpu: '4', memory: 8Gi}.",
+    )
     residency: Residency | None = Field(
         default=None, description="Regions that the download and the volume stay in; unset = anywhere in the cluster."
     )
+
+    @property
+    def uri(self) -> str:
+        """The source."""
+        return self.source
 
 
 class FlashModel(ApiModel):

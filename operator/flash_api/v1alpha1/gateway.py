@@ -15,7 +15,9 @@ class Oidc(ApiModel):
 
     issuer_url: Annotated[str, StringConstraints(pattern=HTTPS_PATTERN, min_length=9, max_length=512)] = Field(
         alias="issuerURL",
-        description="URL of the provider; its keys are found below it. Example: https://login.example.com/realms/acme.",
+        description="URL of the provider, exactly as its tokens name it; its keys are found below it and are asked for "
+        "by the gateway pods, with the certificate authorities of their image. Example: "
+        "https://login.example.com/realms/acme.",
     )
     audiences: Annotated[
         list[Annotated[str, StringConstraints(min_length=1, max_length=256)]],
@@ -27,7 +29,9 @@ class Oidc(ApiModel):
         "one. Example: [flashplane].",
     )
     username_claim: Annotated[str, StringConstraints(pattern=CLAIM_PATTERN, min_length=1, max_length=128)] = Field(
-        default="sub", description="Claim that names the caller, for limits and logs. Example: email."
+        default="sub",
+        description="Claim that names the caller: callers of different names share no cached prompts. An email counts "
+        "unless email_verified says that it is not. Example: email.",
     )
 
 

@@ -47,11 +47,15 @@ class Tracing(ApiModel):
     """Where traces of requests go."""
 
     otlp_endpoint: Annotated[str, StringConstraints(pattern=HTTP_PATTERN, min_length=8, max_length=512)] = Field(
-        description="URL of an OpenTelemetry collector that speaks OTLP over HTTP. "
-        "Example: http://collector.monitoring.svc:4318."
+        description="URL of an OpenTelemetry collector that speaks OTLP over HTTP; spans hold counts, times and codes, "
+        "never text of a prompt or an answer. Example: http://collector.monitoring.svc:4318."
     )
     sampling_percent: int = Field(
-        default=1, ge=0, le=100, description="Share of requests that are traced, in percent. Example: 1."
+        default=1,
+        ge=0,
+        le=100,
+        description="Share of requests that are traced, in percent, where the client has not decided in its "
+        "traceparent header. Example: 1.",
     )
 
 

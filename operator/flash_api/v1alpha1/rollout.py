@@ -40,6 +40,22 @@ class Rollout(ApiModel):
             remedy="remove canaryPercent, or use the strategy Canary",
         ),
         Rule(
+            name="OnlyCanaryCountsRequests",
+            field="canaryRequests",
+            cel="!has(self.canaryRequests) || self.strategy == 'Canary'",
+            holds=lambda self: self.canary_requests is None or self.strategy is RolloutStrategy.CANARY,
+            rule="must be unset when strategy is {self.strategy}",
+            remedy="remove canaryRequests, or use the strategy Canary",
+        ),
+        Rule(
+            name="OnlyCanaryComparesLatency",
+            field="canaryLatencyPercent",
+            cel="!has(self.canaryLatencyPercent) || self.strategy == 'Canary'",
+            holds=lambda self: self.canary_latency_percent is None or self.strategy is RolloutStrategy.CANARY,
+            rule="must be unset when strategy is {self.strategy}",
+            remedy="remove canaryLatencyPercent, or use the strategy Canary",
+        ),
+        Rule(
             name="CanaryNeedsRoom",
             field="surge",
             cel="self.strategy != 'Canary' || self.surge == 1",
@@ -58,7 +74,22 @@ class Rollout(ApiModel):
         default=None,
         ge=1,
         le=50,
-        description="Share of requests that the new revision gets at first, in percent. Example: 10.",
+        description="Share of conversations that the new revision gets at first, in percent. Example: 10.",
+    )
+    canary_requests: int | None = Field(
+        default=None,
+        ge=10,
+        le=100_000,
+        description="Requests that the new revision must have answered before it gets all of them, as a count; "
+        "unset = 100. Example: 500.",
+    )
+    canary_latency_percent: int | None = Field(
+        default=None,
+        ge=100,
+        le=1000,
+        description="Time to the first token, and per further token, above which the new revision is taken back, in "
+        "percent of that of the former one; compared are the times that nine of ten requests stay below; unset = 130. "
+        "Example: 150.",
     )
     surge: int = Field(
         default=1,
@@ -74,5 +105,6 @@ class Rollout(ApiModel):
         default=1800,
         ge=60,
         le=86_400,
-        description="Time without progress after which a rollout counts as stuck, in seconds. Example: 1800.",
+        description="Time without progress after which a rollout counts as stuck, in seconds; a canary that has not "
+        "proved itself by then is taken back. Example: 1800.",
     )

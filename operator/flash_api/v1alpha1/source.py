@@ -7,6 +7,7 @@ from typing import Annotated, ClassVar, Final
 
 from pydantic import Field, StringConstraints
 
+from flash_api.endpoints import OBJECT_PATTERN, is_object
 from flash_api.rules import Rule
 from flash_api.v1alpha1.base import (
     REVISION_PATTERN,
@@ -65,10 +66,11 @@ SOURCE_RULES: Final = (
     Rule(
         name="RevisionNeedsVersionedSource",
         field="revision",
-        cel="!has(self.revision) || !has(self.source) || self.source.startsWith('hf://')",
-        holds=lambda self: self.revision is None or scheme(self.source) in ("", "hf"),
+        cel="!has(self.revision) || !has(self.source) || self.source.startsWith('hf://') || "
+        f"self.source.matches('{OBJECT_PATTERN}')",
+        holds=lambda self: self.revision is None or scheme(self.source) in ("", "hf") or is_object(self.source),
         rule="must be unset for source {self.source}, which has no revisions",
-        remedy="remove revision, or use a source of the scheme hf",
+        remedy="remove revision, or use a source of the scheme hf or one file of s3 or gs",
     ),
     Rule(
         name="Sha256NeedsOneFile",
@@ -95,7 +97,9 @@ class Pinned(ApiModel):
     """What pins a source and opens it."""
 
     revision: Revision | None = Field(
-        default=None, description="Branch, tag or commit of the source; unset = the source's default. Example: main."
+        default=None,
+        description="Branch, tag or commit of an hf source, or version of one file of s3 or gs; unset = the source's "
+        "default. Example: main.",
     )
     sha256: Sha256 | None = Field(
         default=None,
@@ -104,7 +108,8 @@ class Pinned(ApiModel):
     )
     credentials_secret_ref: SecretKeyRef | None = Field(
         default=None,
-        description="Secret with the token that the model source asks for. Example: {name: hub-token, key: token}.",
+        description="Secret with what the model source asks for: a token (hf, https), an AWS credentials file (s3), a "
+        "service account's JSON key (gs) or a .dockerconfigjson (oci). Example: {name: hub-token, key: token}.",
     )
 
 

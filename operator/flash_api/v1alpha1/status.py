@@ -116,9 +116,13 @@ class PackedVariant(ApiModel):
 
     variant: Variant = Field(description="Which variant. Example: Lite.")
     digest: Digest = Field(
-        description="Digest of the packed model: sha256: and 64 hexadecimal digits. Example: sha256:9f86d08…."
+        default="",
+        description="Digest of the packed file: sha256: and 64 hexadecimal digits. Example: sha256:9f86d08….",
     )
-    size_bytes: Bytes = Field(description="Packed size in bytes. Example: 141557760.")
+    size_bytes: Bytes | None = Field(default=None, description="Packed size in bytes. Example: 141557760.")
+    job: Annotated[str, StringConstraints(max_length=63)] = Field(
+        default="", description="Job that packed it. Example: olmoe-pull-lite-3f9a6c21b0."
+    )
 
 
 class FlashModelStatus(ApiModel):
@@ -133,15 +137,18 @@ class FlashModelStatus(ApiModel):
         "Example: [{type: Ready, status: 'True', reason: ModelPacked}].",
         json_schema_extra=_BY_TYPE,
     )
+    name: Annotated[str, StringConstraints(max_length=256)] = Field(
+        default="", description="Name of the model as its source gives it. Example: OLMoE-1B-7B-0924."
+    )
     digest: Digest = Field(
         default="",
         description="Digest of the weights as downloaded: sha256: and 64 hexadecimal digits. Example: sha256:9f86d08….",
     )
     size_bytes: Bytes | None = Field(
-        default=None, description="Bytes of the volume that are in use. Example: 141557760."
+        default=None, description="Bytes of all packed variants together. Example: 141557760."
     )
-    downloaded_bytes: Bytes | None = Field(
-        default=None, description="Bytes downloaded so far, while it goes on. Example: 70778880."
+    progress: Annotated[str, StringConstraints(max_length=16)] = Field(
+        default="", description="Variants that are packed, of those wanted. Example: 1/2."
     )
     variants: Annotated[list[PackedVariant], Field(max_length=3)] = Field(
         default_factory=list,
@@ -149,6 +156,6 @@ class FlashModelStatus(ApiModel):
         description="Variants that are ready for use. Example: [{variant: Lite, sizeBytes: 141557760}].",
     )
     used_by: Annotated[int, Field(ge=0, le=REPLICAS_MAX)] = Field(
-        default=0, description="FlashDeployments that name this model, as a count. Example: 3."
+        default=0, description="FlashDeployments whose pods mount this model, as a count. Example: 3."
     )
     last_failure: LastFailure | None = Field(default=None, description="The newest failure of a container.")

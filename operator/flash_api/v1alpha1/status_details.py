@@ -161,7 +161,14 @@ class RolloutEvent(ApiModel):
     result: Literal["InProgress", "Complete", "Superseded", "RolledBack", "Failed"] = Field(
         description="What became of it. Example: Complete."
     )
+    reason: Annotated[str, StringConstraints(max_length=64)] = Field(
+        default="", description="Why, as one word of a closed list; empty = nothing is decided. Example: CanaryErrors."
+    )
     message: ShortMessage = Field(default="", description="Why, as a sentence. Example: replaced by 5f7c9.")
+
+
+REPLACING: Final = "Replacing"
+"""The step of a rolling update that is under way."""
 
 
 class RolloutStatus(ApiModel):

@@ -1,5 +1,6 @@
 """Why a spec is refused: pure predicates, one named fact each."""
 
 from flash_operator.checks.served import FACTS, refusal
+from flash_operator.checks.served_model import model_refusal
 
-__all__ = ["FACTS", "refusal"]
+__all__ = ["FACTS", "model_refusal", "refusal"]

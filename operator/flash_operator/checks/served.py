@@ -10,39 +10,17 @@ from functools import partial
 from typing import Final
 
 from flash_api.conditions import EXPLANATIONS, Reason, Refusal
+from flash_api.endpoints import BUCKETS, endpoint, is_object, is_plain
 from flash_api.rules import value_at
-from flash_api.v1alpha1.flashdeployment import FlashDeploymentSpec, Visibility
+from flash_api.v1alpha1.flashdeployment import FlashDeploymentSpec
+from flash_api.v1alpha1.source import ModelChoice, scheme
 from flash_operator.checks.unserved import UNSERVED, Unserved
-
-SERVED_SCHEMES: Final = ("builtin", "file", "hf", "http", "https", "pvc")
-
-
-def SourceIsServed(spec: FlashDeploymentSpec) -> Refusal | None:  # noqa: N802
-    """The pull can read from the source."""
-    if spec.model.source is None or spec.model.source.partition("://")[0] in SERVED_SCHEMES:
-        return None
-    return _refusal(Reason.SOURCE_NOT_SERVED, f"spec.model.source ({spec.model.source}) is not served by this release")
 
 
 def PlainSourceIsSafe(spec: FlashDeploymentSpec) -> Refusal | None:  # noqa: N802
     """What comes over http:// is compared with a digest, and no token goes out over it."""
-    model = spec.model
-    if model.source is None or not model.source.startswith("http://"):
-        return None
-    if model.sha256 is None:
-        return _unsafe("spec.model.sha256", "must be set", model.source, "Write the file's SHA-256, or use https://.")
-    if model.credentials_secret_ref is not None:
-        return _unsafe("spec.model.credentialsSecretRef", "must be unset", model.source, "Remove it, or use https://.")
-    return None
-
-
-def VisibilityIsServed(spec: FlashDeploymentSpec) -> Refusal | None:  # noqa: N802
-    """The endpoint can be made as safe as its audience asks for."""
-    endpoint = spec.endpoint
-    if endpoint.visibility is not Visibility.PUBLIC or endpoint.gateway_ref or endpoint.ingress_class_name:
-        return None
-    what = "spec.endpoint.visibility (Public) through a load balancer is not served by this release"
-    return _refusal(Reason.VISIBILITY_NOT_SERVED, what)
+    draft = spec.draft.in_process if spec.draft else None
+    return _plain_source(spec.model, "spec.model") or (_plain_source(draft, "spec.draft.model") if draft else None)
 
 
 def FieldIsServed(field: Unserved, spec: FlashDeploymentSpec) -> Refusal | None:  # noqa: N802
@@ -58,9 +36,7 @@ def FieldIsServed(field: Unserved, spec: FlashDeploymentSpec) -> Refusal | None:
 
 
 FACTS: Final[tuple[Callable[[FlashDeploymentSpec], Refusal | None], ...]] = (
-    SourceIsServed,
     PlainSourceIsSafe,
-    VisibilityIsServed,
     *(partial(FieldIsServed, field) for field in UNSERVED),
 )
 
@@ -77,3 +53,18 @@ def _refusal(reason: Reason, what: str) -> Refusal:
 def _unsafe(field: str, rule: str, source: str, remedy: str) -> Refusal:
     what = f"{field} {rule} for source {source}, which protects nothing on the way, so it is not served by this release"
     return Refusal(Reason.SOURCE_NOT_SERVED, f"{what}. {remedy}", remedy)
+
+
+def _plain_source(model: ModelChoice, path: str) -> Refusal | None:
+    source = model.source or ""
+    way = endpoint(source) or source
+    if not is_plain(way) and not source.startswith("http://"):
+        return None
+    if scheme(source) in BUCKETS and not is_object(source):
+        remedy = "Use an https:// endpoint, or name one file and write its SHA-256."
+        return _unsafe(f"{path}.source", "must be one file", source, remedy)
+    if model.sha256 is None:
+        return _unsafe(f"{path}.sha256", "must be set", source, "Write the file's SHA-256, or use https://.")
+    if model.credentials_secret_ref is not None and scheme(source) != "s3":  # whose requests are signed
+        return _unsafe(f"{path}.credentialsSecretRef", "must be unset", source, "Remove it, or use https://.")
+    return None

@@ -24,15 +24,14 @@ class Unserved:
     """Fields beside which it is in force."""
 
 
-_ROUTE: Final = "Remove it, or name a Gateway or an Ingress class through which clients come."
-
 UNSERVED: Final = (
-    Unserved("model.modelRef", "Write the source of the FlashModel into spec.model.source."),
     Unserved(
         "draft.mode",
-        "Write mode: Off or remove spec.draft; answers are the same, at the speed of one token a step.",
-        harmless=("Off",),
+        "Write mode: InProcess, which runs the draft inside the engine, or PromptLookup, which needs no model; answers "
+        "are the same.",
+        harmless=("InProcess", "PromptLookup", "Off"),
     ),
+    Unserved("draft.model.modelRef", "Write the source of the FlashModel into spec.draft.model.source."),
     Unserved(
         "engine.autoscaling.provider",
         "Use BuiltIn, or replace spec.engine.autoscaling by spec.engine.replicas and point a HorizontalPodAutoscaler "
@@ -43,15 +42,4 @@ UNSERVED: Final = (
         "engine.autoscaling.scaleToZeroAfterSeconds",
         "Remove it: this release keeps minReplicas engine pods, and at least one.",
     ),
-    Unserved("gateway.auth.oidc", "Use apiKeysSecretRef, or check tokens in a proxy before the gateway."),
-    Unserved("endpoint.allowedCIDRs", "Remove it and limit the addresses where you publish the gateway Service."),
-    Unserved("endpoint.hostname", _ROUTE, served_with=("endpoint.gatewayRef", "endpoint.ingressClassName")),
-    Unserved("endpoint.tls", _ROUTE, served_with=("endpoint.ingressClassName",)),
-    Unserved("endpoint.loadBalancer", _ROUTE),
-    Unserved(
-        "rollout.strategy",
-        "Use RollingUpdate, or run two deployments and share the requests before them.",
-        harmless=("RollingUpdate",),
-    ),
-    Unserved("observability.tracing", "Remove it: this release sends no traces."),
 )

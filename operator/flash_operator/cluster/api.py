@@ -5,8 +5,10 @@ Knows how to ask, not what to ask for: it turns requests into HTTP and HTTP erro
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any, Final
 
 import aiohttp
@@ -72,6 +74,31 @@ class KubernetesApi:
             await _load(self._client.configuration, self._kubeconfig, self._context)
             return await self._request(method, path, body, params)
 
+    @contextlib.asynccontextmanager
+    async def watch(
+        self, path: str, *, header_seconds: float, silence_seconds: float, **params: Any
+    ) -> AsyncIterator[AsyncIterator[bytes]]:
+        """The lines of a watch, bookmarks included, until the server ends it. What is cut off comes as it is.
+
+        Raises as `request` does, and ClusterError after so much silence.
+        """
+        params["query_params"] = [("watch", "true"), ("allowWatchBookmarks", "true")]
+        silence = aiohttp.ClientTimeout(total=None, sock_connect=header_seconds, sock_read=silence_seconds)
+        try:
+            async with asyncio.timeout(header_seconds):
+                try:
+                    response = await self._open("get", path, silence, **params)
+                except _Unauthorized:
+                    await _load(self._client.configuration, self._kubeconfig, self._context)
+                    params["query_params"] = params["query_params"][:2]  # the client appends to it
+                    response = await self._open("get", path, silence, **params)
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise _silence(error) from error
+        try:
+            yield _lines(response)
+        finally:
+            response.close()
+
     async def page(self, path: str) -> tuple[int, str]:
         """Status and text of what is no object, such as a page that the API server fetches from a pod.
 
@@ -97,20 +124,39 @@ class KubernetesApi:
     ) -> Any:
         started, code = time.perf_counter(), 0
         try:
-            response = await self._dynamic.request(
-                method, path, body=body, serialize=False, _request_timeout=self._timeout_seconds, **params
-            )
+            response = await self._open(method, path, self._timeout_seconds, body=body, **params)
             code = int(response.status)
             return await (response.json() if decode else response.text())
-        except DynamicApiError as error:
-            code = int(error.status or 0)
-            raise _failure(error) from error
+        except ClusterError as error:
+            if isinstance(error.__cause__, DynamicApiError):
+                code = int(error.__cause__.status or 0)
+            raise
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise ClusterError(f"the Kubernetes API did not answer: {error or type(error).__name__}") from error
+            raise _silence(error) from error
         except ValueError as error:
             raise ClusterError(f"the Kubernetes API did not answer in JSON: {error}") from error
         finally:
             self._called(*verb_and_resource(method, path), code, time.perf_counter() - started)
+
+    async def _open(self, method: str, path: str, patience: Any, **params: Any) -> Any:
+        """The answer before it is read."""
+        try:
+            return await self._dynamic.request(method, path, serialize=False, _request_timeout=patience, **params)
+        except DynamicApiError as error:
+            raise _failure(error) from error
+
+
+async def _lines(response: Any) -> AsyncIterator[bytes]:
+    rest = b""
+    try:
+        async for chunk in response.content.iter_any():
+            *lines, rest = (rest + chunk).split(b"\n")
+            for line in lines:
+                yield line
+    except (aiohttp.ClientError, TimeoutError, OSError) as error:
+        raise _silence(error) from error
+    if rest.strip():
+        yield rest
 
 
 def context_namespace(kubeconfig: str, context: str | None) -> str:
@@ -159,6 +205,10 @@ class Missing(ClusterError):
 
 class _Unauthorized(ClusterError):
     """The API server does not know us (any more)."""
+
+
+def _silence(error: Exception) -> ClusterError:
+    return ClusterError(f"the Kubernetes API did not answer: {error or type(error).__name__}")
 
 
 def _failure(error: DynamicApiError) -> ClusterError:

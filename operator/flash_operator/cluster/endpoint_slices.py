@@ -18,7 +18,7 @@ def base_urls(slices: Sequence[Manifest]) -> tuple[str, ...]:
     """
     found: dict[str, str] = {}
     for each in slices:
-        ports = [port["port"] for port in each.get("ports") or () if port.get("port")]
+        ports = [(_scheme(port), port["port"]) for port in each.get("ports") or () if port.get("port")]
         for endpoint in each.get("endpoints") or () if ports else ():
             serving = (endpoint.get("conditions") or {}).get("serving")
             if serving is False or not endpoint.get("addresses"):
@@ -26,5 +26,11 @@ def base_urls(slices: Sequence[Manifest]) -> tuple[str, ...]:
             address = ip_address(endpoint["addresses"][0])
             pod = (endpoint.get("targetRef") or {}).get("uid") or str(address)
             host = f"[{address}]" if address.version == 6 else str(address)
-            found[pod] = min(found.get(pod, f"http://{host}:{ports[0]}"), f"http://{host}:{ports[0]}")
+            scheme, number = ports[0]
+            url = f"{scheme}://{host}:{number}"
+            found[pod] = min(found.get(pod, url), url)
     return tuple(sorted(found.values()))
+
+
+def _scheme(port: Manifest) -> str:
+    return "https" if port.get("name") == "https" else "http"

@@ -6,6 +6,7 @@ Imports the client, which is heavy: import this one late.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -20,6 +21,7 @@ from flash_operator.cluster.endpoint_slices import SERVICE_LABEL, base_urls
 from flash_operator.cluster.events import EVENTS_API, event
 from flash_operator.cluster.protocol import ClusterError, Conflict, Key, Manifest
 from flash_operator.cluster.shared_lists import SharedLists
+from flash_operator.cluster.watching import WatchedKind, WatchedObjects, WatchTimes
 from flash_operator.lease import LeaseRecord
 
 PAGE_ITEMS: Final = 500
@@ -34,7 +36,15 @@ OWNED_KINDS: Final = (
     ("policy/v1", "PodDisruptionBudget"),
 )
 """Every kind that a plan holds and that every cluster knows. We watch them."""
+MODEL_OWNED_KINDS: Final = (
+    ("batch/v1", "Job"),
+    ("v1", "PersistentVolumeClaim"),
+    ("v1", "ServiceAccount"),
+    ("networking.k8s.io/v1", "NetworkPolicy"),
+)
+"""Every kind that the plan of a FlashModel holds. We watch them."""
 OPTIONAL_KINDS: Final = (
+    ("cert-manager.io/v1", "Certificate"),
     ("gateway.networking.k8s.io/v1", "HTTPRoute"),
     ("monitoring.coreos.com/v1", "PodMonitor"),
 )
@@ -42,6 +52,12 @@ OPTIONAL_KINDS: Final = (
 happens to them is seen by the next pass."""
 DISCOVERY_SECONDS: Final = 60.0
 """How long the kinds of an API group are taken for what they were."""
+
+WATCHED_KINDS: Final = (*OWNED_KINDS, ("v1", "Pod"))
+DEPLOYMENT_FAMILY: Final = (names.LABEL_DEPLOYMENT, WATCHED_KINDS)
+"""The label by which all that belongs to a FlashDeployment is found, and its kinds."""
+MODEL_FAMILY: Final = (names.LABEL_MODEL, (*MODEL_OWNED_KINDS, ("v1", "Pod")))
+"""The same of a FlashModel."""
 
 PLURALS: Final = {
     "Deployment": "deployments",
@@ -51,33 +67,50 @@ PLURALS: Final = {
     "NetworkPolicy": "networkpolicies",
     "Ingress": "ingresses",
     "PodDisruptionBudget": "poddisruptionbudgets",
+    "Certificate": "certificates",
     "HTTPRoute": "httproutes",
     "PodMonitor": "podmonitors",
     "Pod": "pods",
     "Event": "events",
     "Lease": "leases",
+    "Job": "jobs",
+    "PersistentVolumeClaim": "persistentvolumeclaims",
     names.KIND: names.PLURAL,
+    names.MODEL_KIND: names.MODEL_PLURAL,
 }
 METADATA_ONLY: Final = {"Accept": "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"}
 
 __all__ = [
+    "MODEL_FAMILY",
+    "MODEL_OWNED_KINDS",
     "OPTIONAL_KINDS",
     "OWNED_KINDS",
     "PLURALS",
+    "WATCHED_KINDS",
     "KubernetesApi",
     "KubernetesCluster",
     "KubernetesInventory",
     "KubernetesLeases",
+    "watched_objects",
 ]
 
 log = logging.getLogger(__name__)
 
 
 class KubernetesCluster:
-    """Implements `Cluster` on the Kubernetes API."""
+    """Implements `Cluster` on the Kubernetes API. What is `watched` is read from there while it is known."""
 
-    def __init__(self, api: KubernetesApi, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        api: KubernetesApi,
+        *,
+        watched: WatchedObjects | None = None,
+        of_models: WatchedObjects | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._api = api
+        self._watched = watched if watched is not None else WatchedObjects(())
+        self._of_models = of_models if of_models is not None else WatchedObjects(())
         self._lists = SharedLists(self._select)
         self._clock = clock
         self._served: dict[str, tuple[float, frozenset[str]]] = {}  # by group and version
@@ -89,6 +122,32 @@ class KubernetesCluster:
         optional = [found for found in OPTIONAL_KINDS if await self.serves(*found)]
         lists = await asyncio.gather(*(self._list(version, kind, key) for version, kind in (*OWNED_KINDS, *optional)))
         return tuple(manifest for found in lists for manifest in found)
+
+    async def model(self, key: Key) -> Manifest | None:
+        return await self._get(_path(names.API_VERSION, names.MODEL_KIND, key.namespace, key.name))
+
+    async def of_model(self, key: Key) -> tuple[Manifest, ...]:
+        lists = await asyncio.gather(*(self._list_of_model(*kind, key) for kind in MODEL_OWNED_KINDS))
+        return tuple(manifest for found in lists for manifest in found)
+
+    async def pods_of_model(self, key: Key) -> tuple[Manifest, ...]:
+        return await self._list_of_model("v1", "Pod", key)
+
+    async def _list_of_model(self, api_version: str, kind: str, key: Key) -> tuple[Manifest, ...]:
+        known = self._of_models.of(kind, key)
+        if known is not None:
+            return known
+        return await self._select(api_version, kind, key.namespace, f"{names.LABEL_MODEL}={key.name}")
+
+    async def users_of_model(self, key: Key) -> tuple[Manifest, ...]:
+        chosen = f"{names.LABEL_USES_MODEL}={key.name},{names.LABEL_COMPONENT}={names.COMPONENT_ENGINE}"
+        return await self._select("apps/v1", "Deployment", key.namespace, chosen)
+
+    async def write_model_status(self, key: Key, status: Manifest) -> None:
+        await self._write_status(names.MODEL_KIND, key, status)
+
+    def pulls_by_pod(self) -> bool:
+        return False
 
     async def pods(self, key: Key) -> tuple[Manifest, ...]:
         return await self._list("v1", "Pod", key)
@@ -117,11 +176,13 @@ class KubernetesCluster:
         present = await self._get(path)
         if present is not None and _controller(present) != _controller(manifest):
             kind, name = manifest["kind"], manifest["metadata"]["name"]
-            raise ClusterError(f"{kind} {name} exists and does not belong to this {names.KIND}; rename either of them")
+            raise ClusterError(
+                f"{kind} {name} exists and does not belong to this {_owner_kind(manifest)}; rename either of them"
+            )
         if present is not None:
             # The uid makes sure that a namesake made in between is not taken over.
             manifest = {**manifest, "metadata": {**manifest["metadata"], "uid": present["metadata"]["uid"]}}
-        await self._api.request(
+        stored = await self._api.request(
             "patch",
             path,
             manifest,
@@ -130,6 +191,8 @@ class KubernetesCluster:
             # What is ours stays ours: drift by another manager is taken back.
             force_conflicts=present is not None,
         )
+        self._watched.wrote(stored)
+        self._of_models.wrote(stored)
 
     async def delete(self, manifest: Manifest) -> None:
         meta = manifest["metadata"]
@@ -139,16 +202,19 @@ class KubernetesCluster:
             "propagationPolicy": "Background",
             "preconditions": {"uid": meta["uid"], "resourceVersion": meta["resourceVersion"]},
         }
-        try:
+        with contextlib.suppress(Missing):
             await self._api.request("delete", _path_of(manifest), options)
-        except Missing:
-            return
+        self._watched.deleted(manifest)
+        self._of_models.deleted(manifest)
 
     async def write_status(self, key: Key, status: Manifest) -> None:
-        path = _path(names.API_VERSION, names.KIND, key.namespace, key.name)
+        await self._write_status(names.KIND, key, status)
+
+    async def _write_status(self, kind: str, key: Key, status: Manifest) -> None:
+        path = _path(names.API_VERSION, kind, key.namespace, key.name)
         body = {
             "apiVersion": names.API_VERSION,
-            "kind": names.KIND,
+            "kind": kind,
             "metadata": {"name": key.name, "namespace": key.namespace},
             "status": status,
         }
@@ -180,11 +246,9 @@ class KubernetesCluster:
         answer = await self._api.request("get", path, label_selector=f"{SERVICE_LABEL}={names.gateway_name(key.name)}")
         return base_urls(answer["items"] or ())
 
-    def endpoint_url(self, key: Key, port: int) -> str:
-        return f"http://{names.service_host(names.gateway_name(key.name), key.namespace)}:{port}"
-
-    def public_url(self, hostname: str) -> str | None:
-        return f"https://{hostname}"
+    def endpoint_url(self, key: Key, port: int, *, tls: bool = False) -> str:
+        host = names.service_host(names.gateway_name(key.name), key.namespace)
+        return f"{'https' if tls else 'http'}://{host}:{port}"
 
     def ignored_fields(self, spec: Manifest) -> tuple[str, ...]:
         del spec
@@ -198,7 +262,8 @@ class KubernetesCluster:
         return found
 
     async def _list(self, api_version: str, kind: str, key: Key) -> tuple[Manifest, ...]:
-        return await self._lists.of(api_version, kind, key)
+        known = self._watched.of(kind, key)
+        return known if known is not None else await self._lists.of(api_version, kind, key)
 
     async def _select(self, api_version: str, kind: str, namespace: str, selector: str) -> tuple[Manifest, ...]:
         answer = await self._api.request("get", _path(api_version, kind, namespace), label_selector=selector)
@@ -206,15 +271,33 @@ class KubernetesCluster:
         return tuple({"apiVersion": api_version, "kind": kind, **item} for item in answer["items"] or ())
 
 
-class KubernetesInventory:
-    """Which FlashDeployments there are, and at which version: only their metadata is fetched."""
-
-    def __init__(self, api: KubernetesApi, namespaces: tuple[str, ...]) -> None:
-        self._api = api
-        root = f"/apis/{names.API_VERSION}"
-        self._paths = [f"{root}/namespaces/{space}/{names.PLURAL}" for space in namespaces] or [
-            f"{root}/{names.PLURAL}"
+def watched_objects(
+    api: KubernetesApi,
+    namespaces: tuple[str, ...],
+    times: WatchTimes,
+    *,
+    family: tuple[str, tuple[tuple[str, str], ...]] = DEPLOYMENT_FAMILY,
+    clock: Callable[[], float] = time.monotonic,
+) -> WatchedObjects:
+    """Watches of all that belongs to one kind of ours in these namespaces, none = all; run them."""
+    label, kinds = family
+    return WatchedObjects(
+        [
+            (space, WatchedKind(api, _path(version, kind, space), version, kind, times=times, clock=clock, label=label))
+            for version, kind in kinds
+            for space in (namespaces or (None,))
         ]
+    )
+
+
+class KubernetesInventory:
+    """Which objects of one of our kinds there are, and at which version: only their metadata is fetched."""
+
+    def __init__(self, api: KubernetesApi, namespaces: tuple[str, ...], kind: str = names.KIND) -> None:
+        self._api = api
+        self._kind = kind
+        root, plural = f"/apis/{names.API_VERSION}", PLURALS[kind]
+        self._paths = [f"{root}/namespaces/{space}/{plural}" for space in namespaces] or [f"{root}/{plural}"]
 
     async def versions(self) -> dict[Key, str]:
         """Resource versions by key. Raises ClusterError, not retryable, when the CRD is not installed."""
@@ -233,7 +316,7 @@ class KubernetesInventory:
                 answer = await self._api.request("get", path, header_params=METADATA_ONLY, limit=PAGE_ITEMS, **more)
             except Missing as error:
                 hint = "install the CRD: flash crds -f - | kubectl apply --server-side -f -"
-                raise ClusterError(f"the API server knows no {names.KIND}; {hint}", retryable=False) from error
+                raise ClusterError(f"the API server knows no {self._kind}; {hint}", retryable=False) from error
             for item in answer["items"] or ():
                 yield item
             token = (answer.get("metadata") or {}).get("continue")
@@ -264,15 +347,20 @@ class KubernetesLeases:
         return LeaseRecord.from_manifest(await self._api.request("post", self._collection, body))
 
 
-def _path(api_version: str, kind: str, namespace: str, name: str | None = None) -> str:
+def _path(api_version: str, kind: str, namespace: str | None, name: str | None = None) -> str:
     root = f"/api/{api_version}" if "/" not in api_version else f"/apis/{api_version}"
-    collection = f"{root}/namespaces/{namespace}/{PLURALS[kind]}"
+    collection = f"{root}/namespaces/{namespace}/{PLURALS[kind]}" if namespace else f"{root}/{PLURALS[kind]}"
     return collection if name is None else f"{collection}/{name}"
 
 
 def _path_of(manifest: Manifest) -> str:
     meta = manifest["metadata"]
     return _path(manifest["apiVersion"], manifest["kind"], meta["namespace"], meta["name"])
+
+
+def _owner_kind(manifest: Manifest) -> str:
+    references = manifest["metadata"].get("ownerReferences") or ()
+    return next((str(reference["kind"]) for reference in references), names.KIND)
 
 
 def _controller(manifest: Mapping[str, Any]) -> str | None:

@@ -50,6 +50,32 @@ class MemoryCluster:
             and manifest["kind"] != "Pod"
         )
 
+    async def model(self, key: Key) -> Manifest | None:
+        return self.get(names.MODEL_KIND, key)
+
+    async def of_model(self, key: Key) -> tuple[Manifest, ...]:
+        return tuple(found for found in self._labelled(key, names.LABEL_MODEL) if found["kind"] != "Pod")
+
+    async def pods_of_model(self, key: Key) -> tuple[Manifest, ...]:
+        return tuple(found for found in self._labelled(key, names.LABEL_MODEL) if found["kind"] == "Pod")
+
+    async def users_of_model(self, key: Key) -> tuple[Manifest, ...]:
+        users = (found for found in self._labelled(key, names.LABEL_USES_MODEL) if found["kind"] == "Deployment")
+        return tuple(u for u in users if u["metadata"]["labels"][names.LABEL_COMPONENT] == names.COMPONENT_ENGINE)
+
+    async def write_model_status(self, key: Key, status: Manifest) -> None:
+        self._write_status(names.MODEL_KIND, key, status)
+
+    def pulls_by_pod(self) -> bool:
+        return False
+
+    def _labelled(self, key: Key, label: str) -> list[Manifest]:
+        return [
+            copy.deepcopy(manifest)
+            for (_, namespace, _), manifest in sorted(self._objects.items())
+            if namespace == key.namespace and manifest["metadata"].get("labels", {}).get(label) == key.name
+        ]
+
     async def pods(self, key: Key) -> tuple[Manifest, ...]:
         return tuple(
             copy.deepcopy(manifest)
@@ -88,7 +114,10 @@ class MemoryCluster:
         self.writes.append(f"delete {manifest['kind']}/{manifest['metadata']['name']}")
 
     async def write_status(self, key: Key, status: Manifest) -> None:
-        identity = (names.KIND, key.namespace, key.name)
+        self._write_status(names.KIND, key, status)
+
+    def _write_status(self, kind: str, key: Key, status: Manifest) -> None:
+        identity = (kind, key.namespace, key.name)
         if identity in self._objects:
             self._store(identity, {**self._objects[identity], "status": copy.deepcopy(status)})
             self.writes.append(f"status {key.name}")
@@ -102,11 +131,9 @@ class MemoryCluster:
         if news.identity not in {told.identity for told in self.news}:
             self.news.append(news)
 
-    def endpoint_url(self, key: Key, port: int) -> str:
-        return f"http://{names.service_host(names.gateway_name(key.name), key.namespace)}:{port}"
-
-    def public_url(self, hostname: str) -> str | None:
-        return f"https://{hostname}"
+    def endpoint_url(self, key: Key, port: int, *, tls: bool = False) -> str:
+        host = names.service_host(names.gateway_name(key.name), key.namespace)
+        return f"{'https' if tls else 'http'}://{host}:{port}"
 
     def ignored_fields(self, spec: Manifest) -> tuple[str, ...]:
         del spec

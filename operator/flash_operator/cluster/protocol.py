@@ -18,7 +18,7 @@ Manifest = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Key:
-    """Which FlashDeployment."""
+    """Which FlashDeployment, or FlashModel."""
 
     namespace: str
     name: str
@@ -61,6 +61,24 @@ class Cluster(Protocol):
     async def write_status(self, key: Key, status: Manifest) -> None:
         """Replace the status of the FlashDeployment. Gone already is no error."""
 
+    async def model(self, key: Key) -> Manifest | None:
+        """The FlashModel as stored now, None when it is gone. Read afresh, never from a cache."""
+
+    async def of_model(self, key: Key) -> tuple[Manifest, ...]:
+        """Live objects labelled as belonging to this FlashModel, of every kind that its plan can hold."""
+
+    async def pods_of_model(self, key: Key) -> tuple[Manifest, ...]:
+        """Live pods that pull this FlashModel."""
+
+    async def users_of_model(self, key: Key) -> tuple[Manifest, ...]:
+        """Engine Deployments whose pods mount this FlashModel's volume."""
+
+    async def write_model_status(self, key: Key, status: Manifest) -> None:
+        """Replace the status of the FlashModel. Gone already is no error."""
+
+    def pulls_by_pod(self) -> bool:
+        """Whether there are no volumes here: each pod pulls, through a cache that all pods of this place share."""
+
     async def pods(self, key: Key) -> tuple[Manifest, ...]:
         """Live pods labelled as belonging to this FlashDeployment, whoever made them."""
 
@@ -80,11 +98,8 @@ class Cluster(Protocol):
     async def announce(self, live: Manifest, news: Announcement, at: datetime) -> None:
         """Tell whoever looks at the object what has changed. Never raises: news that is lost changes nothing."""
 
-    def endpoint_url(self, key: Key, port: int) -> str:
+    def endpoint_url(self, key: Key, port: int, *, tls: bool = False) -> str:
         """Base URL, without `/v1`, at which the operator and clients in this place reach the gateway."""
-
-    def public_url(self, hostname: str) -> str | None:
-        """Base URL, without `/v1`, for clients from outside. None = nobody comes from outside to this place."""
 
     def ignored_fields(self, spec: Manifest) -> tuple[str, ...]:
         """Fields of the spec, each with a reason, that cannot hold in this place (`endpoint.visibility: …`)."""

@@ -176,11 +176,14 @@ async def _show_status(api: KubernetesApi, target: Target, name: str | None, *, 
     from flash_operator.cockpit import view
 
     found = await _served(api, target, name)
+    shared = await _models(api, target) if name is None else ()
     if output is Format.JSON:
         entries = [{"manifest": served.manifest, "pods": list(served.pods)} for served in found]
-        print(json.dumps({"deployments": entries}, indent=2))
+        print(json.dumps({"deployments": entries, "models": list(shared)}, indent=2))
         return
     everywhere = target.namespace is None
+    if shared and not watch:
+        out.print(view.models(shared, namespaces=everywhere), end="\n\n" if found else "\n")
     if not found and not watch:
         where = "the cluster" if everywhere else f"namespace {target.namespace}"
         out.print(f"No FlashDeployment is in {where}. Make one: kubectl apply -f examples/quickstart.yaml")
@@ -207,6 +210,16 @@ async def _served(api: KubernetesApi, target: Target, name: str | None) -> tuple
         if name is None:
             raise ClusterError("this cluster knows no FlashDeployments; flash doctor says what is missing") from error
         raise ClusterError(f"no FlashDeployment is called {name} in namespace {target.namespace}") from error
+
+
+async def _models(api: KubernetesApi, target: Target) -> tuple[Manifest, ...]:
+    from flash_operator.cluster.protocol import Forbidden
+    from flash_operator.cockpit import look
+
+    try:
+        return await look.models(api, target.namespace)
+    except Forbidden:
+        return ()  # who may see deployments only sees those
 
 
 def _run(target: Target, work: Callable[[KubernetesApi], Awaitable[T]]) -> T:

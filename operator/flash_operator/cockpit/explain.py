@@ -41,6 +41,7 @@ def explain(served: Served, planned: Sequence[Manifest] = ()) -> tuple[Sentence,
     topics = (
         ("State", _state(served)),
         ("Blocks Ready", _blocks(served)),
+        ("Model", _model(served)),
         ("Engine pods", _engines(served)),
         ("Gateway pods", _gateways(served)),
         ("Rollout", _rollout(served)),
@@ -79,6 +80,16 @@ def _blocks(served: Served) -> Iterator[str]:
         yield f"{text} {_remedy(condition)}".rstrip()
     if not failing:
         yield f"{_cause(ready)} {_remedy(ready)}".rstrip()
+
+
+def _model(served: Served) -> Iterator[str]:
+    ref = (served.spec.get("model") or {}).get("modelRef")
+    if ref is None:
+        return
+    yield f"FlashModel {ref['name']} brings the weights, which other deployments may share."
+    ready = served.condition(ConditionType.MODEL_READY)
+    if ready and ready.get("status") != "True" and ready.get("reason") not in (None, Reason.MODEL_LOADING):
+        yield f"{_cause(ready)} No pod is started on it until then: pods would mount what is not there."
 
 
 def _engines(served: Served) -> Iterator[str]:
@@ -134,10 +145,19 @@ def _rollout(served: Served) -> Iterator[str]:
         before = f", replacing {rollout['previousRevision']}" if rollout.get("previousRevision") else ""
         step = f": {rollout['step']}" if rollout.get("step") else ""
         yield f"Revision {rollout['revision']}{before}{step}."
+        if rollout.get("step") and rollout.get("canaryPercent"):
+            yield f"{rollout['canaryPercent']} % of the conversations are for it while it is on trial."
+        yield from map(_trial, (rollout.get("history") or ())[:3])
     if counts.get("updated", 0) < counts.get("desired", 0):
         yield f"{counts.get('updated', 0)} of {counts['desired']} engine pods are of the newest revision."
     elif served.status.get("appliedRevision"):
         yield f"Plan {served.status['appliedRevision']} is applied as a whole."
+
+
+def _trial(event: Manifest) -> str:
+    when = f"{event['startTime']} to {event['endTime']}" if event.get("endTime") else f"since {event['startTime']}"
+    why = f" ({event['reason']})" if event.get("reason") else ""
+    return f"{when}: revision {event['revision']} {event['result']}{why} {event.get('message', '')}".rstrip()
 
 
 def _route(served: Served) -> Iterator[str]:

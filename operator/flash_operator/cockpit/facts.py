@@ -72,6 +72,8 @@ class ClusterFacts:
     """By name; None = not installed. One that may not be read is absent."""
     operator: OperatorFacts = field(default_factory=lambda: OperatorFacts(namespace=""))
     served: Sequence[Served] = ()
+    models: Sequence[Manifest] = ()
+    """FlashModels."""
     secrets: Mapping[tuple[str, str], bool] = field(default_factory=dict)
     """By namespace and name: whether a Secret that a deployment names exists."""
     kinds: Mapping[str, bool] = field(default_factory=dict)

@@ -108,7 +108,7 @@ def _permissions(facts: ClusterFacts) -> Iterator[Finding]:
         return
     for permission in facts.operator.denied:
         cause = f"It may not {permission}, which it needs."
-        remedy = "Grant it: kubectl apply -f kind/operator-rbac.yaml (or upgrade the chart)."
+        remedy = "Grant it: helm upgrade the chart, whose files/rules.yaml lists all that it needs."
         yield Finding(Severity.ERROR, "permissions of the operator", cause, remedy)
     if not facts.operator.denied:
         yield Finding(Severity.OK, "permissions of the operator", "are sufficient.")
@@ -142,27 +142,32 @@ def _secrets(facts: ClusterFacts) -> Iterator[Finding]:
 
 def _deployments(facts: ClusterFacts) -> Iterator[Finding]:
     for served in facts.served:
-        yield _deployment(served)
+        yield _judged(served, served.label)
 
 
-def _deployment(served: Served) -> Finding:
+def _judged(served: Served, label: str) -> Finding:
     ready, stalled = served.condition(ConditionType.READY), served.condition(ConditionType.STALLED)
     generation = served.manifest["metadata"].get("generation", 0)
     if not ready or served.status.get("observedGeneration", 0) < generation:
         cause = f"No operator has looked at its generation {generation} yet."
         remedy = "See the findings about the operator: it must run, and serve this namespace."
-        return Finding(Severity.ERROR, served.label, cause, remedy)
+        return Finding(Severity.ERROR, label, cause, remedy)
     if ready["status"] == "True":
-        return Finding(Severity.OK, served.label, "is Ready.")
+        return Finding(Severity.OK, label, "is Ready.")
     reason = str(ready.get("reason", ""))
     explained = EXPLANATIONS.get(Reason(reason)) if reason in set(Reason) else None
     cause = f"Ready is {ready['status']} ({reason}): {ready.get('message') or (explained.cause if explained else '')}"
     if reason in _AT_REST:
         severity = Severity.NOTE
     else:
-        starts = reason.endswith(("Starting", "Updating", "Missing", "Loading"))
+        starts = reason.endswith(("Starting", "Updating", "Missing", "Loading", "Downloading", "Packing", "NotCached"))
         severity = Severity.WARNING if starts and stalled.get("status") != "True" else Severity.ERROR
-    return Finding(severity, served.label, cause, explained.remedy if explained else "")
+    return Finding(severity, label, cause, explained.remedy if explained else "")
+
+
+def _models(facts: ClusterFacts) -> Iterator[Finding]:
+    for model in facts.models:
+        yield _judged(Served(model), f"{names.MODEL_KIND} {model['metadata']['namespace']}/{model['metadata']['name']}")
 
 
 def _pods(facts: ClusterFacts) -> Iterator[Finding]:
@@ -212,6 +217,7 @@ _LOOKS: Final[tuple[Callable[[ClusterFacts], Iterator[Finding]], ...]] = (
     _operator_watches,
     _permissions,
     _secrets,
+    _models,
     _deployments,
     _pods,
     _kinds,

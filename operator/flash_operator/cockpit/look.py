@@ -4,6 +4,7 @@ exist; what may not be read is told in the facts instead of ending the look."""
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
@@ -46,6 +47,16 @@ async def served(api: KubernetesApi, namespace: str | None, name: str | None = N
     return tuple(Served(manifest, tuple(pod for pod in pods if _belongs(pod, manifest))) for manifest in found)
 
 
+async def models(api: KubernetesApi, namespace: str | None) -> tuple[Manifest, ...]:
+    """FlashModels; no namespace = all. None where the cluster knows no such kind. Raises ClusterError."""
+    space = f"/namespaces/{namespace}" if namespace is not None else ""
+    try:
+        listed = await api.request("get", f"{_ROOT}{space}/{names.MODEL_PLURAL}")
+    except Missing:
+        return ()
+    return tuple({"apiVersion": names.API_VERSION, "kind": names.MODEL_KIND, **item} for item in listed["items"] or ())
+
+
 class Doctor:
     """One examination. What it may not look at it writes down."""
 
@@ -76,6 +87,7 @@ class Doctor:
             crds=crds,
             operator=operator,
             served=found,
+            models=await self._models(namespace),
             secrets=await self._secrets(found),
             kinds=await self._kinds(),
             unseen=tuple(self._unseen),
@@ -95,9 +107,9 @@ class Doctor:
     async def _version(self) -> str:
         try:
             _, text = await self._api.page("/version")
-        except ClusterError:
-            return ""
-        return text.partition('"gitVersion": "')[2].partition('"')[0]
+            return str(json.loads(text)["gitVersion"])
+        except (ClusterError, ValueError, KeyError, TypeError):
+            return ""  # an ornament of the report
 
     async def _crds(self) -> dict[str, Manifest | None]:
         found: dict[str, Manifest | None] = {}
@@ -117,6 +129,13 @@ class Doctor:
             return ()
         except ClusterError as error:
             self._unseen.append(f"{names.PLURAL}: {error}")
+            return ()
+
+    async def _models(self, namespace: str | None) -> tuple[Manifest, ...]:
+        try:
+            return await models(self._api, namespace)
+        except ClusterError as error:
+            self._unseen.append(f"{names.MODEL_PLURAL}: {error}")
             return ()
 
     async def _lease(self) -> Manifest | None:

@@ -1,4 +1,4 @@
-"""What the operator's account must be allowed, as `doctor` asks for it. kind/operator-rbac.yaml grants it."""
+"""What the operator's account must be allowed, as `doctor` asks for it. charts/flashplane grants it."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from flash_api import names
 
 OWNER: Final = ("get", "list", "watch", "create", "patch", "delete")
 UNWATCHED: Final = ("get", "list", "create", "patch", "delete")
+_OURS: Final = (names.PLURAL, names.MODEL_PLURAL)
 LEASE: Final = "flashplane-operator"
 
 
@@ -35,17 +36,20 @@ def _all(group: str, resources: tuple[str, ...], verbs: tuple[str, ...]) -> tupl
 
 
 NEEDED: Final = (
-    *_all(names.GROUP, (names.PLURAL,), ("get", "list", "watch")),
-    Permission(names.GROUP, f"{names.PLURAL}/status", "patch"),
-    Permission(names.GROUP, f"{names.PLURAL}/finalizers", "update"),
+    *_all(names.GROUP, _OURS, ("get", "list", "watch")),
+    *(Permission(names.GROUP, f"{plural}/status", "patch") for plural in _OURS),
+    *(Permission(names.GROUP, f"{plural}/finalizers", "update") for plural in _OURS),
+    *_all("batch", ("jobs",), OWNER),
+    *_all("", ("persistentvolumeclaims",), ("get", "list", "watch", "create", "patch")),
     *_all("apps", ("deployments",), OWNER),
     *_all("", ("services", "configmaps", "serviceaccounts"), OWNER),
     *_all("networking.k8s.io", ("networkpolicies", "ingresses"), OWNER),
     *_all("policy", ("poddisruptionbudgets",), OWNER),
     *_all("gateway.networking.k8s.io", ("httproutes",), UNWATCHED),
+    *_all("cert-manager.io", ("certificates",), UNWATCHED),
     *_all("monitoring.coreos.com", ("podmonitors",), UNWATCHED),
     *_all("", ("nodes",), ("list",)),
-    *_all("", ("pods",), ("list", "delete")),
+    *_all("", ("pods",), ("list", "watch", "delete")),
     *_all("discovery.k8s.io", ("endpointslices",), ("list",)),
     *_all("events.k8s.io", ("events",), ("create",)),
     Permission("coordination.k8s.io", "leases", "create", of_lease=True),

@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from flash_api import names
+from flash_api.v1alpha1.status_details import REPLACING
 from flash_operator import pod_reports
 from flash_operator.cockpit.explain import Sentence
 from flash_operator.cockpit.facts import Served
@@ -41,6 +42,30 @@ def overview(found: Sequence[Served], *, now: datetime, namespaces: bool) -> Tab
     return local_view.overview(entries, running=True, now=now, namespaces=namespaces)
 
 
+def models(found: Sequence[Manifest], *, namespaces: bool) -> RenderableType:
+    """One line for each FlashModel, and below it what keeps it from being ready."""
+    table = _table(
+        *(("NAMESPACE",) if namespaces else ()), "SHARED MODEL", "READY", "SOURCE", "PACKED", "SIZE", "USED BY"
+    )
+    waits: list[RenderableType] = []
+    for model in found:
+        meta, status = model["metadata"], model.get("status") or {}
+        ready: Manifest = next((c for c in status.get("conditions") or () if c.get("type") == "Ready"), {})
+        size = local_view.size(status["sizeBytes"]) if "sizeBytes" in status else "-"
+        table.add_row(
+            *((meta["namespace"],) if namespaces else ()),
+            meta["name"],
+            Text(ready.get("status", "Unknown"), style="green" if ready.get("status") == "True" else "yellow"),
+            model["spec"]["source"],
+            ", ".join(entry["variant"] for entry in status.get("variants") or ()) or "-",
+            size,
+            str(status.get("usedBy", 0)),
+        )
+        if ready and ready["status"] != "True":
+            waits.append(_fact(meta["name"], f"{ready.get('reason', '')}: {ready.get('message', '')}", "yellow"))
+    return Group(table, *waits)
+
+
 def deployment(served: Served, now: datetime) -> RenderableType:
     """Conditions, roles, rollout, scaling, the last failure and pods of one."""
     parts: list[RenderableType] = [local_view.conditions(served.status), "", _roles(served)]
@@ -65,7 +90,9 @@ def _facts(served: Served) -> Iterable[Text]:
     status = served.status
     engine = status.get("engine") or {}
     desired, updated = engine.get("desired", 0), engine.get("updated", 0)
-    if updated < desired or engine.get("replicas", 0) > desired:
+    if trial := _trial(status.get("rollout") or {}):
+        yield _fact("ROLLOUT", trial)
+    elif updated < desired or engine.get("replicas", 0) > desired:
         yield _fact(
             "ROLLOUT", f"{_bar(updated, desired)} {updated} of {desired} engine pods are of the newest revision"
         )
@@ -75,6 +102,10 @@ def _facts(served: Served) -> Iterable[Text]:
     if model := status.get("model"):
         size = f" · {local_view.size(model['sizeBytes'])}" if "sizeBytes" in model else ""
         yield _fact("MODEL", f"{model.get('name', '')} · {model.get('digest', '')}{size}")
+    if felt := status.get("latency"):
+        kinds = (("ttftMilliseconds", "to the first token"), ("tpotMilliseconds", "per further token"))
+        figures = ", ".join(f"{felt[key]} ms {what}" for key, what in kinds if key in felt)
+        yield _fact("FELT", f"{figures}, by nine of ten requests of the last minutes")
     if start := status.get("coldStart"):
         yield _fact("START", f"{start.get('totalMilliseconds', 0) / 1000:g} s from creation to ready")
     if failure := status.get("lastFailure"):
@@ -86,6 +117,19 @@ def _facts(served: Served) -> Iterable[Text]:
         yield _fact("FAILED", f"{text.rstrip(': ')}{when}", "yellow")
     for field in status.get("ignoredFields") or ():
         yield _fact("NOT IN FORCE", field)
+
+
+def _trial(rollout: Manifest) -> str:
+    """How far a revision on trial has got; empty when there is none."""
+    step = "Paused" if rollout.get("paused") else rollout.get("step")
+    if not step or rollout.get("step") == REPLACING:
+        return ""
+    beside = f" beside {rollout['previousRevision']}" if rollout.get("previousRevision") else ""
+    share = f", {rollout['canaryPercent']} % of the requests" if rollout.get("canaryPercent") else ""
+    history: Sequence[Manifest] = rollout.get("history") or ({},)
+    last = history[0]
+    why = f". {last['reason']}: {last.get('message', '')}" if last.get("reason") else ""
+    return f"revision {rollout.get('revision', '')}{beside}: {step}{share}{why}"
 
 
 def _pods(served: Served, now: datetime) -> Table:

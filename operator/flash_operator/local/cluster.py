@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, Final
 
-from flash_api.names import KIND, gateway_name
+from flash_api.names import KIND, MODEL_KIND, gateway_name
 from flash_operator.announcements import Announcement
 from flash_operator.cluster.protocol import Conflict, Key, Manifest
 from flash_operator.local.store import Ref, Store, ref_of
@@ -21,10 +21,13 @@ _IGNORED: Final = (
     ("gateway.resources.memory", None, "a process on this machine is not limited"),
     ("endpoint.visibility", "Private", f"the endpoint is on {LOOPBACK}, reachable from this machine only"),
     ("endpoint.allowedNamespaces", None, f"the endpoint is on {LOOPBACK}, reachable from this machine only"),
+    ("endpoint.allowedCIDRs", None, f"the endpoint is on {LOOPBACK}, reachable from this machine only"),
+    ("endpoint.loadBalancer", None, "there are no load balancers on this machine"),
     ("endpoint.hostname", None, f"the endpoint is on {LOOPBACK}, reachable from this machine only"),
     ("endpoint.tls", None, "clients on this machine come by plain HTTP"),
     ("endpoint.gatewayRef", None, "there are no routes on this machine"),
     ("endpoint.ingressClassName", None, "there are no routes on this machine"),
+    ("model.modelRef", None, "there are no volumes on this machine; its deployments share one cache of downloads"),
     ("residency.regions", None, "everything is on this machine, wherever that is"),
     ("placement.nodeSelector", None, "there is no other node than this machine"),
     ("placement.tolerations", None, "there is no other node than this machine"),
@@ -47,6 +50,24 @@ class LocalCluster:
 
     async def owned(self, key: Key) -> tuple[Manifest, ...]:
         return self._store.belonging_to(key.namespace, key.name)
+
+    async def model(self, key: Key) -> Manifest | None:
+        return self._store.get(Ref(MODEL_KIND, key.namespace, key.name))
+
+    async def of_model(self, key: Key) -> tuple[Manifest, ...]:
+        return ()  # the cache of this machine is all the volume there is
+
+    async def pods_of_model(self, key: Key) -> tuple[Manifest, ...]:
+        return ()
+
+    async def users_of_model(self, key: Key) -> tuple[Manifest, ...]:
+        return ()
+
+    async def write_model_status(self, key: Key, status: Manifest) -> None:
+        self._store.write_status(Ref(MODEL_KIND, key.namespace, key.name), status)
+
+    def pulls_by_pod(self) -> bool:
+        return True
 
     async def pods(self, key: Key) -> tuple[Manifest, ...]:
         return ()
@@ -83,20 +104,24 @@ class LocalCluster:
     async def announce(self, live: Manifest, news: Announcement, at: datetime) -> None:
         del live, news, at  # `flash status` shows processes as they are; nobody keeps a history here
 
-    def endpoint_url(self, key: Key, port: int) -> str:
+    def endpoint_url(self, key: Key, port: int, *, tls: bool = False) -> str:
         return f"http://{LOOPBACK}:{port}"
 
-    def public_url(self, hostname: str) -> str | None:
-        del hostname
-        return None
-
     def ignored_fields(self, spec: Manifest) -> tuple[str, ...]:
+        holds = ("rollout.paused",) if _value(spec, "rollout.strategy") == "Canary" else ()
         ignored = [
-            f"{field}: {reason}" for field, harmless, reason in _IGNORED if _value(spec, field) not in (None, harmless)
+            f"{field}: {reason}"
+            for field, harmless, reason in _IGNORED
+            if field not in holds and _value(spec, field) not in (None, harmless)
         ]
         if _value(spec, "engine.autoscaling") is not None and _value(spec, "gateway.replicas") not in (None, 1):
             ignored.append(
                 "engine.autoscaling: several gateways share one port here, so none can be asked for its load"
+            )
+        if _value(spec, "rollout.canaryPercent") is not None and _value(spec, "gateway.replicas") not in (None, 1):
+            ignored.append(
+                "rollout.canaryPercent: several gateways share one port here, so none can be asked how a canary does; "
+                "write gateway.replicas: 1"
             )
         return tuple(ignored)
 

@@ -41,7 +41,9 @@ err = Console(highlight=False, width=None if sys.stderr.isatty() else _WIDTH_WIT
 Files = Annotated[
     list[Path],
     typer.Option(
-        "--file", "-f", help="Manifest with FlashDeployments and the Secrets they name; - reads standard input."
+        "--file",
+        "-f",
+        help="Manifest with FlashDeployments, and the FlashModels and Secrets they name; - reads standard input.",
     ),
 ]
 Name = Annotated[str | None, typer.Argument(help="Name of the FlashDeployment; not needed when there is only one.")]
@@ -86,7 +88,7 @@ def up(
         _provide_tritonserver()
         client.wait_for_daemon(starting)  # from here on, nothing that a former daemon left holds a port
         manifests.require_free_ports(wanted.deployments, client.snapshot())
-        applied = client.apply([*wanted.secrets, *wanted.deployments])
+        applied = client.apply([*wanted.secrets, *wanted.models, *wanted.deployments])
     except (
         manifests.ManifestError,
         TritonserverMissingError,
@@ -96,6 +98,8 @@ def up(
     ) as error:
         client.abandon_daemon(starting)
         _fail(str(error) or "interrupted; nothing was started")
+    if not wanted.deployments:
+        out.print("Nothing to serve: a FlashModel is pulled here as soon as a FlashDeployment names it.")
     try:
         for manifest in applied:
             if manifest["kind"] == "FlashDeployment":

@@ -35,10 +35,12 @@ from flash_operator.local.store import Ref, Store, ref_of
 from flash_operator.local.supervisor import Supervisor
 from flash_operator.local.tritonserver import sweep_shared_memory
 from flash_operator.local.wire import LARGEST_MESSAGE_BYTES, encode, short_address
+from flash_operator.plan import PlanSettings
 from flash_operator.probe import HttpProbe
 from flash_operator.reconcile import ReconcileSettings, reconcile
 from flash_operator.scaling import Scaler
 from flash_operator.scrape import HttpScrape
+from flash_operator.trial import Witness
 
 IDLE_SECONDS: Final = 15.0
 """How long a daemon without any FlashDeployment waits for its first one."""
@@ -63,7 +65,10 @@ class Daemon:
         self._probe = HttpProbe()
         self._scrape = HttpScrape()
         self._scaler = Scaler(self._scrape)
-        self._settings = ReconcileSettings(waiting_seconds=0.5, ready_seconds=10.0)
+        self._witness = Witness(self._scrape)
+        self._settings = ReconcileSettings(
+            plan=PlanSettings(has_outside=False), waiting_seconds=0.5, ready_seconds=10.0
+        )
         self._wakes: dict[Key, asyncio.Event] = {}
         self._loops: dict[Key, asyncio.Task[None]] = {}
         self._changed = asyncio.Event()
@@ -130,6 +135,7 @@ class Daemon:
                     now=lambda: datetime.now(UTC),
                     settings=self._settings,
                     scaler=self._scaler,
+                    witness=self._witness,
                 )
                 if outcome.gone:
                     return

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from flash_api.manifest import Secret, parse_manifests
 from flash_api.v1alpha1.flashdeployment import FlashDeployment
-from flash_operator.linting import unserved_model
+from flash_api.v1alpha1.flashmodel import FlashModel
 from flash_operator.local.client import Snapshot
 from flash_operator.local.listeners import PortInUseError, require_free
 from flash_operator.local.store import Manifest
@@ -30,12 +30,14 @@ class Wanted:
     """What the files ask for."""
 
     deployments: tuple[dict[str, Any], ...]
+    models: tuple[dict[str, Any], ...]
     secrets: tuple[dict[str, Any], ...]
 
 
 def read(files: Sequence[Path]) -> Wanted:
     """Everything in the files. Raises ManifestError."""
     deployments: list[FlashDeployment] = []
+    models: list[FlashModel] = []
     secrets: list[Secret] = []
     problems: list[str] = []
     for file in files:
@@ -44,14 +46,16 @@ def read(files: Sequence[Path]) -> Wanted:
         except UnreadableError as error:
             raise ManifestError(str(error)) from error
         problems += [f"{problem.place}: {problem}" if problem.place else str(problem) for problem in found.problems]
-        problems += [str(unserved_model(model, label(file))) for model in found.models]
+        models += found.models
         deployments += found.deployments
         secrets += found.secrets
-    for again in _repeated([*deployments, *secrets]):
+    for again in _repeated([*deployments, *models, *secrets]):
         problems.append(f"{again} stands in more than one file; keep one of them")
     if problems:
         raise ManifestError("\n  ".join(problems))
-    return Wanted(tuple(map(_stored_form, deployments)), tuple(map(_stored_secret, secrets)))
+    return Wanted(
+        tuple(map(_stored_form, deployments)), tuple(map(_stored_form, models)), tuple(map(_stored_secret, secrets))
+    )
 
 
 def require_free_ports(deployments: Sequence[Manifest], snapshot: Snapshot) -> None:
@@ -70,7 +74,7 @@ def require_free_ports(deployments: Sequence[Manifest], snapshot: Snapshot) -> N
                 raise ManifestError(f"{name}: {error}") from error
 
 
-def _repeated(objects: Sequence[FlashDeployment | Secret]) -> list[str]:
+def _repeated(objects: Sequence[FlashDeployment | FlashModel | Secret]) -> list[str]:
     counts = Counter(f"{found.kind} {found.metadata.namespace}/{found.metadata.name}" for found in objects)
     return [name for name, count in counts.items() if count > 1]
 
@@ -85,10 +89,10 @@ def _port(manifest: Manifest) -> int:
     return int(endpoint.get("port", 8080))
 
 
-def _stored_form(deployment: FlashDeployment) -> dict[str, Any]:
+def _stored_form(found: FlashDeployment | FlashModel) -> dict[str, Any]:
     """As written: defaults are applied when it is read, so a later release may improve them."""
-    written = deployment.model_dump(mode="json", by_alias=True, exclude_unset=True, exclude={"status"})
-    return _with_kept_metadata(written, deployment.api_version, deployment.kind)
+    written = found.model_dump(mode="json", by_alias=True, exclude_unset=True, exclude={"status"})
+    return _with_kept_metadata(written, found.api_version, found.kind)
 
 
 def _stored_secret(secret: Secret) -> dict[str, Any]:

@@ -1,27 +1,37 @@
-"""Secrets of local deployments: which are still needed, and the API key that `flash chat` sends."""
+"""What local deployments name: which Secrets and FlashModels are still needed, and the key that `flash chat` sends."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from flash_api.names import KIND
+from flash_api.names import KIND, MODEL_KIND
 from flash_operator.local.pods import object_data
 from flash_operator.local.store import Manifest, Ref, Store, ref_of
 
 
 def references(deployment: Manifest) -> set[str]:
-    """Names of the Secrets that a FlashDeployment's spec mentions, whatever the field."""
+    """Names of the Secrets that the spec of a FlashDeployment or FlashModel mentions, whatever the field."""
     return set(_mentioned(deployment.get("spec") or {}))
 
 
+def model_reference(deployment: Manifest) -> str | None:
+    """The FlashModel that a FlashDeployment names."""
+    ref = ((deployment.get("spec") or {}).get("model") or {}).get("modelRef") or {}
+    return ref.get("name")
+
+
 def unreferenced(store: Store) -> list[Ref]:
-    """Secrets that no FlashDeployment of their namespace mentions."""
+    """FlashModels that no FlashDeployment of their namespace names, and Secrets that none of both mentions."""
+    deployments = store.list(KIND)
+    used = {Ref(MODEL_KIND, found["metadata"]["namespace"], model_reference(found) or "") for found in deployments}
+    kept = [model for model in store.list(MODEL_KIND) if ref_of(model) in used]
     needed = {
         Ref("Secret", manifest["metadata"]["namespace"], name)
-        for manifest in store.list(KIND)
+        for manifest in (*deployments, *kept)
         for name in references(manifest)
     }
-    return [ref for ref in map(ref_of, store.list("Secret")) if ref not in needed]
+    unused = [ref for ref in map(ref_of, store.list(MODEL_KIND)) if ref not in used]
+    return unused + [ref for ref in map(ref_of, store.list("Secret")) if ref not in needed]
 
 
 def first_api_key(store: Store, deployment: Manifest) -> str | None:

@@ -24,7 +24,7 @@ def condition(entry: Mapping[str, Any], kind: str) -> Mapping[str, Any]:
 def overview(entries: Sequence[Mapping[str, Any]], *, running: bool, now: datetime, namespaces: bool = False) -> Table:
     """One line for each deployment, as `kubectl get fd` prints it; with `-A` also the namespace."""
     table = Table(box=None, pad_edge=False, header_style="bold")
-    columns = ("NAME", "READY", "VARIANT", "MODEL", "REPLICAS", "ENDPOINT", "AGE")
+    columns = ("NAME", "READY", "VARIANT", "MODEL", "REPLICAS", "TTFT", "ENDPOINT", "AGE")
     for column in (*(("NAMESPACE",) if namespaces else ()), *columns):
         table.add_column(column, overflow="fold", no_wrap=column != "MODEL")
     for entry in entries:
@@ -38,10 +38,15 @@ def overview(entries: Sequence[Mapping[str, Any]], *, running: bool, now: dateti
             spec.get("variant", "Lite"),
             spec["model"].get("source") or spec["model"].get("modelRef", {}).get("name", ""),
             status.get("replicas", "") if running else "-",
+            _milliseconds((status.get("latency") or {}).get("ttftMilliseconds")) if running else "-",
             status.get("endpoint", "") if running else "-",
             age(manifest["metadata"]["creationTimestamp"], now),
         )
     return table
+
+
+def _milliseconds(felt: int | None) -> str:
+    return "" if felt is None else f"{felt} ms"
 
 
 def conditions(status: Mapping[str, Any]) -> Table:

@@ -96,6 +96,37 @@ class Quantile:
 
 
 @dataclass(frozen=True)
+class TrackReading:
+    """What became of the requests that one side of a rollout was given: counters that only grow."""
+
+    answered: float = 0.0
+    failed: float = 0.0
+    """Broken off, not begun, or refused."""
+    ttft: Histogram = Histogram()
+    tpot: Histogram = Histogram()
+
+    def since(self, former: TrackReading) -> TrackReading:
+        """What came after `former`, a look at the same process or at the one before it."""
+        if self.answered < former.answered or self.failed < former.failed:
+            return self
+        return TrackReading(
+            self.answered - former.answered,
+            self.failed - former.failed,
+            self.ttft.since(former.ttft),
+            self.tpot.since(former.tpot),
+        )
+
+    def plus(self, other: TrackReading) -> TrackReading:
+        """Both together."""
+        return TrackReading(
+            self.answered + other.answered,
+            self.failed + other.failed,
+            self.ttft.plus(other.ttft),
+            self.tpot.plus(other.tpot),
+        )
+
+
+@dataclass(frozen=True)
 class GatewayReading:
     """One gateway's metrics at one moment."""
 
@@ -104,6 +135,8 @@ class GatewayReading:
     """Requests for tokens that have ended, a counter."""
     ttft: Histogram = Histogram()
     tpot: Histogram = Histogram()
+    stable: TrackReading = TrackReading()
+    canary: TrackReading = TrackReading()
 
 
 @dataclass(frozen=True)

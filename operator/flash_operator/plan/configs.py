@@ -9,12 +9,22 @@ from __future__ import annotations
 from typing import Final
 
 from flash_api import names
-from flash_api.config.engine import EngineConfig
-from flash_api.config.gateway import GatewayConfig, GatewayLimits
+from flash_api.config.engine import EngineConfig, EngineDraft
+from flash_api.config.gateway import (
+    CanaryEngines,
+    GatewayConfig,
+    GatewayLimits,
+    GatewayOidc,
+    GatewayTls,
+    GatewayTracing,
+)
 from flash_api.quantities import whole_bytes
-from flash_api.v1alpha1.flashdeployment import FlashDeployment, Observability
+from flash_api.v1alpha1.flashdeployment import DraftMode, FlashDeployment, Observability
+from flash_operator.plan.certificates import ends_tls
 from flash_operator.plan.metadata import Manifest, content_hash, owned_object
 from flash_operator.plan.pods import drain_seconds
+from flash_operator.plan.replicas import tries_revisions
+from flash_operator.plan.settings import PlanSettings
 
 ENGINE_FILE: Final = names.FILE_ENGINE_CONFIG.rpartition("/")[2]
 GATEWAY_FILE: Final = names.FILE_GATEWAY_CONFIG.rpartition("/")[2]
@@ -25,7 +35,7 @@ def engine_config(deployment: FlashDeployment) -> EngineConfig:
     spec = deployment.spec
     return EngineConfig(
         served_model_name=deployment.metadata.name,
-        source=spec.model.uri,
+        source=spec.model.source or f"{names.MODEL_KIND}/{spec.model.model_ref.name if spec.model.model_ref else ''}",
         revision=spec.model.revision,
         sha256=spec.model.sha256,
         variant=spec.variant,
@@ -35,22 +45,36 @@ def engine_config(deployment: FlashDeployment) -> EngineConfig:
         max_concurrent_requests=spec.engine.max_concurrent_requests,
         kv_cache_bytes=whole_bytes(spec.engine.kv_cache.memory),
         kv_cache_dtype=spec.engine.kv_cache.dtype,
+        draft=_draft(deployment),
         log_level=(spec.observability or Observability()).log_level,
         shutdown_seconds=drain_seconds(deployment),
     )
 
 
-def gateway_config(deployment: FlashDeployment) -> GatewayConfig:
+def _draft(deployment: FlashDeployment) -> EngineDraft | None:
+    draft = deployment.spec.draft
+    if draft is None or draft.mode is DraftMode.OFF:
+        return None
+    model_dir = names.DIR_DRAFT if draft.in_process else None
+    return EngineDraft(mode=draft.mode, lookahead=draft.lookahead, model_dir=model_dir)
+
+
+def gateway_config(deployment: FlashDeployment, settings: PlanSettings) -> GatewayConfig:
     """The content of `gateway.json`."""
     meta, spec = deployment.metadata, deployment.spec
     engine_host = names.service_host(names.engine_name(meta.name), meta.namespace)
     limits = spec.gateway.limits
+    tls = GatewayTls(certificate_file=names.FILE_TLS_CERTIFICATE, key_file=names.FILE_TLS_KEY)
     return GatewayConfig(
         served_model_name=meta.name,
         engine=f"{engine_host}:{names.PORT_ENGINE_GRPC}",
+        canary=_canary_engines(deployment),
         model_dir=names.DIR_MODELS,
         max_context_tokens=spec.model.max_context_tokens,
         api_keys_file=names.FILE_API_KEYS if spec.gateway.auth.api_keys_secret_ref else None,
+        oidc=_oidc(deployment),
+        tracing=_tracing(deployment),
+        tls=tls if ends_tls(deployment, settings) else None,
         limits=GatewayLimits(
             max_body_bytes=limits.max_body_bytes,
             max_output_tokens=limits.max_output_tokens,
@@ -61,15 +85,42 @@ def gateway_config(deployment: FlashDeployment) -> GatewayConfig:
     )
 
 
+def _oidc(deployment: FlashDeployment) -> GatewayOidc | None:
+    oidc = deployment.spec.gateway.auth.oidc
+    if oidc is None:
+        return None
+    return GatewayOidc(issuer_url=oidc.issuer_url, audiences=tuple(oidc.audiences), username_claim=oidc.username_claim)
+
+
+def _tracing(deployment: FlashDeployment) -> GatewayTracing | None:
+    tracing = (deployment.spec.observability or Observability()).tracing
+    if tracing is None:
+        return None
+    return GatewayTracing(endpoint=tracing.otlp_endpoint, sampling_percent=tracing.sampling_percent)
+
+
+def _canary_engines(deployment: FlashDeployment) -> CanaryEngines | None:
+    rollout = deployment.spec.rollout
+    if rollout is None or rollout.canary_percent is None:
+        return None
+    host = names.service_host(names.canary_name(deployment.metadata.name), deployment.metadata.namespace)
+    return CanaryEngines(engine=f"{host}:{names.PORT_ENGINE_GRPC}", percent=rollout.canary_percent)
+
+
 def engine_config_map(deployment: FlashDeployment) -> Manifest:
     """The ConfigMap with `engine.json`."""
     text = engine_config(deployment).model_dump_json(indent=2)
     return _config_map(deployment, names.COMPONENT_ENGINE, ENGINE_FILE, text)
 
 
-def gateway_config_map(deployment: FlashDeployment) -> Manifest:
+def gateway_config_map(deployment: FlashDeployment, settings: PlanSettings) -> Manifest:
     """The ConfigMap with `gateway.json`."""
-    text = gateway_config(deployment).model_dump_json(indent=2)
+    config = gateway_config(deployment, settings)
+    # Without what is not asked for, so that who never asks for it has the file of before.
+    unwanted = {field for field in ("oidc", "tls", "tracing") if getattr(config, field) is None}
+    if not tries_revisions(deployment):
+        unwanted.add("canary")
+    text = config.model_dump_json(indent=2, exclude=unwanted)
     return _config_map(deployment, names.COMPONENT_GATEWAY, GATEWAY_FILE, text)
 
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from flash_api import names
 from flash_api.v1alpha1.flashdeployment import FlashDeployment
+from flash_operator.plan.canary_objects import canary_surroundings
+from flash_operator.plan.certificates import CERTIFICATE, certificate
 from flash_operator.plan.configs import engine_config_map, gateway_config_map
 from flash_operator.plan.disruption_budgets import disruption_budgets
 from flash_operator.plan.engine import engine_deployment
@@ -15,10 +17,11 @@ from flash_operator.plan.metadata import Manifest
 from flash_operator.plan.monitors import POD_MONITOR, pod_monitor, wants_monitor
 from flash_operator.plan.network import engine_service, gateway_service
 from flash_operator.plan.network_policies import engine_policy, gateway_policy
-from flash_operator.plan.replicas import replicas
+from flash_operator.plan.replicas import replicas, tries_revisions
 from flash_operator.plan.routes import HTTP_ROUTE, Kind, asked_kinds, route
 from flash_operator.plan.service_accounts import service_account
 from flash_operator.plan.settings import PlanSettings
+from flash_operator.shared_model import SharedModel, resolved
 
 
 @dataclass(frozen=True)
@@ -39,17 +42,21 @@ def plan(
     settings: PlanSettings,
     *,
     engine_replicas: int | None = None,
-    served: Collection[Kind] = (HTTP_ROUTE,),
+    served: Collection[Kind] = (HTTP_ROUTE, CERTIFICATE),
+    shared: SharedModel | None = None,
 ) -> Plan:
     """What should exist. Equal inputs give byte-equal plans.
 
     `engine_replicas` is what autoscaling decided; None = the number in the spec.
     `served` are the optional kinds that the cluster knows; unless told, those of which it matters that they are made.
+    `shared` is the FlashModel that the spec names; None = one of which nothing but the name is known.
     """
+    deployment, shared = resolved(deployment, shared)
     door = route(deployment)
     if door is not None and door["kind"] == HTTP_ROUTE[1] and HTTP_ROUTE not in served:
         door = None
-    engine_config, gateway_config = engine_config_map(deployment), gateway_config_map(deployment)
+    shown = certificate(deployment, settings) if CERTIFICATE in served else None
+    engine_config, gateway_config = engine_config_map(deployment), gateway_config_map(deployment, settings)
     wanted = replicas(deployment, engine_replicas=engine_replicas)
     engines, gateways = wanted[names.COMPONENT_ENGINE], wanted[names.COMPONENT_GATEWAY]
     return Plan(
@@ -58,14 +65,16 @@ def plan(
             gateway_config,
             service_account(deployment, names.COMPONENT_ENGINE),
             service_account(deployment, names.COMPONENT_GATEWAY),
+            *(canary_surroundings(deployment, settings) if tries_revisions(deployment) else ()),
             engine_policy(deployment, settings),
             gateway_policy(deployment, settings),
             engine_service(deployment),
-            gateway_service(deployment),
+            gateway_service(deployment, settings),
             *((door,) if door is not None else ()),
-            *((pod_monitor(deployment),) if wants_monitor(deployment) and POD_MONITOR in served else ()),
+            *((shown,) if shown is not None else ()),
+            *((pod_monitor(deployment, settings),) if wants_monitor(deployment) and POD_MONITOR in served else ()),
             *disruption_budgets(deployment, wanted),
-            engine_deployment(deployment, engine_config, settings, replicas=engines),
-            gateway_deployment(deployment, gateway_config, settings, replicas=gateways),
+            engine_deployment(deployment, engine_config, settings, replicas=engines, shared=shared),
+            gateway_deployment(deployment, gateway_config, settings, replicas=gateways, shared=shared),
         )
     )

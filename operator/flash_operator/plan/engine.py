@@ -2,27 +2,39 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Final
 
 from flash_api import names
 from flash_api.v1alpha1.flashdeployment import FlashDeployment, Rollout
 from flash_operator.plan import pods
 from flash_operator.plan.metadata import Manifest
+from flash_operator.plan.model_in_pods import draft_in_pods, model_in_pods
 from flash_operator.plan.settings import PlanSettings
-
-START_PERIOD_SECONDS: Final = 5
-START_FAILURES: Final = 360
-"""Half an hour to map and warm up a model of whatever size: a probe that kills a slow load starts the same load again,
-and a load that cannot end is told by the rollout's deadline."""
+from flash_operator.plan.startup import START_PERIOD_SECONDS, start_failures
+from flash_operator.shared_model import SharedModel
 
 _READY: Final = {"httpGet": {"path": "/v2/health/ready", "port": "http"}}
 
 
 def engine_deployment(
-    deployment: FlashDeployment, config_map: Manifest, settings: PlanSettings, *, replicas: int
+    deployment: FlashDeployment,
+    config_map: Manifest,
+    settings: PlanSettings,
+    *,
+    replicas: int,
+    component: str = names.COMPONENT_ENGINE,
+    revision: str = "",
+    shared: SharedModel | None = None,
 ) -> Manifest:
-    """The pods that run the model."""
+    """The pods that run the model: all of them, or those on trial."""
+    canary = component == names.COMPONENT_CANARY
     engine = deployment.spec.engine
+    model = model_in_pods(
+        deployment, shared, image=settings.engine_image, settings=settings, wanted=engine.resources, text_only=False
+    )
+    drafts = [draft] if (draft := draft_in_pods(deployment, settings)) is not None else []
+    pulls = tuple(pull for each in (model, *drafts) for pull in each.init_containers)
     container = {
         "name": "engine",
         "image": settings.engine_image,
@@ -37,7 +49,7 @@ def engine_deployment(
         "startupProbe": {
             **_READY,
             "periodSeconds": START_PERIOD_SECONDS,
-            "failureThreshold": START_FAILURES,
+            "failureThreshold": start_failures(shared.size_bytes if shared is not None else None),
             "timeoutSeconds": 2,
         },
         "readinessProbe": {**_READY, "periodSeconds": 5, "failureThreshold": 3, "timeoutSeconds": 2},
@@ -52,7 +64,8 @@ def engine_deployment(
         },
         "volumeMounts": [
             pods.mount("config", names.DIR_CONFIG, read_only=True),
-            pods.mount("models", names.DIR_MODELS, read_only=True),
+            model.mount,
+            *(draft.mount for draft in drafts),
             pods.mount("tmp", "/tmp"),
             pods.mount("shm", "/dev/shm"),
         ],
@@ -63,24 +76,22 @@ def engine_deployment(
     }
     return pods.deployment_of_pods(
         deployment,
-        names.COMPONENT_ENGINE,
-        name=names.engine_name(deployment.metadata.name),
+        component,
+        name=(names.canary_name if canary else names.engine_name)(deployment.metadata.name),
         replicas=replicas,
         config_map=config_map,
-        init_containers=[
-            pods.pull_container(
-                deployment, image=settings.engine_image, settings=settings, wanted=engine.resources, text_only=False
-            )
-        ],
+        model=replace(model, init_containers=pulls),
         containers=[container],
         volumes=[
             pods.config_volume(config_map),
-            pods.scratch_volume("models"),
+            model.volume,
             pods.scratch_volume("tmp"),
             # tritonserver talks to its Python stub through shared memory; the 64 MiB default is too small.
             pods.scratch_volume("shm", memory=True),
+            *(volume for draft in drafts for volume in (draft.volume, *draft.source_volumes)),
         ],
         surge=(deployment.spec.rollout or Rollout()).surge,
         settings=settings,
+        revision=revision,
         annotations={names.ANNOTATION_BASE_IMAGE: settings.engine_image_base},
     )

@@ -7,35 +7,50 @@ from typing import Any, Final
 from flash_api import names
 from flash_api.v1alpha1.flashdeployment import FlashDeployment
 from flash_operator.plan import pods
+from flash_operator.plan.certificates import certificate_volume, ends_tls
 from flash_operator.plan.metadata import Manifest
+from flash_operator.plan.model_in_pods import model_in_pods
+from flash_operator.plan.network import port_name
 from flash_operator.plan.settings import PlanSettings
+from flash_operator.shared_model import SharedModel
 
 _API_KEYS_FILE: Final = names.FILE_API_KEYS.rpartition("/")[2]
 
 
 def gateway_deployment(
-    deployment: FlashDeployment, config_map: Manifest, settings: PlanSettings, *, replicas: int
+    deployment: FlashDeployment,
+    config_map: Manifest,
+    settings: PlanSettings,
+    *,
+    replicas: int,
+    shared: SharedModel | None = None,
 ) -> Manifest:
     """The pods that clients talk to."""
     gateway = deployment.spec.gateway
+    model = model_in_pods(
+        deployment, shared, image=settings.gateway_image, settings=settings, wanted=gateway.resources, text_only=True
+    )
     secret_volumes, secret_mounts = _api_keys(deployment)
+    tls_volumes, tls_mounts = certificate_volume(deployment, settings)
+    port = port_name(deployment, settings)
+    scheme = {"scheme": "HTTPS"} if ends_tls(deployment, settings) else {}
     container = {
         "name": "gateway",
         "image": settings.gateway_image,
         "imagePullPolicy": settings.image_pull_policy,
         "command": ["flash-gateway"],
         "args": ["--config", names.FILE_GATEWAY_CONFIG, *_log_level(deployment)],
-        "ports": [{"name": "http", "containerPort": names.PORT_GATEWAY, "protocol": "TCP"}],
+        "ports": [{"name": port, "containerPort": names.PORT_GATEWAY, "protocol": "TCP"}],
         # /readyz sends a request through an engine, so it can be slow under load: three misses in a row, with time to
         # answer, before a gateway leaves the Service. /livez knows only the process, so no engine can kill a gateway.
         "readinessProbe": {
-            "httpGet": {"path": "/readyz", "port": "http"},
+            "httpGet": {"path": "/readyz", "port": port, **scheme},
             "periodSeconds": 5,
             "failureThreshold": 3,
             "timeoutSeconds": 10,
         },
         "livenessProbe": {
-            "httpGet": {"path": "/livez", "port": "http"},
+            "httpGet": {"path": "/livez", "port": port, **scheme},
             "initialDelaySeconds": 10,
             "periodSeconds": 10,
             "failureThreshold": 3,
@@ -43,9 +58,10 @@ def gateway_deployment(
         },
         "volumeMounts": [
             pods.mount("config", names.DIR_CONFIG, read_only=True),
-            pods.mount("models", names.DIR_MODELS, read_only=True),
+            model.mount,
             pods.mount("tmp", "/tmp"),
             *secret_mounts,
+            *tls_mounts,
         ],
         "terminationMessagePolicy": pods.LAST_WORDS,
         "securityContext": pods.container_security(),
@@ -58,17 +74,14 @@ def gateway_deployment(
         name=names.gateway_name(deployment.metadata.name),
         replicas=replicas,
         config_map=config_map,
-        init_containers=[
-            pods.pull_container(
-                deployment, image=settings.gateway_image, settings=settings, wanted=gateway.resources, text_only=True
-            )
-        ],
+        model=model,
         containers=[container],
         volumes=[
             pods.config_volume(config_map),
-            pods.scratch_volume("models"),
+            model.volume,
             pods.scratch_volume("tmp"),
             *secret_volumes,
+            *tls_volumes,
         ],
         # Gateways are small: there is room for a new one beside the old one wherever an engine fits.
         surge=1,

@@ -9,8 +9,10 @@ from typing import Any
 
 from flash_api import names
 from flash_api.v1alpha1.flashdeployment import FlashDeployment
+from flash_api.v1alpha1.flashmodel import FlashModel
 
 Manifest = Mapping[str, Any]
+Owner = FlashDeployment | FlashModel
 
 HASH_DIGITS = 10
 
@@ -21,36 +23,38 @@ def content_hash(value: object) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:HASH_DIGITS]
 
 
-def selector(deployment: FlashDeployment, component: str) -> dict[str, str]:
+def selector(owner: Owner, component: str) -> dict[str, str]:
     """Labels that pick the pods of one component. Selectors are immutable, so this set never changes."""
-    return names.pod_selector(deployment.metadata.name, component)
+    if isinstance(owner, FlashModel):
+        return {names.LABEL_MODEL: owner.metadata.name, names.LABEL_COMPONENT: component}
+    return names.pod_selector(owner.metadata.name, component)
 
 
-def labels(deployment: FlashDeployment, component: str) -> dict[str, str]:
+def labels(owner: Owner, component: str) -> dict[str, str]:
     """Labels of every object of one component."""
     return {
         names.LABEL_NAME: "flashplane",
-        names.LABEL_INSTANCE: deployment.metadata.name,
-        names.LABEL_PART_OF: deployment.metadata.name,
+        names.LABEL_INSTANCE: owner.metadata.name,
+        names.LABEL_PART_OF: owner.metadata.name,
         names.LABEL_MANAGED_BY: names.MANAGED_BY,
-        **selector(deployment, component),
+        **selector(owner, component),
     }
 
 
-def owner_reference(deployment: FlashDeployment) -> dict[str, Any]:
-    """Makes the garbage collector remove the object together with its FlashDeployment."""
+def owner_reference(owner: Owner) -> dict[str, Any]:
+    """Makes the garbage collector remove the object together with its owner."""
     return {
         "apiVersion": names.API_VERSION,
-        "kind": names.KIND,
-        "name": deployment.metadata.name,
-        "uid": deployment.metadata.uid,
+        "kind": owner.kind,
+        "name": owner.metadata.name,
+        "uid": owner.metadata.uid,
         "controller": True,
         "blockOwnerDeletion": True,
     }
 
 
 def owned_object(
-    deployment: FlashDeployment,
+    owner: Owner,
     component: str,
     *,
     api_version: str,
@@ -70,11 +74,11 @@ def owned_object(
         "kind": kind,
         "metadata": {
             "name": name,
-            "namespace": deployment.metadata.namespace,
+            "namespace": owner.metadata.namespace,
             # Ours twice: they come first, and nobody's take their place.
-            "labels": {**(ours := labels(deployment, component)), **(extra_labels or {}), **ours},
+            "labels": {**(ours := labels(owner, component)), **(extra_labels or {}), **ours},
             # A manifest that is not stored anywhere (`flash plan`) has no uid, and can own nothing.
-            **({"ownerReferences": [owner_reference(deployment)]} if deployment.metadata.uid else {}),
+            **({"ownerReferences": [owner_reference(owner)]} if owner.metadata.uid else {}),
         },
         **content,
     }

@@ -3,8 +3,11 @@
     clients -> gateway -> engine            (as endpoint.visibility says; gRPC)
     operator -> gateway                     (the request that proves Ready, and metrics)
     monitoring -> gateway, engine metrics   (where an installation names its namespace)
-    gateway, engine -> model source, DNS    (where the source is remote)
-    gateway -> DNS
+    gateway, engine -> model source, DNS    (where the source is remote, and no FlashModel brings the weights; its
+                                             cloud's identity agent without a Secret)
+    pull of a FlashModel -> the same
+    gateway -> DNS, token provider          (where gateway.auth.oidc names one)
+    gateway -> collector of traces          (where observability.tracing names one)
 
 The kubelet's probes are in no list: traffic between a pod and its own node is always allowed. Whether a cluster's
 network enforces any of it cannot be read from the API.
@@ -16,10 +19,14 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from flash_api import names
+from flash_api.endpoints import endpoint
 from flash_api.v1alpha1.endpoint import Endpoint, Visibility
-from flash_api.v1alpha1.flashdeployment import FlashDeployment
-from flash_api.v1alpha1.source import scheme
-from flash_operator.plan.metadata import Manifest, owned_object, selector
+from flash_api.v1alpha1.flashdeployment import FlashDeployment, Observability
+from flash_api.v1alpha1.flashmodel import FlashModel, FlashModelSpec
+from flash_api.v1alpha1.source import Model, ModelChoice, scheme
+from flash_operator.plan.metadata import Manifest, Owner, owned_object, selector
+from flash_operator.plan.network import blocks
+from flash_operator.plan.replicas import tries_revisions
 from flash_operator.plan.settings import PlanSettings
 
 NAMESPACE_LABEL: Final = "kubernetes.io/metadata.name"
@@ -37,33 +44,41 @@ _INTERNET: Final = (
     {"ipBlock": {"cidr": "0.0.0.0/0", "except": ["169.254.169.254/32"]}},
     {"ipBlock": {"cidr": "::/0", "except": ["fd00:ec2::254/128"]}},
 )
+_IDENTITY_AGENTS: Final = {
+    "s3": ({"ipBlock": {"cidr": "169.254.170.23/32"}}, 80),  # EKS Pod Identity
+    "gs": ({"ipBlock": {"cidr": "169.254.169.252/32"}}, 988),  # GKE Workload Identity
+}
+"""What hands out a pod's own identity at a cloud, and nothing else."""
 _CLUSTER: Final[dict[str, Any]] = {"namespaceSelector": {}}
 
 Rule = dict[str, Any]
 
 
-def engine_policy(deployment: FlashDeployment, settings: PlanSettings) -> Manifest:
+def engine_policy(
+    deployment: FlashDeployment, settings: PlanSettings, component: str = names.COMPONENT_ENGINE
+) -> Manifest:
     """Gateways ask engines; engines ask nobody but a remote model source."""
     gateways = {"podSelector": {"matchLabels": selector(deployment, names.COMPONENT_GATEWAY)}}
     return _policy(
         deployment,
-        names.COMPONENT_ENGINE,
+        component,
         ingress=[
             {"from": [gateways], "ports": [_tcp(names.PORT_ENGINE_GRPC)]},
             *_scraped(settings, names.PORT_ENGINE_METRICS),
         ],
-        egress=_to_source(deployment, settings),
+        egress=_to_sources(deployment, settings),
     )
 
 
 def gateway_policy(deployment: FlashDeployment, settings: PlanSettings) -> Manifest:
     """Clients and the operator ask gateways; gateways ask engines, found by DNS, and a remote model source."""
-    engines = {"podSelector": {"matchLabels": selector(deployment, names.COMPONENT_ENGINE)}}
+    components = (names.COMPONENT_ENGINE, *((names.COMPONENT_CANARY,) if tries_revisions(deployment) else ()))
+    engines = [{"podSelector": {"matchLabels": selector(deployment, component)}} for component in components]
     operator = {
         "from": [_namespaces(settings.operator_namespace)],
         "ports": [_tcp(names.PORT_GATEWAY)],
     }
-    source = _to_source(deployment, settings)
+    source = _to_source(deployment.spec.model, settings)
     return _policy(
         deployment,
         names.COMPONENT_GATEWAY,
@@ -72,19 +87,23 @@ def gateway_policy(deployment: FlashDeployment, settings: PlanSettings) -> Manif
             operator,
             *_scraped(settings, names.PORT_GATEWAY),
         ],
-        egress=[{"to": [engines], "ports": [_tcp(names.PORT_ENGINE_GRPC)]}, *(source or [_to_dns(settings)])],
+        egress=[
+            {"to": engines, "ports": [_tcp(names.PORT_ENGINE_GRPC)]},
+            *(source or [_to_dns(settings)]),
+            *(rule for rule in _beside(deployment) if rule not in source),
+        ],
     )
 
 
-def _policy(deployment: FlashDeployment, component: str, *, ingress: list[Rule], egress: list[Rule]) -> Manifest:
+def _policy(owner: Owner, component: str, *, ingress: list[Rule], egress: list[Rule]) -> Manifest:
     return owned_object(
-        deployment,
+        owner,
         component,
         api_version="networking.k8s.io/v1",
         kind="NetworkPolicy",
-        name=f"{deployment.metadata.name}-{component}",
+        name=f"{owner.metadata.name}-{component}",
         spec={
-            "podSelector": {"matchLabels": selector(deployment, component)},
+            "podSelector": {"matchLabels": selector(owner, component)},
             # Both, also where a list is empty: a direction that no policy names is open.
             "policyTypes": ["Ingress", "Egress"],
             "ingress": ingress,
@@ -102,6 +121,9 @@ def _from_clients(endpoint: Endpoint) -> Rule:
         case Visibility.CLUSTER:
             return {"from": [_CLUSTER], "ports": ports}
         case Visibility.PUBLIC:
+            if endpoint.allowed_cidrs:
+                allowed = [{"ipBlock": {"cidr": cidr}} for cidr in blocks(endpoint.allowed_cidrs)]
+                return {"from": allowed, "ports": ports}
             # Whatever brings the requests in has an address that nobody here knows.
             return {"ports": ports}
 
@@ -119,28 +141,69 @@ def _to_dns(settings: PlanSettings) -> Rule:
     }
 
 
-def _to_source(deployment: FlashDeployment, settings: PlanSettings) -> list[Rule]:
-    """What the init container needs in order to pull; policies cannot tell it from the container after it."""
-    source = deployment.spec.model.source
+def pull_policy(model: FlashModel, settings: PlanSettings) -> Manifest:
+    """Pods that pull a FlashModel ask its source, and nobody asks them."""
+    return _policy(model, names.COMPONENT_PULL, ingress=[], egress=_to_source(model.spec, settings))
+
+
+def _to_sources(deployment: FlashDeployment, settings: PlanSettings) -> list[Rule]:
+    """To the model's source, and to that of a draft inside the engine."""
+    rules = _to_source(deployment.spec.model, settings)
+    if deployment.spec.draft and (draft := deployment.spec.draft.in_process):
+        rules += [rule for rule in _to_source(draft, settings) if rule not in rules]
+    return rules
+
+
+def _to_source(weights: Model | ModelChoice | FlashModelSpec, settings: PlanSettings) -> list[Rule]:
+    """What a pull needs; policies cannot tell an init container from the containers after it."""
+    source = weights.source
     if source is None or scheme(source) in LOCAL_SCHEMES:
         return []
     host, port = _address(source)
-    inside = host.endswith((".svc", ".svc.cluster.local"))
-    peers = [_CLUSTER] if inside else [dict(block) for block in _INTERNET]
-    return [_to_dns(settings), {"to": peers, "ports": [_tcp(port)]}]
+    # A registry sends to other servers for tokens and layers; these are at the usual port.
+    ports = [port] if _is_inside(host) or scheme(source) != "oci" else sorted({port, HTTPS})
+    rules = [_to_dns(settings), _to_host(host, *ports)]
+    if scheme(source) in _IDENTITY_AGENTS and weights.credentials_secret_ref is None:
+        agent, agent_port = _IDENTITY_AGENTS[scheme(source)]
+        rules.append({"to": [agent], "ports": [_tcp(agent_port)]})
+    return rules
+
+
+def _beside(deployment: FlashDeployment) -> list[Rule]:
+    """Whom gateways ask or tell beside engines, each once."""
+    oidc, tracing = deployment.spec.gateway.auth.oidc, (deployment.spec.observability or Observability()).tracing
+    found: list[Rule] = []
+    if oidc is not None:
+        host, port = _address(oidc.issuer_url)
+        # Discovery is at the URL; the keys may be on another host, by HTTPS like everything of a provider.
+        found += [_to_host(host, port), _to_host(host, HTTPS)]
+    if tracing is not None:
+        found.append(_to_host(*_address(tracing.otlp_endpoint)))
+    return [rule for index, rule in enumerate(found) if rule not in found[:index]]
+
+
+def _to_host(host: str, *ports: int) -> Rule:
+    peers = [_CLUSTER] if _is_inside(host) else [dict(block) for block in _INTERNET]
+    return {"to": peers, "ports": [_tcp(port) for port in ports]}
+
+
+def _is_inside(host: str) -> bool:
+    """One label alone is a Service of the same namespace."""
+    return host.endswith((".svc", ".svc.cluster.local")) or (host != "" and "." not in host)
 
 
 def _address(source: str) -> tuple[str, int]:
     """Host and port; a hub or a store that is known by its scheme alone is reached by HTTPS."""
-    kind = scheme(source)
-    if kind not in ("http", "https"):
+    address = endpoint(source) or source
+    kind = scheme(address)
+    if kind not in ("http", "https", "oci"):
         return "", HTTPS
-    parts = urlsplit(source)
+    parts = urlsplit(address)
     try:
         port = parts.port
     except ValueError:
         port = None  # no number; the pull says so
-    return parts.hostname or "", port or (HTTPS if kind == "https" else 80)
+    return parts.hostname or "", port or (80 if kind == "http" else HTTPS)
 
 
 def _namespaces(*wanted: str) -> Rule:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Final
 
 from flash_api import names
@@ -16,8 +17,11 @@ _SPREAD: Final = tuple(
 """One lost zone or node should not take every replica, yet a pod that cannot be even still runs."""
 
 
-def scheduling(deployment: FlashDeployment, component: str) -> dict[str, Any]:
-    """Fields of the pod's spec. They do not depend on the number of replicas, which alone starts no new revision."""
+def scheduling(deployment: FlashDeployment, component: str, of_model: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields of the pod's spec. They do not depend on the number of replicas, which alone starts no new revision.
+
+    `of_model` is the affinity that the model brings; that of the deployment comes first.
+    """
     placement = deployment.spec.placement or Placement()
     wanted: dict[str, Any] = {
         "nodeSelector": placement.node_selector and dict(sorted(placement.node_selector.items())),
@@ -25,7 +29,7 @@ def scheduling(deployment: FlashDeployment, component: str) -> dict[str, Any]:
         and [found.model_dump(mode="json", by_alias=True, exclude_none=True) for found in placement.tolerations],
         "priorityClassName": placement.priority_class_name,
         "runtimeClassName": placement.runtime_class_name if component != names.COMPONENT_GATEWAY else None,
-        "affinity": deployment.spec.residency and affinity(deployment.spec.residency),
+        "affinity": {**of_model, **(affinity(deployment.spec.residency) if deployment.spec.residency else {})},
         "topologySpreadConstraints": [
             _constraint(spread, selector(deployment, component)) for spread in placement.topology_spread or _SPREAD
         ],

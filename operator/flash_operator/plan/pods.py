@@ -4,12 +4,15 @@ how it replaces them."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from dataclasses import dataclass, field
+from typing import Any, Final, Protocol
 
 from flash_api import names
 from flash_api.quantities import canonical
+from flash_api.v1alpha1.base import SecretKeyRef
 from flash_api.v1alpha1.flashdeployment import FlashDeployment, Resources, Rollout
-from flash_operator.plan.metadata import Manifest, labels, owned_object, selector
+from flash_api.v1alpha1.source import Variant
+from flash_operator.plan.metadata import Manifest, content_hash, labels, owned_object, selector
 from flash_operator.plan.placement import scheduling
 from flash_operator.plan.settings import PlanSettings
 
@@ -67,50 +70,75 @@ def scratch_volume(name: str, *, memory: bool = False) -> dict[str, Any]:
     return {"name": name, "emptyDir": {"medium": "Memory"} if memory else {}}
 
 
+class Weights(Protocol):
+    """What says where weights come from: spec.model of a FlashDeployment, or the spec of a FlashModel."""
+
+    @property
+    def uri(self) -> str: ...
+    @property
+    def revision(self) -> str | None: ...
+    @property
+    def sha256(self) -> str | None: ...
+    @property
+    def credentials_secret_ref(self) -> SecretKeyRef | None: ...
+
+
 def pull_container(
-    deployment: FlashDeployment, *, image: str, settings: PlanSettings, wanted: Resources, text_only: bool
+    weights: Weights,
+    variant: Variant,
+    *,
+    image: str,
+    settings: PlanSettings,
+    wanted: Resources,
+    to: str = names.DIR_MODELS,
+    flags: Sequence[str] = (),
+    name: str = names.CONTAINER_PULL,
+    volume: str = "models",
 ) -> dict[str, Any]:
-    """The init container that fetches and packs the model (or only its text side) into the models folder."""
-    model = deployment.spec.model
-    args = ["--source", _source_in_pod(model.uri), "--variant", str(deployment.spec.variant)]
-    if model.revision is not None:
-        args += ["--revision", model.revision]
-    if model.sha256 is not None:
-        args += ["--sha256", model.sha256]
-    args += ["--to", names.DIR_MODELS]
-    if text_only:
-        args.append("--text-only")
-    _, source_mounts, source_env = _source(deployment)
+    """The container that fetches and packs a model (or only its text side) into the folder `to` of a volume.
+
+    Its name tells the volumes of its source from those of another pull in the same pod.
+    """
+    args = ["--source", _source_in_pod(weights.uri), "--variant", str(variant)]
+    if weights.revision is not None:
+        args += ["--revision", weights.revision]
+    if weights.sha256 is not None:
+        args += ["--sha256", weights.sha256]
+    args += ["--to", to, *flags]
+    _, source_mounts, source_env = source_access(weights, name)
+    root = names.DIR_DRAFT if volume == "draft" else names.DIR_MODELS
     return {
-        "name": names.CONTAINER_PULL,
+        "name": name,
         "image": image,
         "imagePullPolicy": settings.image_pull_policy,
         "command": ["flash-pull"],
         "args": args,
         # Beside the result, so that it is linked rather than copied; the root file system is read-only.
-        "env": [{"name": names.ENV_CACHE, "value": f"{names.DIR_MODELS}/.cache"}, *source_env],
-        "volumeMounts": [mount("models", names.DIR_MODELS), mount("tmp", "/tmp"), *source_mounts],
+        "env": [{"name": names.ENV_CACHE, "value": f"{root}/.cache"}, *source_env],
+        "volumeMounts": [mount(volume, root), mount("tmp", "/tmp"), *source_mounts],
         "terminationMessagePolicy": LAST_WORDS,
         "securityContext": container_security(),
         **resources(wanted),
     }
 
 
-def _source(deployment: FlashDeployment) -> tuple[list[Manifest], list[Manifest], list[Manifest]]:
-    """Volumes, mounts and environment that the source asks for; only the pull container sees them."""
-    model = deployment.spec.model
+def source_access(
+    weights: Weights, container: str = names.CONTAINER_PULL
+) -> tuple[list[Manifest], list[Manifest], list[Manifest]]:
+    """Volumes, mounts and environment that the source asks for; only the pull `container` sees them."""
+    source = container.replace(names.CONTAINER_PULL, "source")
     volumes: list[Manifest] = []
     mounts: list[Manifest] = []
     env: list[Manifest] = []
-    if (ref := model.credentials_secret_ref) is not None:
+    if (ref := weights.credentials_secret_ref) is not None:
         file = names.FILE_SOURCE_TOKEN.rpartition("/")[2]
         items = [{"key": ref.key, "path": file}]
-        volumes.append({"name": "source-token", "secret": {"secretName": ref.name, "items": items}})
-        mounts.append(mount("source-token", names.DIR_SOURCE_SECRET, read_only=True))
+        volumes.append({"name": f"{source}-token", "secret": {"secretName": ref.name, "items": items}})
+        mounts.append(mount(f"{source}-token", names.DIR_SOURCE_SECRET, read_only=True))
         env.append({"name": names.ENV_TOKEN_FILE, "value": names.FILE_SOURCE_TOKEN})
-    if (claim := _claim(model.uri)) is not None:
-        volumes.append({"name": "source", "persistentVolumeClaim": {"claimName": claim, "readOnly": True}})
-        mounts.append(mount("source", names.DIR_SOURCE, read_only=True))
+    if (claim := _claim(weights.uri)) is not None:
+        volumes.append({"name": source, "persistentVolumeClaim": {"claimName": claim, "readOnly": True}})
+        mounts.append(mount(source, names.DIR_SOURCE, read_only=True))
     return volumes, mounts, env
 
 
@@ -128,6 +156,21 @@ def _source_in_pod(uri: str) -> str:
     return f"file://{names.DIR_SOURCE}/{path}".rstrip("/")
 
 
+@dataclass(frozen=True)
+class ModelInPods:
+    """How the model comes into the pods of one component: pulled by each, or from a volume that pods share."""
+
+    volume: Manifest
+    """Called `models`."""
+    mount: Manifest
+    """Of the container that reads it."""
+    init_containers: tuple[Manifest, ...] = ()
+    source_volumes: tuple[Manifest, ...] = ()
+    labels: Mapping[str, str] = field(default_factory=dict)
+    affinity: Manifest = field(default_factory=dict)
+    """On top of what the deployment itself asks for."""
+
+
 def drain_seconds(deployment: FlashDeployment) -> int:
     """How long running requests may go on after SIGTERM: as long as one may last. A pod without any stops at once."""
     return min(deployment.spec.gateway.limits.request_timeout_seconds, DRAIN_MAX_SECONDS)
@@ -138,6 +181,12 @@ def unroute_first(settings: PlanSettings) -> dict[str, Any]:
     return {"lifecycle": {"preStop": {"sleep": {"seconds": settings.unroute_seconds}}}}
 
 
+def pull_secrets(settings: PlanSettings) -> dict[str, Any]:
+    """The pod's imagePullSecrets, where the installation has some."""
+    named = [{"name": name} for name in settings.image_pull_secrets]
+    return {"imagePullSecrets": named} if named else {}
+
+
 def deployment_of_pods(
     deployment: FlashDeployment,
     component: str,
@@ -145,24 +194,46 @@ def deployment_of_pods(
     name: str,
     replicas: int,
     config_map: Manifest,
-    init_containers: Sequence[Manifest],
+    model: ModelInPods,
     containers: Sequence[Manifest],
     volumes: Sequence[Manifest],
     surge: int,
     settings: PlanSettings,
     annotations: Mapping[str, str] | None = None,
+    revision: str = "",
 ) -> Manifest:
-    """A Deployment that replaces pods one by one: with `surge` 1 the new one comes first, with 0 the old one goes."""
+    """A Deployment that replaces pods one by one: with `surge` 1 the new one comes first, with 0 the old one goes.
+
+    `revision` names the pod template; empty = it is named by its content.
+    """
     rollout = deployment.spec.rollout or Rollout()
     grace = settings.unroute_seconds + drain_seconds(deployment) + settings.stop_margin_seconds
     digest = {names.LABEL_CONFIG_HASH: config_map["metadata"]["labels"][names.LABEL_CONFIG_HASH]}
+    template = {
+        "metadata": {
+            "labels": {**labels(deployment, component), **digest, **model.labels},
+            **({"annotations": dict(annotations)} if annotations else {}),
+        },
+        "spec": {
+            "serviceAccountName": f"{deployment.metadata.name}-{component}",
+            "automountServiceAccountToken": False,
+            "enableServiceLinks": False,
+            "terminationGracePeriodSeconds": grace,
+            "securityContext": pod_security(),
+            **pull_secrets(settings),
+            **scheduling(deployment, component, model.affinity),
+            **({"initContainers": list(model.init_containers)} if model.init_containers else {}),
+            "containers": list(containers),
+            "volumes": [*volumes, *model.source_volumes],
+        },
+    }
     return owned_object(
         deployment,
         component,
         api_version="apps/v1",
         kind="Deployment",
         name=name,
-        extra_labels=digest,
+        extra_labels={**digest, **model.labels, names.LABEL_REVISION: revision or content_hash(template)},
         spec={
             "replicas": replicas,
             "revisionHistoryLimit": 3,
@@ -170,22 +241,6 @@ def deployment_of_pods(
             **({"paused": True} if rollout.paused else {}),
             "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 1 - surge, "maxSurge": surge}},
             "selector": {"matchLabels": selector(deployment, component)},
-            "template": {
-                "metadata": {
-                    "labels": {**labels(deployment, component), **digest},
-                    **({"annotations": dict(annotations)} if annotations else {}),
-                },
-                "spec": {
-                    "serviceAccountName": f"{deployment.metadata.name}-{component}",
-                    "automountServiceAccountToken": False,
-                    "enableServiceLinks": False,
-                    "terminationGracePeriodSeconds": grace,
-                    "securityContext": pod_security(),
-                    **scheduling(deployment, component),
-                    "initContainers": list(init_containers),
-                    "containers": list(containers),
-                    "volumes": [*volumes, *_source(deployment)[0]],
-                },
-            },
+            "template": template,
         },
     )

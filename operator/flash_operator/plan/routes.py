@@ -7,13 +7,13 @@ from typing import Final
 from flash_api import names
 from flash_api.v1alpha1.endpoint import IssuerKind
 from flash_api.v1alpha1.flashdeployment import FlashDeployment
+from flash_operator.plan.certificates import CERTIFICATE, secret_name
 from flash_operator.plan.metadata import Manifest, owned_object
 
 Kind = tuple[str, str]
 """API version and kind."""
 
 HTTP_ROUTE: Final[Kind] = ("gateway.networking.k8s.io/v1", "HTTPRoute")
-CERTIFICATE: Final[Kind] = ("cert-manager.io/v1", "Certificate")
 
 _ISSUER_ANNOTATIONS: Final = {
     IssuerKind.ISSUER: "cert-manager.io/issuer",
@@ -25,7 +25,7 @@ def asked_kinds(deployment: FlashDeployment) -> tuple[Kind, ...]:
     """Kinds that the spec asks for and that not every cluster knows."""
     endpoint = deployment.spec.endpoint
     route = (HTTP_ROUTE,) if endpoint.gateway_ref is not None else ()
-    # We make no Certificate: cert-manager makes it of the Ingress. Without it nobody would.
+    # Of an Ingress, cert-manager makes the Certificate itself. Without that kind nobody would.
     certificate = (CERTIFICATE,) if endpoint.tls is not None and endpoint.tls.issuer_ref is not None else ()
     return (*route, *certificate)
 
@@ -75,6 +75,6 @@ def _ingress(deployment: FlashDeployment) -> Manifest:
         spec={
             "ingressClassName": endpoint.ingress_class_name,
             "rules": [{"host": endpoint.hostname, "http": {"paths": [path]}}],
-            "tls": [{"hosts": [endpoint.hostname], "secretName": endpoint.tls.secret_name or f"{service}-tls"}],
+            "tls": [{"hosts": [endpoint.hostname], "secretName": secret_name(deployment)}],
         },
     )

@@ -15,6 +15,8 @@ class PlanSettings:
     """What the engine image is built from; pods carry it as an annotation, for people and scanners."""
     gateway_image: str = "ghcr.io/flashplane/gateway:0.1.0"
     image_pull_policy: str = "IfNotPresent"
+    image_pull_secrets: tuple[str, ...] = ()
+    """Secrets with registry credentials, in the namespace of each FlashDeployment."""
     unroute_seconds: int = 5
     """How long a pod that is to stop still takes requests: the time until every node's routes have forgotten it."""
     stop_margin_seconds: int = 15
@@ -25,5 +27,7 @@ class PlanSettings:
     """Where the cluster's DNS pods run."""
     metrics_namespace: str | None = None
     """Where Prometheus runs; None = nobody scrapes pods."""
+    has_outside: bool = True
+    """Whether anybody comes from outside this place. Where nobody does, there is no load balancer and no TLS."""
     policy_enforced: bool | None = None
     """Whether the cluster's network enforces NetworkPolicy, which the API does not tell; None = nobody has said."""

@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from flash_api.config.engine import EngineConfig
 from flash_api.names import PACKED_MODEL
+from flash_api.v1alpha1.engine import DraftMode
 from flash_runtime.engine.batch import Batch, Provider
+from flash_runtime.engine.draft import InProcessDraft
+from flash_runtime.engine.lookup import PromptLookup
 from flash_runtime.engine.loop import EngineLimits
+from flash_runtime.engine.proposals import Proposer
+from flash_runtime.engine.speculation import Speculation
+from flash_runtime.wire import vocabulary_of
+
+if TYPE_CHECKING:
+    from flash_runtime.packed import PackedFile
+
+_DRAFT_BLOCK_TOKENS: Final = 16
 
 
 @dataclass(frozen=True)
@@ -24,14 +37,16 @@ class Loaded:
     eos_token_ids: Collection[int]
     expert_load: Callable[[], NDArray[np.int64] | None] = lambda: None
     """Tokens that each expert was given so far [layers, experts]; None for a dense model. From any thread."""
+    draft: Provider | None = None
+    """The small model that proposes, where the config names one."""
+    vocabulary: str = ""
+    """What its token ids mean, as `wire.vocabulary_of` names it; empty = not known."""
 
 
 def load(config: EngineConfig) -> Loaded:
     """Open the packed model of `config.model_dir` for this machine's CPU. Raises PackedError or ValueError if unfit."""
     # Imported here: the rest of the backend works, and is tested, without the native part.
     from flash_runtime.kernels.provider import CpuProvider, KvDtype
-    from flash_runtime.model.variants import PACK_VERSION
-    from flash_runtime.packed import PackedError, PackedFile
 
     memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if config.kv_cache_bytes > memory_bytes:
@@ -39,12 +54,7 @@ def load(config: EngineConfig) -> Loaded:
         raise ValueError(
             f"kv_cache_bytes ({config.kv_cache_bytes}) must not exceed this machine's memory ({memory_bytes} bytes)"
         )
-    packed = PackedFile.open(Path(config.model_dir) / PACKED_MODEL)
-    if (version := packed.header.get("pack_version")) != PACK_VERSION:
-        raise PackedError(
-            f"{packed.path}: pack_version is {version}, this release runs {PACK_VERSION}; "
-            "pull the model again (`flash-pull`)"
-        )
+    packed = _open(Path(config.model_dir))
     provider = CpuProvider(
         packed,
         kv_cache_bytes=config.kv_cache_bytes,
@@ -52,7 +62,65 @@ def load(config: EngineConfig) -> Loaded:
         threads=config.threads,
         active_experts=config.active_experts,
     )
-    return Loaded(provider, packed.header["text"]["eos_token_ids"], provider.expert_load)
+    draft = None
+    if config.draft is not None and config.draft.mode is DraftMode.IN_PROCESS:
+        draft = load_draft(config, packed, num_tokens=provider.num_blocks * provider.block_size)
+    vocabulary = vocabulary_of(packed.text_bytes("tokenizer.json"))
+    return Loaded(provider, packed.header["text"]["eos_token_ids"], provider.expert_load, draft, vocabulary)
+
+
+def load_draft(config: EngineConfig, target: PackedFile, *, num_tokens: int) -> Provider:
+    """The draft's provider, with a KV cache for as many tokens as the target's. Raises PackedError or ValueError."""
+    from flash_runtime.kernels.provider import CpuProvider, KvDtype, block_bytes
+    from flash_runtime.model.plan import ModelPlan
+
+    assert config.draft is not None
+    if config.draft.model_dir is None:
+        raise ValueError("draft.model_dir must be set when draft.mode is InProcess: the folder of its model.flash")
+    packed = _open(Path(config.draft.model_dir))
+    hashes = [hashlib.sha256(one.text_bytes("tokenizer.json")).hexdigest() for one in (target, packed)]
+    if hashes[0] != hashes[1]:
+        raise ValueError(
+            f"{packed.path}: the draft has another tokenizer (sha256 {hashes[1]}) than {target.path} ({hashes[0]}), so "
+            "its tokens mean something else; choose a draft of the same family"
+        )
+    kv_dtype = KvDtype(config.kv_cache_dtype)
+    one = block_bytes(ModelPlan.from_json(packed.header["model"]), _DRAFT_BLOCK_TOKENS, kv_dtype)
+    return CpuProvider(
+        packed,
+        kv_cache_bytes=-(-num_tokens // _DRAFT_BLOCK_TOKENS) * one,
+        block_size=_DRAFT_BLOCK_TOKENS,
+        kv_dtype=kv_dtype,
+        threads=config.threads,
+    )
+
+
+def speculation(config: EngineConfig, loaded: Loaded, *, clock: Callable[[], float]) -> Speculation | None:
+    """What proposes tokens, as the config names it; None without a draft."""
+    draft = config.draft
+    if draft is None or draft.mode is DraftMode.OFF:
+        return None
+    proposer: Proposer
+    if draft.mode is DraftMode.PROMPT_LOOKUP:
+        proposer = PromptLookup()
+    elif loaded.draft is not None:
+        proposer = InProcessDraft(loaded.draft)
+    else:
+        raise ValueError(f"draft.mode ({draft.mode}) must be PromptLookup, InProcess or Off in this release")
+    return Speculation(proposer, vocab_size=loaded.provider.vocab_size, clock=clock, lookahead=draft.lookahead)
+
+
+def _open(folder: Path) -> PackedFile:
+    from flash_runtime.model.variants import PACK_VERSION
+    from flash_runtime.packed import PackedError, PackedFile
+
+    packed = PackedFile.open(folder / PACKED_MODEL)
+    if (version := packed.header.get("pack_version")) != PACK_VERSION:
+        raise PackedError(
+            f"{packed.path}: pack_version is {version}, this release runs {PACK_VERSION}; "
+            "pull the model again (`flash-pull`)"
+        )
+    return packed
 
 
 def limits(config: EngineConfig) -> EngineLimits:

@@ -6,7 +6,7 @@ do. Updating one metric from two threads crashes the server, so only the deliver
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -15,6 +15,7 @@ import triton_python_backend_utils as pb
 
 from flash_runtime.backend.experts import Counts, has_series, skews
 from flash_runtime.engine.loop import EngineStats
+from flash_runtime.engine.speculation import Fallback
 
 
 @dataclass(frozen=True)
@@ -39,10 +40,19 @@ _METRICS: Final = (
         True,
     ),
     _Metric("generated_tokens", "flash_engine_generated_tokens_total", "Tokens generated", True),
+    _Metric(
+        "answers",
+        "flash_engine_sequence_steps_total",
+        "Times a request got tokens of a step; generated tokens over this = tokens per step",
+        True,
+    ),
+    _Metric("proposed_tokens", "flash_engine_proposed_tokens_total", "Proposed tokens that were verified", True),
+    _Metric("accepted_tokens", "flash_engine_accepted_tokens_total", "Proposed tokens that held", True),
     _Metric("preemptions", "flash_engine_preemptions_total", "Requests set back for lack of KV cache memory", True),
 )
 
 
+_FALLBACKS: Final = ("flash_engine_draft_fallbacks_total", "Times a request got no proposals in a step, or not all")
 _SKEW: Final = ("flash_engine_expert_skew", "Tokens of a layer's busiest expert over the mean of its experts; 1 = even")
 _GIVEN: Final = ("flash_engine_expert_tokens_total", "Tokens given to an expert")
 _UPDATES: Final = 32
@@ -87,6 +97,29 @@ class ExpertMetrics:
         del self._skew, self._tokens
 
 
+class FallbackMetrics:
+    """A counter for each reason why proposals were missing."""
+
+    def __init__(self, served_model_name: str) -> None:
+        self._family = pb.MetricFamily(name=_FALLBACKS[0], description=_FALLBACKS[1], kind=pb.MetricFamily.COUNTER)
+        self._told = dict.fromkeys(map(str, Fallback), 0)
+        self._counters = {
+            reason: self._family.Metric(labels={"model": served_model_name, "reason": reason}) for reason in self._told
+        }
+
+    def publish(self, fallbacks: Iterable[tuple[str, int]]) -> None:
+        """Bring those that changed up to date."""
+        for reason, count in fallbacks:
+            if count != self._told[reason]:
+                self._counters[reason].increment(count - self._told[reason])
+                self._told[reason] = count
+
+    def close(self) -> None:
+        """Metrics before their family, as below."""
+        self._counters.clear()
+        del self._family
+
+
 class EngineMetrics:
     """All metrics of one engine. Families must outlive their metrics, so both are kept."""
 
@@ -94,6 +127,7 @@ class EngineMetrics:
         self._expert_load = expert_load
         load = expert_load()
         self._experts = None if load is None else ExpertMetrics(served_model_name, load)
+        self._fallbacks = FallbackMetrics(served_model_name)
         self._families: list[Any] = []
         self._metrics: list[Any] = []
         self._values = [0] * len(_METRICS)
@@ -113,6 +147,7 @@ class EngineMetrics:
                 else:
                     self._metrics[index].set(value)
                 self._values[index] = value
+        self._fallbacks.publish(stats.fallbacks)
         if self._experts is not None and (load := self._expert_load()) is not None:
             self._experts.publish(load, everything=stats.running == 0)
 
@@ -120,5 +155,6 @@ class EngineMetrics:
         """Let go, metrics before families: otherwise the process crashes on its way out."""
         if self._experts is not None:
             self._experts.close()
+        self._fallbacks.close()
         self._metrics.clear()
         self._families.clear()

@@ -19,7 +19,7 @@ from flash_api.config.engine import EngineConfig
 from flash_runtime import wire
 from flash_runtime.backend.delivery import StreamClosed
 from flash_runtime.backend.lifeline import Lifeline
-from flash_runtime.backend.load import Loaded, limits, load, warm_up
+from flash_runtime.backend.load import Loaded, limits, load, speculation, warm_up
 from flash_runtime.backend.metrics import EngineMetrics
 from flash_runtime.backend.worker import EngineWorker, Submission
 from flash_runtime.engine.loop import Engine
@@ -81,7 +81,14 @@ class TritonPythonModel:
             logging.getLogger().setLevel(config.log_level.upper())
             loaded = self.load(config)
             warm_up(loaded.provider)
-            engine = Engine(loaded.provider, limits=limits(config), eos_token_ids=loaded.eos_token_ids)
+            if loaded.draft is not None:
+                warm_up(loaded.draft)
+            engine = Engine(
+                loaded.provider,
+                limits=limits(config),
+                eos_token_ids=loaded.eos_token_ids,
+                speculation=speculation(config, loaded, clock=time.perf_counter),
+            )
         except Exception as error:
             # Whatever it is, the person who started the server must hear it as one line, not only as a traceback.
             self._lifeline.say(f"cannot load the model: {error}")
@@ -92,6 +99,7 @@ class TritonPythonModel:
         self._worker = EngineWorker(
             engine,
             clock=time.monotonic,
+            vocabulary=loaded.vocabulary,
             on_stats=self._metrics.publish,
             on_crash=self._crash,
             on_busy=self._lifeline.set_busy,

@@ -52,12 +52,14 @@ class EngineWorker:
         clock: Callable[[], float],
         on_stats: Callable[[EngineStats], None],
         on_crash: Callable[[BaseException], None],
+        vocabulary: str = "",
         on_busy: Callable[[bool], None] = lambda _: None,
         is_orphaned: Callable[[], bool] = lambda: False,
         on_orphaned: Callable[[], None] = lambda: None,
     ) -> None:
         self._engine = engine
         self._clock = clock
+        self._vocabulary = vocabulary
         self._on_crash = on_crash
         self._is_orphaned = is_orphaned
         self._on_orphaned = on_orphaned
@@ -85,14 +87,18 @@ class EngineWorker:
 
     def submit(self, submission: Submission) -> None:
         """Queue a request; callable from any thread, returns at once."""
-        with self._door:
-            if not self._is_over:
-                self._inbox.put(submission)
-                return
+        if submission.request.vocabulary not in ("", self._vocabulary or submission.request.vocabulary):
+            why = "the engine has another tokenizer than whoever made this prompt"
+        else:
+            with self._door:
+                if not self._is_over:
+                    self._inbox.put(submission)
+                    return
+            why = "the engine has ended"
         try:
-            submission.stream.fail(Failure.UNAVAILABLE, "the engine has ended")
+            submission.stream.fail(Failure.UNAVAILABLE, why)
         except StreamClosed:
-            _log.info("a client left before it could be told that the engine has ended")
+            _log.info("a client left before it could be told: %s", why)
 
     def stop(self, timeout_seconds: float) -> bool:
         """End every open stream and both threads. False when they did not end in time."""

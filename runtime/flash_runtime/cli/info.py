@@ -121,6 +121,7 @@ def _packed_facts(path: Path, *, verify: bool) -> tuple[dict[str, Any], ModelPla
         "weight_format": plan.weight_format.value,
         "head_format": plan.head_format.value,
         "rotated": bool(packed.header.get("rotated", False)),
+        "calibration": packed.header.get("calibration"),
     }
     return {**packed.header.get("about", {}), **about}, plan
 
@@ -203,6 +204,8 @@ def _lines(document: dict[str, Any]) -> Iterator[tuple[str, str]]:
         basis = ", rotated" if model["rotated"] else ""
         numbers = f"weights {model['weight_format']}, head {model['head_format']}"
         yield "variant", f"{model['variant']}: {numbers}{basis}{only}"
+        if (how := model["calibration"]) is not None:
+            yield "calibration", f"{how['method']}, {how['tokens']:,} tokens of {how['text']}\nsha256 {how['sha256']}"
     yield "family", f"{model['family']}, {model['layers']} layers, context {model['context_tokens']:,} tokens"
     parameters, active = model["parameters"], model["active_parameters"]
     yield "parameters", f"{parameters / 1e6:,.1f} M, {active / 1e6:,.1f} M of them active for each token"

@@ -40,6 +40,18 @@ def pack(
             show_default="no",
         ),
     ] = None,
+    calibrate: Annotated[
+        bool,
+        typer.Option(
+            "--calibrate", help="Round the weights for the inputs that a text gives them: truer, takes minutes."
+        ),
+    ] = False,
+    calibration_text: Annotated[
+        Path | None,
+        typer.Option(
+            help="Text to calibrate on, in the model's languages; unset = a built-in one.", show_default=False
+        ),
+    ] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="File to write; unset = MODEL-VARIANT.flash here.")
     ] = None,
@@ -57,12 +69,22 @@ def pack(
         from flash_runtime.model.pull import PullRequest, pack_file
         from flash_runtime.model.variants import formats, variant_named
 
-        name, chosen = variant_named(variant), formats(variant, head=head)
+        calibrate = calibrate or calibration_text is not None
+        name, chosen = variant_named(variant), formats(variant, head=head, calibrated=calibrate)
         target = output or Path(f"{_stem(model)}-{name.lower()}.flash")
         if target.exists() and not force:
             fail(f"--output {target}: exists already; replace it with --force, or name another file")
         source = source_of(model, revision, sha256)
-        request = PullRequest(source, name, target.parent, sha256, head=head, rotate=rotate)
+        request = PullRequest(
+            source,
+            name,
+            target.parent,
+            sha256,
+            head=head,
+            rotate=rotate,
+            calibrate=calibrate,
+            calibration_text=calibration_text,
+        )
         started = time.monotonic()
         with BarReporter() as progress:
             pack_file(request, target, cache=user_cache(), progress=progress)

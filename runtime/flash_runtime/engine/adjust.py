@@ -31,6 +31,9 @@ class TokenMask(Protocol):
     def advance(self, token_id: int) -> None:
         """The token that was chosen and is now part of the output. A stop token is not."""
 
+    def count_allowed(self, token_ids: Ids[int]) -> int:
+        """How many of these tokens, from the first on, may come next one after another. Changes nothing."""
+
 
 class Adjuster:
     """One sequence's changes to its logits. Holds the counts they depend on."""
@@ -54,6 +57,10 @@ class Adjuster:
             self._context.add(token_id)
         if self._mask is not None:
             self._mask.advance(token_id)
+
+    def count_allowed(self, token_ids: Ids[int]) -> int:
+        """How many of these tokens, from the first on, the mask lets come next."""
+        return len(token_ids) if self._mask is None else self._mask.count_allowed(token_ids)
 
     def __call__(self, row: FloatArray) -> FloatArray:
         """A changed copy of finite logits [V]; what the mask forbids is -inf."""

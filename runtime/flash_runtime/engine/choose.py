@@ -1,17 +1,20 @@
 """The next token of each sequence of a step: adjust its logits, choose, and say how likely the choice was.
 
+A token is chosen from its row with the random number of its position, given the tokens before it. So a proposal holds
+exactly if it is the token that would have been chosen anyway: answers are the same with proposals and without, greedy
+or sampled, and a proposed token holds with the probability that the model gives it.
+
 Each row is treated by itself, so a sequence's tokens do not depend on the batch around it. Sequences that take the best
 token as it is got it from the provider. Knows no blocks and no clock. Legend: R rows, V vocabulary.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 
-from flash_runtime.engine.batch import NO_TOKEN, Answers, FloatArray, highest
+from flash_runtime.engine.batch import NO_TOKEN, Answers, FloatArray
 from flash_runtime.engine.errors import EngineError, NonFiniteLogits, NoTokenAllowed
 from flash_runtime.engine.sampling import logprobs_of, sample
 from flash_runtime.engine.sequence import Sequence
@@ -25,26 +28,31 @@ class Chosen(NamedTuple):
     logprobs: TokenLogprobs | None = None
 
 
-def choose(sequences: list[Sequence], answers: Answers) -> list[Chosen | EngineError]:
-    """A token for each sequence, or why there is none. The answers of each kind are in the sequences' order."""
-    best = iter(answers.best.tolist())
-    others = _choices([sequence for sequence in sequences if not sequence.takes_best_token], answers.logits)
-    return [
-        next(others)
-        if not sequence.takes_best_token
-        else Chosen(token)
-        if (token := next(best)) != NO_TOKEN
-        else _no_finite(sequence)
-        for sequence in sequences
-    ]
+class Choices:
+    """The answers of one step, taken out sequence by sequence in the step's order, and token by token."""
 
+    def __init__(self, answers: Answers) -> None:
+        self._best: list[int] = answers.best.tolist()
+        self._logits = answers.logits
+        self._next_best = self._next_row = 0
 
-def _choices(sequences: list[Sequence], logits: FloatArray) -> Iterator[Chosen | EngineError]:
-    if not sequences:
-        return
-    best, is_finite = highest(logits)  # [R], [R]
-    for sequence, row, token, finite in zip(sequences, logits, best.tolist(), is_finite.tolist(), strict=True):
-        yield _choose_one(sequence, row, token) if finite else _no_finite(sequence)
+    def take(self, sequence: Sequence, count: int) -> int:
+        """The first of a sequence's next `count` rows, of the kind that it uses."""
+        if sequence.takes_best_token:
+            first, self._next_best = self._next_best, self._next_best + count
+        else:
+            first, self._next_row = self._next_row, self._next_row + count
+        return first
+
+    def choose(self, sequence: Sequence, row: int) -> Chosen | EngineError:
+        """The sequence's next token from one of its rows, or why there is none."""
+        if sequence.takes_best_token:
+            token = self._best[row]
+            return Chosen(token) if token != NO_TOKEN else _no_finite(sequence)
+        logits = self._logits[row]
+        token = int(logits.argmax())
+        # argmax stops at the first NaN, so looking at the winner finds every row that holds one.
+        return _choose_one(sequence, logits, token) if np.isfinite(logits[token]) else _no_finite(sequence)
 
 
 def _choose_one(sequence: Sequence, raw: FloatArray, token: int) -> Chosen | EngineError:

@@ -15,10 +15,11 @@ import numpy as np
 from flash_runtime.engine.adjust import TokenMask, adjuster
 from flash_runtime.engine.batch import Batch, Provider
 from flash_runtime.engine.blocks import NO_BLOCK, BlockPool, root_key
-from flash_runtime.engine.choose import Chosen, choose
-from flash_runtime.engine.errors import EngineError, QueueFull, RequestRefused
+from flash_runtime.engine.choose import Choices, Chosen
+from flash_runtime.engine.errors import EngineError, NonFiniteLogits, QueueFull, RequestRefused
 from flash_runtime.engine.scheduler import Chunk, Scheduler
 from flash_runtime.engine.sequence import Sequence
+from flash_runtime.engine.speculation import Speculation
 from flash_runtime.wire import FinishReason, GenerateRequest, TokenLogprobs
 
 
@@ -64,13 +65,28 @@ class EngineStats:
     cached_prompt_tokens: int
     generated_tokens: int
     preemptions: int
+    answers: int = 0
+    """Times that a sequence got tokens of a step: what one token at a time would have made of generated tokens."""
+    proposed_tokens: int = 0
+    accepted_tokens: int = 0
+    fallbacks: tuple[tuple[str, int], ...] = ()
+    """Why proposals were missing, and how often."""
 
 
 class Engine:
     """Continuous batching of requests over one provider."""
 
-    def __init__(self, provider: Provider, *, limits: EngineLimits, eos_token_ids: Collection[int] = ()) -> None:
+    def __init__(
+        self,
+        provider: Provider,
+        *,
+        limits: EngineLimits,
+        eos_token_ids: Collection[int] = (),
+        speculation: Speculation | None = None,
+    ) -> None:
+        """`speculation`: proposes tokens for steps to verify. Answers are the same with it and without."""
         self._provider = provider
+        self._speculation = speculation
         self._limits = limits
         self._eos = frozenset(eos_token_ids)
         self._pool = BlockPool(provider.num_blocks, provider.block_size)
@@ -84,7 +100,7 @@ class Engine:
         self._model_window = min(window, provider.max_context_tokens)
         self._kv_tokens = provider.num_blocks * provider.block_size
         self._sequences: dict[str, Sequence] = {}
-        self._steps = self._prompt_tokens = self._cached_prompt_tokens = self._generated_tokens = 0
+        self._steps = self._prompt_tokens = self._cached_prompt_tokens = self._generated_tokens = self._answers = 0
 
     @property
     def has_work(self) -> bool:
@@ -125,24 +141,38 @@ class Engine:
         if sequence is None:
             return False
         self._scheduler.remove(sequence)
+        if self._speculation is not None:
+            self._speculation.forget(sequence)
         return True
 
     def step(self) -> list[Output]:
-        """Run one batch; one Output for each sequence that produced a token or ended."""
+        """Run one batch; an Output for each sequence that produced tokens or ended."""
         chunks = self._scheduler.schedule()
         if not chunks:
             return []
-        sampled = [chunk.sequence for chunk in chunks if chunk.wants_logits]  # R + C of them
-        answers = self._provider.step(_batch(chunks))
-        self._scheduler.settle(chunks)
+        if self._speculation is None:
+            choices = Choices(self._provider.step(_batch(chunks)))
+        else:
+            chunks = self._speculation.join(chunks, self._scheduler)
+            choices = Choices(self._speculation.timed(self._provider, _batch(chunks)))
         self._steps += 1
-        return [
-            self._advance(sequence, choice) if isinstance(choice, Chosen) else self._fail(sequence, choice)
-            for sequence, choice in zip(sampled, choose(sampled, answers), strict=True)
-        ]
+        outputs: list[Output] = []
+        for index, chunk in enumerate(chunks):
+            if not chunk.wants_logits:
+                continue
+            if chunk.proposed:
+                chunks[index] = self._verify(chunk, choices, outputs)
+            else:
+                outputs.append(self._advance(chunk, choices))
+        self._scheduler.settle(chunks)
+        for output in outputs:
+            if output.finish_reason is not None or output.error is not None:
+                self.cancel(output.request_id)
+        return outputs
 
     def stats(self) -> EngineStats:
         """What is going on, and what has happened since construction."""
+        speculation = self._speculation
         return EngineStats(
             running=self._scheduler.num_running,
             waiting=self._scheduler.num_waiting,
@@ -153,6 +183,10 @@ class Engine:
             cached_prompt_tokens=self._cached_prompt_tokens,
             generated_tokens=self._generated_tokens,
             preemptions=self._scheduler.num_preemptions,
+            answers=self._answers,
+            proposed_tokens=speculation.proposed_tokens if speculation else 0,
+            accepted_tokens=speculation.accepted_tokens if speculation else 0,
+            fallbacks=tuple(speculation.fallbacks.items()) if speculation else (),
         )
 
     def check_integrity(self) -> None:
@@ -195,43 +229,75 @@ class Engine:
                 rule=f"must be shorter than the KV cache, which holds {self._kv_tokens} tokens (raise kv_cache_bytes)",
             )
 
-    def _advance(self, sequence: Sequence, chosen: Chosen) -> Output:
-        """Take one chosen token into the sequence, and end it where it ends."""
+    def _advance(self, chunk: Chunk, choices: Choices) -> Output:
+        """Choose the next token of a sequence and take it in; the output ends the sequence where it ends."""
+        sequence = chunk.sequence
+        chosen = choices.choose(sequence, choices.take(sequence, 1))
+        if not isinstance(chosen, Chosen):
+            return Output(sequence.request_id, error=chosen)
+        reason = self._take_in(sequence, chosen)
+        self._answers += 1
+        if self._speculation is not None:
+            self._speculation.learn(sequence, 0, (chosen.token_id,))
+        if reason is FinishReason.STOP:
+            return _output(sequence, (), (), reason)
+        return _output(sequence, (chosen.token_id,), () if chosen.logprobs is None else (chosen.logprobs,), reason)
+
+    def _verify(self, chunk: Chunk, choices: Choices, outputs: list[Output]) -> Chunk:
+        """Choose token by token as far as proposals hold. Returns the chunk with those that did."""
+        assert self._speculation is not None
+        sequence, proposed = chunk.sequence, chunk.proposed
+        row = choices.take(sequence, 1 + len(proposed))
+        token_ids: list[int] = []
+        logprobs: list[TokenLogprobs] = []
+        num_held, reason, error = 0, None, None
+        for at in range(1 + len(proposed)):
+            chosen = choices.choose(sequence, row + at)
+            if not isinstance(chosen, Chosen):
+                error = chosen
+                break
+            reason = self._take_in(sequence, chosen)
+            if reason is not FinishReason.STOP:
+                token_ids.append(chosen.token_id)
+                if chosen.logprobs is not None:
+                    logprobs.append(chosen.logprobs)
+            if reason is not None or at == len(proposed) or chosen.token_id != proposed[at]:
+                break
+            num_held += 1
+        self._speculation.learn(sequence, len(proposed), token_ids)
+        if isinstance(error, NonFiniteLogits) and num_held < len(proposed):
+            # A proposed token stood behind it, and what that one made of the cache may be the cause: once more without.
+            self._speculation.give_up(sequence)
+            error = None
+            num_held -= 1
+        if token_ids or reason is not None:
+            self._answers += 1
+            outputs.append(_output(sequence, tuple(token_ids), tuple(logprobs), reason))
+        if error is not None:
+            outputs.append(Output(sequence.request_id, error=error))
+        return chunk._replace(num_tokens=1 + num_held)
+
+    def _take_in(self, sequence: Sequence, chosen: Chosen) -> FinishReason | None:
+        """Add a chosen token to the sequence, unless it is one that ends it. Returns why the sequence is over."""
         length = len(sequence.token_ids)
         if length == sequence.num_prompt_tokens:
-            self._prompt_tokens += sequence.num_prompt_tokens
+            self._prompt_tokens += length
             self._cached_prompt_tokens += sequence.num_cached_tokens or 0
         request, token = sequence.request, chosen.token_id
         if token in request.stop_token_ids or (token in self._eos and not request.ignore_eos):
-            return self._finish(sequence, FinishReason.STOP)
+            return FinishReason.STOP
         sequence.token_ids.append(token)
         if sequence.adjuster is not None:
             sequence.adjuster.advance(token)
         self._generated_tokens += 1
-        logprobs = () if chosen.logprobs is None else (chosen.logprobs,)
-        if length + 1 >= sequence.max_total_tokens:
-            return self._finish(sequence, FinishReason.LENGTH, (token,), logprobs)
-        return Output(sequence.request_id, (token,), None, None, 0, logprobs)
+        return FinishReason.LENGTH if length + 1 >= sequence.max_total_tokens else None
 
-    def _finish(
-        self,
-        sequence: Sequence,
-        reason: FinishReason,
-        token_ids: tuple[int, ...] = (),
-        logprobs: tuple[TokenLogprobs, ...] = (),
-    ) -> Output:
-        self.cancel(sequence.request_id)
-        return Output(
-            sequence.request_id,
-            token_ids,
-            finish_reason=reason,
-            cached_tokens=sequence.num_cached_tokens or 0,
-            logprobs=logprobs,
-        )
 
-    def _fail(self, sequence: Sequence, error: EngineError) -> Output:
-        self.cancel(sequence.request_id)
-        return Output(sequence.request_id, error=error)
+def _output(
+    sequence: Sequence, token_ids: tuple[int, ...], logprobs: tuple[TokenLogprobs, ...], reason: FinishReason | None
+) -> Output:
+    cached_tokens = 0 if reason is None else sequence.num_cached_tokens or 0
+    return Output(sequence.request_id, token_ids, reason, None, cached_tokens, logprobs)
 
 
 def _batch(chunks: list[Chunk]) -> Batch:
@@ -241,8 +307,8 @@ def _batch(chunks: list[Chunk]) -> Batch:
     logit_rows: list[int] = []
     best_rows: list[int] = []
     tables: list[bytes] = []
-    width = max([len(sequence.blocks) for sequence, _, _ in chunks])
-    for sequence, start, count in chunks:
+    width = max([len(chunk.sequence.blocks) for chunk in chunks])
+    for sequence, start, count, proposed in chunks:
         end = start + count
         if count == 1:
             token_ids.append(sequence.token_ids[start])
@@ -250,9 +316,14 @@ def _batch(chunks: list[Chunk]) -> Batch:
         else:
             token_ids += sequence.token_ids[start:end]
             positions += range(start, end)
-        query_starts.append(len(token_ids))
         if end == len(sequence.token_ids):
-            (best_rows if sequence.takes_best_token else logit_rows).append(len(token_ids) - 1)
+            rows = best_rows if sequence.takes_best_token else logit_rows
+            rows.append(len(token_ids) - 1)
+            if proposed:
+                rows += range(len(token_ids), len(token_ids) + len(proposed))
+                token_ids += proposed
+                positions += range(end, end + len(proposed))
+        query_starts.append(len(token_ids))
         tables.append(sequence.blocks.tobytes())
         if missing := width - len(sequence.blocks):
             tables.append(_NO_BLOCK * missing)

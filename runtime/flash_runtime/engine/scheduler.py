@@ -26,11 +26,18 @@ class Chunk(NamedTuple):
     sequence: Sequence
     start: int
     num_tokens: int
+    proposed: tuple[int, ...] = ()
+    """Guesses at the tokens after the sequence's last one: computed with it, and verified by what it yields."""
 
     @property
     def wants_logits(self) -> bool:
         """Whether the chunk ends with the sequence's last token, so that the next one can be sampled."""
         return self.start + self.num_tokens == len(self.sequence.token_ids)
+
+    @property
+    def is_decode(self) -> bool:
+        """Whether it is the sequence's last token alone."""
+        return self.num_tokens == 1 and self.wants_logits
 
 
 class Scheduler:
@@ -110,13 +117,31 @@ class Scheduler:
             chunks.append(Chunk(sequence, sequence.num_computed_tokens, count))
         return chunks
 
-    def settle(self, chunks: list[Chunk]) -> None:
-        """The step ran: its keys and values are in the cache, and full blocks may be shared."""
+    def reserve(self, sequence: Sequence, count: int) -> int:
+        """Take blocks for up to `count` tokens after the last of a running sequence; returns for how many.
+
+        Only blocks that nobody holds are taken, so it sets nobody back. `settle` gives back what is not needed.
+        """
         size = self.pool.block_size
-        for sequence, start, count in chunks:
+        length = len(sequence.token_ids)
+        missing = self.pool.blocks_for(length + count) - len(sequence.blocks)
+        if missing > 0:
+            sequence.blocks.extend(self.pool.allocate(min(missing, self.pool.num_free)))
+        return min(count, len(sequence.blocks) * size - length)
+
+    def settle(self, chunks: list[Chunk]) -> None:
+        """The step ran: its keys and values are in the cache, and full blocks may be shared.
+
+        Proposals that held are among the chunk's tokens by now. Of the others' keys and values nothing remains: their
+        places are written again before they are read.
+        """
+        size = self.pool.block_size
+        for sequence, start, count, proposed in chunks:
             sequence.num_computed_tokens = start + count
             if start + count >= (sequence.num_published + 1) * size:
                 self._publish(sequence)
+            if proposed:
+                self._give_back(sequence)
             if self.window is not None:
                 self._release_unseen(sequence)
 
@@ -228,6 +253,13 @@ class Scheduler:
             parent = sequence.keys[-1] if sequence.keys else sequence.root
             sequence.keys.append(block_key(parent, sequence.token_ids[at * size : (at + 1) * size]))
         return sequence.keys[index]
+
+    def _give_back(self, sequence: Sequence) -> None:
+        """Let go of blocks past the sequence's last token, which were taken for proposals."""
+        needed = self.pool.blocks_for(len(sequence.token_ids))
+        if needed < len(sequence.blocks):
+            self.pool.release(sequence.blocks[needed:])
+            del sequence.blocks[needed:]
 
     def _release(self, sequence: Sequence) -> None:
         self.pool.release(sequence.blocks[sequence.num_unseen_blocks :])

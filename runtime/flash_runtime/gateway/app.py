@@ -8,19 +8,19 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp
 
-from flash_runtime.gateway.auth import ApiKeys
+from flash_runtime.gateway.access import Access
 from flash_runtime.gateway.drain import Drain
 from flash_runtime.gateway.errors import ApiError, internal_error
 from flash_runtime.gateway.gateway import Gateway
 from flash_runtime.gateway.health import Canary
 from flash_runtime.gateway.http import CLIENT_GONE, ClientGone, error_response
 from flash_runtime.gateway.middleware import STATUS_CLIENT_GONE, Guard, Observe
-from flash_runtime.gateway.record import record_of
+from flash_runtime.gateway.record import Traces, record_of
 from flash_runtime.gateway.routes import Routes
 
 
-def create_app(gateway: Gateway, *, keys: ApiKeys | None, drain: Drain) -> ASGIApp:
-    """The application for one gateway; `keys` None = nobody is asked for a key."""
+def create_app(gateway: Gateway, *, access: Access, drain: Drain, traces: Traces | None = None) -> ASGIApp:
+    """The application for one gateway; `traces` None = requests are not traced."""
     clock = gateway.surroundings.clock
     inner = Starlette(
         routes=Routes(gateway, Canary(gateway, clock=clock), drain).table(),
@@ -32,8 +32,11 @@ def create_app(gateway: Gateway, *, keys: ApiKeys | None, drain: Drain) -> ASGIA
         },
     )
     inner.router.redirect_slashes = False
-    guarded = Guard(inner, keys=keys, metrics=gateway.metrics, max_inflight=gateway.config.limits.max_inflight_requests)
-    return Observe(guarded, metrics=gateway.metrics, drain=drain, clock=clock, draw_id=gateway.surroundings.draw_id)
+    guarded = Guard(
+        inner, access=access, metrics=gateway.metrics, max_inflight=gateway.config.limits.max_inflight_requests
+    )
+    draw_id = gateway.surroundings.draw_id
+    return Observe(guarded, metrics=gateway.metrics, drain=drain, clock=clock, draw_id=draw_id, traces=traces)
 
 
 async def _api_error(request: Request, error: Exception) -> Response:

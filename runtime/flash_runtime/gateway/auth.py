@@ -1,6 +1,6 @@
 """Who may call: API keys from a file. Keys are held as digests only. Knows no HTTP.
 
-Errors: `ApiKeysError`, which names the file and what to do.
+Errors: `ApiKeysError`, which names the file and what to do; `TokenRefused` and `ProviderSilent` of tokens.
 """
 
 from __future__ import annotations
@@ -18,6 +18,14 @@ CHECK_EVERY_SECONDS = 1.0
 
 class ApiKeysError(Exception):
     """A keys file that cannot be used at start."""
+
+
+class TokenRefused(Exception):
+    """Why a token opens nothing, as the end of a sentence that begins with it."""
+
+
+class ProviderSilent(Exception):
+    """The provider of tokens does not answer, or not with what it must, so nobody can tell."""
 
 
 class ApiKeys:
@@ -74,6 +82,12 @@ class ApiKeys:
 def tenant_of(key: str) -> str:
     """Who a key stands for, as a name that does not reveal it."""
     return hashlib.blake2b(_digest(key), digest_size=16, person=b"flash-tenant").hexdigest()
+
+
+def tenant_of_caller(issuer: str, name: str) -> str:
+    """Who a caller is that a provider vouches for. Of other numbers than those of keys, so neither can be the other."""
+    text = f"{len(issuer)}:{issuer}{name}".encode("utf-8", "surrogatepass")
+    return hashlib.blake2b(text, digest_size=16, person=b"flash-caller").hexdigest()
 
 
 def cache_salt(tenant: str, chosen: str | None) -> str:

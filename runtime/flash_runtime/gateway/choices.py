@@ -9,6 +9,7 @@ from flash_api.config.gateway import GatewayLimits
 from flash_runtime.gateway.auth import cache_salt
 from flash_runtime.gateway.errors import ApiError, invalid
 from flash_runtime.gateway.requests import ChatRequest, CompletionRequest
+from flash_runtime.gateway.tracks import session_of
 from flash_runtime.wire import GenerateRequest
 
 SEEDS = 2**63
@@ -24,6 +25,8 @@ class ModelFacts:
     stop_token_ids: tuple[int, ...]
     max_context_tokens: int | None
     """Prompt plus answer; None = the engine alone knows."""
+    vocabulary: str = ""
+    """What to tell engines of the tokenizer; empty = all of them have the same one."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,8 @@ class Choice:
     prompt_ids: tuple[int, ...]
     request: GenerateRequest
     stops: tuple[str, ...]
+    session: str = ""
+    """What the requests of one conversation have in common."""
 
 
 def chat_choices(
@@ -104,6 +109,7 @@ def _spread(
     # A nucleus of nothing still holds the likeliest token.
     top_k = 1 if top_p == 0 else request.top_k or 0
     end_tokens = () if request.ignore_eos else model.stop_token_ids
+    session = session_of(request, tenant)
     choices: list[Choice] = []
     for prompt, (ids, num_tokens) in enumerate(sized):
         for _ in range(n):
@@ -123,9 +129,10 @@ def _spread(
                 seed=(first_seed + index) % SEEDS,
                 stop_token_ids=end_tokens + own_stops,
                 ignore_eos=bool(request.ignore_eos),
+                vocabulary=model.vocabulary,
                 cache_salt=cache_salt(tenant, request.cache_salt),
             )
-            choices.append(Choice(index, prompt, ids, how, tuple(request.stop)))
+            choices.append(Choice(index, prompt, ids, how, tuple(request.stop), session))
     return tuple(choices)
 
 

@@ -10,11 +10,14 @@ import logging
 import socket
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Protocol
+from typing import Final, Protocol
 
 logger = logging.getLogger(__name__)
 
 Addresses = tuple[str, ...]
+_NO_ADDRESS: Final = (socket.EAI_NONAME, socket.EAI_NODATA)
+"""What a resolver that works says of a Service without pods."""
+
 Resolve = Callable[[str, int], Awaitable[Addresses]]
 
 
@@ -54,13 +57,21 @@ class Dns:
     """Every address that the name resolves to, from memory; asks again in the background when that is old."""
 
     def __init__(
-        self, target: str, *, clock: Callable[[], float], refresh_seconds: float = 3.0, resolve: Resolve | None = None
+        self,
+        target: str,
+        *,
+        clock: Callable[[], float],
+        refresh_seconds: float = 3.0,
+        resolve: Resolve | None = None,
+        may_be_empty: bool = False,
     ) -> None:
+        """Of a name that `may_be_empty`, no address is an answer like any other, and nobody waits for the first one."""
         host, _, port = target.rpartition(":")
         self._host, self._port = host.strip("[]"), int(port)
         self._clock = clock
         self._refresh_seconds = refresh_seconds
         self._resolve = resolve or resolve_with_system
+        self._may_be_empty = may_be_empty
         self._addresses: Addresses = ()
         self._resolved_at = -refresh_seconds
         self._running: asyncio.Task[None] | None = None
@@ -69,7 +80,7 @@ class Dns:
         """The last answer; waits for a new one only when there is none."""
         if self._running is None and self._clock() - self._resolved_at >= self._refresh_seconds:
             self._running = asyncio.create_task(self._refresh())
-        if self._running is not None and not self._addresses:
+        if self._running is not None and not self._addresses and not self._may_be_empty:
             await asyncio.shield(self._running)
         return self._addresses
 
@@ -77,6 +88,9 @@ class Dns:
         try:
             self._addresses = await self._resolve(self._host, self._port)
         except OSError as error:
+            if self._may_be_empty and isinstance(error, socket.gaierror) and error.errno in _NO_ADDRESS:
+                self._addresses = ()
+                return
             # The last good answer stays: a DNS server that is down must not take down engines that are up.
             logger.warning("engine name does not resolve", extra={"host": self._host, "error": str(error)})
         finally:

@@ -19,11 +19,14 @@ from flash_runtime.gateway.engine import Engine, EngineError, EngineOverloaded, 
 from flash_runtime.gateway.errors import ApiError, from_engine, invalid
 from flash_runtime.gateway.generation import Piece, run_choices, until
 from flash_runtime.gateway.metrics import Metrics
+from flash_runtime.gateway.recent import Recent
 from flash_runtime.gateway.record import Record
 from flash_runtime.gateway.requests import ChatRequest, CompletionRequest
+from flash_runtime.gateway.tracks import Tracks
 from flash_runtime.text.assets import TextAssets
 from flash_runtime.text.chat import ChatRefused, ChatTemplate, ChatTemplateBroken, Message
 from flash_runtime.text.tokenizer import Tokenizer
+from flash_runtime.wire import vocabulary_of
 
 INLINE_CHARACTERS = 16_384
 """Longer texts are tokenized on a thread, so that they do not hold up other requests' tokens (about 2 ms)."""
@@ -50,7 +53,7 @@ class Gateway:
         self,
         config: GatewayConfig,
         assets: TextAssets,
-        engine: Engine,
+        engine: Engine | Tracks,
         *,
         tokenizer: Tokenizer,
         chat_template: ChatTemplate,
@@ -58,14 +61,19 @@ class Gateway:
     ) -> None:
         self.config = config
         self.metrics = Metrics(config.served_model_name)
+        self.recent_ttft, self.recent_tpot = Recent(surroundings.clock), Recent(surroundings.clock)
         self.surroundings = surroundings
         self.started_at = int(surroundings.wall_clock())
         self.system_fingerprint = f"fp_{assets.fingerprint[:12]}"
-        self._engine = engine
+        self._tracks = engine if isinstance(engine, Tracks) else Tracks(engine)
         self._tokenizer = tokenizer
         self._chat_template = chat_template
         windows = [limit for limit in (config.max_context_tokens, assets.max_context_tokens) if limit is not None]
-        self._model = ModelFacts(tokenizer.vocab_size, assets.header.eos_token_ids, min(windows, default=None))
+        # Nobody else serves two models at a time, and an engine of an older release does not know the field.
+        vocabulary = vocabulary_of(assets.tokenizer_json) if config.canary is not None else ""
+        self._model = ModelFacts(
+            tokenizer.vocab_size, assets.header.eos_token_ids, min(windows, default=None), vocabulary
+        )
         self.answered_at: float | None = None
         """When an engine last sent a token, on the clock, and nothing has failed since: proof that the route works."""
         self.num_failures = 0
@@ -123,10 +131,14 @@ class Gateway:
 
     async def run(self, choices: Sequence[Choice], usage: Usage, record: Record) -> AsyncGenerator[Piece, None]:
         """Pieces of the answer, counted as they pass. Raises ApiError."""
+        # A canary request of our own would say nothing of the route if it were given to pods on trial.
+        session = choices[0].session if record.counted else None
+        trial = await self._tracks.choose(session, self.metrics.count_stream)
+        record.track = trial.track
         seconds = self.config.limits.request_timeout_seconds
         deadline = asyncio.get_running_loop().time() + seconds
         pieces = until(
-            run_choices(self._engine, self._tokenizer.decode, self._tokenizer.spell, choices),
+            run_choices(trial, self._tokenizer.decode, self._tokenizer.spell, choices),
             deadline=deadline,
             late=lambda: ApiError(
                 504,
@@ -136,18 +148,24 @@ class Gateway:
             ),
         )
         record.prompt_tokens, record.num_choices = usage.prompt_tokens, len(choices)
+        failure: str | None = None
+        if record.trace is not None:
+            record.trace.engine_starts()
         try:
             async with aclosing(pieces):
                 async for piece in pieces:
                     self._note(piece, usage, record)
                     yield piece
         except EngineError as error:
+            failure = type(error).__name__
             if not isinstance(error, EngineRefused | EngineOverloaded):
                 self.answered_at = None
                 self.num_failures += 1
             raise from_engine(error) from error
         finally:
             self._settle(record)
+            if record.trace is not None:
+                record.trace.engine_ended(record, failure)
 
     def check_model(self, name: str) -> None:
         """Raises ApiError for a model that is not served here."""
@@ -169,7 +187,8 @@ class Gateway:
             if record.first_token_at is None:
                 record.first_token_at = now
                 if record.counted:
-                    self.metrics.time_to_first_token.observe(now - record.started_at)
+                    self.metrics.observe_first_token(now - record.started_at, track=record.track)
+                    self.recent_ttft.observe(now - record.started_at)
 
     def _settle(self, record: Record) -> None:
         """Count what was generated, also when the client left or the engine failed."""
@@ -180,7 +199,8 @@ class Gateway:
         num_later_tokens = record.completion_tokens - record.num_choices
         if num_later_tokens > 0:
             seconds = (record.last_token_at - record.first_token_at) * record.num_choices
-            self.metrics.time_per_output_token.observe(seconds / num_later_tokens)
+            self.metrics.observe_output_token(seconds / num_later_tokens, track=record.track)
+            self.recent_tpot.observe(seconds / num_later_tokens)
 
 
 async def _run(num_characters: int, work: Callable[[], T]) -> T:

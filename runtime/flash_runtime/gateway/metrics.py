@@ -1,8 +1,11 @@
-"""What the gateway counts. Labels hold the served model, the route and the status only: no client can add a series."""
+"""What the gateway counts. Labels hold the served model, the route, the status and the side of a
+rollout only: no client can add a series."""
 
 from __future__ import annotations
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from flash_runtime.gateway.tracks import Result, Track
 
 # fmt: off
 TTFT_BUCKETS = (
@@ -51,6 +54,43 @@ class Metrics:
         self.completion_tokens = Counter(
             "flashplane_gateway_completion_tokens", "Tokens generated for clients.", labels, registry=registry
         ).labels(*values)
+
+        # By side of a rollout, for the operator to compare. Nothing is in them before something is counted.
+        self._model = model
+        self._streams = Counter(
+            "flashplane_gateway_track_streams",
+            "Streams of engines that ended, by the revision that they were given to.",
+            ("model", "track", "result"),
+            registry=registry,
+        )
+        self._track_ttft = Histogram(
+            "flashplane_gateway_track_time_to_first_token_seconds",
+            "The same as flashplane_gateway_time_to_first_token_seconds, by revision.",
+            ("model", "track"),
+            buckets=TTFT_BUCKETS,
+            registry=registry,
+        )
+        self._track_tpot = Histogram(
+            "flashplane_gateway_track_time_per_output_token_seconds",
+            "The same as flashplane_gateway_time_per_output_token_seconds, by revision.",
+            ("model", "track"),
+            buckets=TPOT_BUCKETS,
+            registry=registry,
+        )
+
+    def observe_first_token(self, seconds: float, *, track: Track) -> None:
+        """A request got its first token."""
+        self.time_to_first_token.observe(seconds)
+        self._track_ttft.labels(self._model, track).observe(seconds)
+
+    def observe_output_token(self, seconds: float, *, track: Track) -> None:
+        """An answer is over whose further tokens took so long in the mean."""
+        self.time_per_output_token.observe(seconds)
+        self._track_tpot.labels(self._model, track).observe(seconds)
+
+    def count_stream(self, track: Track, result: Result) -> None:
+        """A stream of an engine has ended."""
+        self._streams.labels(self._model, track, result).inc()
 
     def count_request(self, *, route: str, code: int) -> None:
         """One request was answered."""

@@ -1,4 +1,4 @@
-"""Around every route: request ids, the access log, counting, API keys and the limit on requests in flight.
+"""Around every route: request ids, the access log, counting, who may call and the limit on requests in flight.
 
 Plain ASGI, so that a streamed answer costs nothing extra per token.
 """
@@ -13,12 +13,12 @@ from typing import Final
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from flash_runtime.gateway.auth import ApiKeys, tenant_of
+from flash_runtime.gateway.access import Access
 from flash_runtime.gateway.drain import Drain
 from flash_runtime.gateway.errors import ApiError, internal_error, overloaded_gateway
 from flash_runtime.gateway.http import error_response
 from flash_runtime.gateway.metrics import Metrics
-from flash_runtime.gateway.record import SCOPE_KEY, Record
+from flash_runtime.gateway.record import SCOPE_KEY, Record, Traces
 
 logger = logging.getLogger(__name__)
 access_logger = logging.getLogger("flash_runtime.access")
@@ -49,12 +49,14 @@ class Observe:
         drain: Drain,
         clock: Callable[[], float],
         draw_id: Callable[[], str],
+        traces: Traces | None = None,
     ) -> None:
         self._app = app
         self._metrics = metrics
         self._drain = drain
         self._clock = clock
         self._draw_id = draw_id
+        self._traces = traces
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request; whatever goes wrong ends in a status, a log line and a count."""
@@ -62,6 +64,8 @@ class Observe:
             return await self._app(scope, receive, send)
         record = Record(f"req_{self._draw_id()}", started_at=self._clock())
         scope[SCOPE_KEY] = record
+        if self._traces is not None and scope["path"] not in OPEN_PATHS:
+            record.trace = self._traces.begin(scope, route_label(scope["path"]))
         status = 0
 
         async def send_and_look(message: Message) -> None:
@@ -87,6 +91,8 @@ class Observe:
     def _tell(self, scope: Scope, record: Record, status: int) -> None:
         route = route_label(scope["path"])
         self._metrics.count_request(route=route, code=status)
+        if record.trace is not None:
+            record.trace.end(record, status)
         level = logging.DEBUG if route in OPEN_PATHS else logging.INFO
         access_logger.log(
             level,
@@ -103,16 +109,17 @@ class Observe:
                 else round((record.first_token_at - record.started_at) * 1000, 2),
                 "prompt_tokens": record.prompt_tokens,
                 "completion_tokens": record.completion_tokens,
+                "trace_id": record.trace.trace_id if record.trace is not None else None,
             },
         )
 
 
 class Guard:
-    """Lets in who has a key, and no more requests than the gateway may hold."""
+    """Lets in who may call, and no more requests than the gateway may hold."""
 
-    def __init__(self, app: ASGIApp, *, keys: ApiKeys | None, metrics: Metrics, max_inflight: int) -> None:
+    def __init__(self, app: ASGIApp, *, access: Access, metrics: Metrics, max_inflight: int) -> None:
         self._app = app
-        self._keys = keys
+        self._access = access
         self._metrics = metrics
         self._max_inflight = max_inflight
         self._inflight = 0
@@ -122,7 +129,7 @@ class Guard:
         if scope["type"] != "http" or scope["path"] in OPEN_PATHS:
             return await self._app(scope, receive, send)
         record: Record = scope[SCOPE_KEY]
-        refusal = self._refusal(scope, record)
+        refusal = await self._refusal(scope, record)
         if refusal is not None:
             record.error_code = refusal.code
             return await error_response(refusal)(scope, receive, send)
@@ -136,25 +143,14 @@ class Guard:
             self._inflight -= 1
             self._metrics.inflight.dec()
 
-    def _refusal(self, scope: Scope, record: Record) -> ApiError | None:
-        if self._keys is not None:
-            scheme, _, key = Headers(scope=scope).get("authorization", "").partition(" ")
-            if scheme.lower() != "bearer" or not self._keys.accept(key.strip()):
-                return _wrong_key(missing=not scheme)
-            record.tenant = tenant_of(key.strip())
+    async def _refusal(self, scope: Scope, record: Record) -> ApiError | None:
+        try:
+            record.tenant = await self._access.tenant(Headers(scope=scope).get("authorization", ""))
+        except ApiError as refusal:
+            return refusal
         if scope["path"] in WORK_PATHS and self._inflight >= self._max_inflight:
             return overloaded_gateway(self._max_inflight)
         return None
-
-
-def _wrong_key(*, missing: bool) -> ApiError:
-    problem = "No API key was sent" if missing else "The API key is not accepted here"
-    return ApiError(
-        401,
-        f"{problem}; send one of this deployment's keys as `Authorization: Bearer KEY`.",
-        code="invalid_api_key",
-        headers={"www-authenticate": "Bearer"},
-    )
 
 
 def _log_bug(error: Exception, record: Record) -> None:

@@ -98,6 +98,10 @@ class ReplicaPool:
                 await self._close_if_gone(replica)
         raise failure
 
+    async def is_empty(self) -> bool:
+        """No replica is known now."""
+        return not await self._discovery.addresses()
+
     async def close(self) -> None:
         """Close every connection."""
         while self._replicas:

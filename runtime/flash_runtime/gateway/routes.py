@@ -19,6 +19,7 @@ from flash_runtime.gateway.gateway import Gateway
 from flash_runtime.gateway.generation import Piece
 from flash_runtime.gateway.health import Canary
 from flash_runtime.gateway.http import EventStream, JsonResponse, event, read_json, until_disconnect
+from flash_runtime.gateway.recent import server_timing
 from flash_runtime.gateway.record import Record, record_of
 from flash_runtime.gateway.requests import SamplingFields, parse_chat, parse_completion
 
@@ -76,11 +77,12 @@ class Routes:
         return PlainTextResponse("ok\n")
 
     async def readyz(self, request: Request) -> Response:
-        """GET /readyz: a request would be answered with tokens."""
+        """GET /readyz: a request would be answered with tokens. What requests lately took is in Server-Timing."""
         if self._drain.started:
             return PlainTextResponse("draining\n", status_code=503)
         verdict = await self._canary.verdict()
-        return PlainTextResponse(f"{verdict.reason}\n", status_code=200 if verdict.ready else 503)
+        lately = server_timing(ttft=self._gateway.recent_ttft.percentile(), tpot=self._gateway.recent_tpot.percentile())
+        return PlainTextResponse(f"{verdict.reason}\n", status_code=200 if verdict.ready else 503, headers=lately)
 
     async def metrics(self, request: Request) -> Response:
         """GET /metrics."""

@@ -13,15 +13,17 @@ import secrets
 import socket
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import uvicorn
 from pydantic import ValidationError
 
 from flash_api.config.gateway import GatewayConfig
 from flash_api.names import ENV_HOSTS, FILE_GATEWAY_CONFIG, PACKED_MODEL, PORT_GATEWAY
+from flash_runtime.gateway.access import Access
 from flash_runtime.gateway.app import create_app
 from flash_runtime.gateway.auth import ApiKeys, ApiKeysError
 from flash_runtime.gateway.discovery import Discovery, Dns, HostsFile
@@ -30,10 +32,17 @@ from flash_runtime.gateway.gateway import Gateway, Surroundings
 from flash_runtime.gateway.listen import Server, StartError, bind, passed_socket
 from flash_runtime.gateway.logs import set_up_logging
 from flash_runtime.gateway.replicas import Connection, ReplicaPool
+from flash_runtime.gateway.tls import Certificate, CertificateError
+from flash_runtime.gateway.tracks import Tracks
 from flash_runtime.packed import PackedError
 from flash_runtime.text.assets import TextAssets, TextError
 from flash_runtime.text.chat import ChatTemplate
 from flash_runtime.text.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from flash_runtime.gateway.provider_keys import HttpsFetch
+    from flash_runtime.gateway.tokens import Tokens
+    from flash_runtime.gateway.tracing import Tracer
 
 logger = logging.getLogger(__name__)
 
@@ -73,20 +82,30 @@ def serve(config: GatewayConfig, listener: socket.socket, *, environment: Mappin
         keys = None
         if config.api_keys_file is not None:
             keys = ApiKeys(Path(config.api_keys_file), clock=time.monotonic)
-    except (PackedError, TextError, ApiKeysError) as error:
+        certificate = None if config.tls is None else Certificate(config.tls, clock=time.monotonic)
+    except (PackedError, TextError, ApiKeysError, CertificateError) as error:
         raise StartError(str(error)) from error
     pool = ReplicaPool(
         discovery(config, environment),
         lambda address: connect(address, config),
         clock=time.monotonic,
     )
+    canary = canary_pool(config, environment)
     gateway = Gateway(
-        config, assets, pool, tokenizer=tokenizer, chat_template=chat_template, surroundings=real_surroundings()
+        config,
+        assets,
+        tracks(config, pool, canary),
+        tokenizer=tokenizer,
+        chat_template=chat_template,
+        surroundings=real_surroundings(),
     )
     drain = Drain()
+    fetch = None if config.oidc is None else provider_fetch()
+    access = Access(keys, tokens(config, fetch))
+    traces = tracer(config)
     server = Server(
         uvicorn.Config(
-            create_app(gateway, keys=keys, drain=drain),
+            create_app(gateway, access=access, drain=drain, traces=traces),
             loop="uvloop",
             http="httptools",
             ws="none",
@@ -95,20 +114,53 @@ def serve(config: GatewayConfig, listener: socket.socket, *, environment: Mappin
             log_config=None,
             server_header=False,
             timeout_graceful_shutdown=config.drain_seconds,
+            ssl_context_factory=None if certificate is None else lambda *_: certificate.context,
         ),
         drain,
     )
     set_up_logging(log_level)
     with asyncio.Runner(loop_factory=server.config.get_loop_factory()) as runner:
-        runner.run(_serve(server, listener, pool))
+        closing = (pool.close, *((canary.close,) if canary else ()), *((fetch.aclose,) if fetch else ()))
+        runner.run(_serve(server, listener, *closing))
+    if traces is not None:
+        traces.close()
     logger.info("stopped")
 
 
-async def _serve(server: Server, listener: socket.socket, pool: ReplicaPool) -> None:
+async def _serve(server: Server, listener: socket.socket, *close: Callable[[], Awaitable[None]]) -> None:
     try:
         await server.serve(sockets=[listener])
     finally:
-        await pool.close()
+        for each in close:
+            await each()
+
+
+def tracer(config: GatewayConfig) -> Tracer | None:
+    """Where traces go, if anywhere. Imported late: an extra, that costs nothing where it is off. Raises StartError."""
+    if config.tracing is None:
+        return None
+    try:
+        from flash_runtime.gateway.tracing import Tracer
+    except ModuleNotFoundError as error:
+        raise StartError(f"tracing needs {error.name}: pip install 'flashplane[tracing]'") from error
+    return Tracer(config.tracing, model=config.served_model_name, instance=socket.gethostname())
+
+
+def provider_fetch() -> HttpsFetch:
+    """How the token provider is asked. Imported late: most gateways trust no provider."""
+    from flash_runtime.gateway.provider_keys import HttpsFetch
+
+    return HttpsFetch()
+
+
+def tokens(config: GatewayConfig, fetch: HttpsFetch | None) -> Tokens | None:
+    """The tokens that are accepted, if a provider is trusted."""
+    if config.oidc is None or fetch is None:
+        return None
+    from flash_runtime.gateway.provider_keys import ProviderKeys
+    from flash_runtime.gateway.tokens import Tokens
+
+    return Tokens(config.oidc, ProviderKeys(config.oidc.issuer_url, fetch, clock=time.monotonic))
 
 
 def connect(address: str, config: GatewayConfig) -> Connection:
@@ -120,13 +172,30 @@ def connect(address: str, config: GatewayConfig) -> Connection:
 
 def discovery(config: GatewayConfig, environment: Mapping[str, str]) -> Discovery:
     """A hosts file where one is named, DNS otherwise. Raises StartError."""
-    host, _, port = config.engine.rpartition(":")
+    return _discovery("engine", config.engine, environment, may_be_empty=False)
+
+
+def canary_pool(config: GatewayConfig, environment: Mapping[str, str]) -> ReplicaPool | None:
+    """The replicas of a revision on trial, if there may ever be one. Raises StartError."""
+    if config.canary is None:
+        return None
+    found = _discovery("canary.engine", config.canary.engine, environment, may_be_empty=True)
+    return ReplicaPool(found, lambda address: connect(address, config), clock=time.monotonic)
+
+
+def tracks(config: GatewayConfig, stable: ReplicaPool, canary: ReplicaPool | None) -> Tracks:
+    """Who answers which share of the requests."""
+    return Tracks(stable, canary, percent=config.canary.percent if config.canary is not None else 0)
+
+
+def _discovery(field: str, target: str, environment: Mapping[str, str], *, may_be_empty: bool) -> Discovery:
+    host, _, port = target.rpartition(":")
     if not host or not port.isdecimal():
-        raise StartError(f"engine ({config.engine}) must be host:port, as in chat-engine.default.svc:8001; correct it")
+        raise StartError(f"{field} ({target}) must be host:port, as in chat-engine.default.svc:8001; correct it")
     hosts_file = environment.get(ENV_HOSTS)
     if hosts_file:
-        return HostsFile(Path(hosts_file), config.engine)
-    return Dns(config.engine, clock=time.monotonic)
+        return HostsFile(Path(hosts_file), target)
+    return Dns(target, clock=time.monotonic, may_be_empty=may_be_empty)
 
 
 def real_surroundings() -> Surroundings:

@@ -144,6 +144,23 @@ def pack_experts(weight: FloatArray, format: LinearFormat = LinearFormat.INT8) -
     return PackedLinear.of(stacked, format)
 
 
+def int8_scales(weight: FloatArray) -> FloatArray:
+    """The step [N] at which the largest weight of each row [N, K] is 127; 0 for a row of zeros."""
+    largest = np.abs(weight).max(axis=1).astype(np.float32)
+    largest[largest < SMALLEST_MAX] = 0.0
+    steps: FloatArray = largest / np.float32(MAX_INT8)
+    return steps
+
+
+def pack_int8_rows(quantised: FloatArray, scale: FloatArray) -> PackedLinear:
+    """Pack whole numbers in -127..127 [N, K], held as floats, and their scales [N]."""
+    n, _ = quantised.shape
+    padded_scale = np.zeros(padded_rows(n), dtype=np.float32)
+    padded_scale[:n] = scale
+    lines = _lines((quantised + ZERO_POINT).astype(np.uint8), QUAD, fill=ZERO_POINT)
+    return PackedLinear(weight=np.ascontiguousarray(lines), scale=padded_scale)
+
+
 def pack_int4_blocks(q: ByteArray, d: HalfArray, m: HalfArray) -> PackedLinear:
     """Pack w = q * d + m without loss: q [N, K] in 0..15, d and m f16 [N, ceil(K / 32)].
 
@@ -218,17 +235,11 @@ def from_bf16(bits: NDArray[np.uint16]) -> FloatArray:
 
 def _pack_int8(weight: FloatArray) -> PackedLinear:
     """Symmetric, one scale per output feature."""
-    n, _ = weight.shape
-    largest = np.abs(weight).max(axis=1).astype(np.float32)  # [N]
-    largest[largest < SMALLEST_MAX] = 0.0
-    scale = largest / np.float32(MAX_INT8)  # [N]
+    scale = int8_scales(weight)  # [N]
     divisor = np.where(scale > 0, scale, np.float32(1.0))[:, None]
     quantised = np.clip(np.rint(weight / divisor), -MAX_INT8, MAX_INT8)  # [N, K]
     quantised[scale == 0] = 0.0
-    padded_scale = np.zeros(padded_rows(n), dtype=np.float32)
-    padded_scale[:n] = scale
-    lines = _lines((quantised + ZERO_POINT).astype(np.uint8), QUAD, fill=ZERO_POINT)
-    return PackedLinear(weight=np.ascontiguousarray(lines), scale=padded_scale)
+    return pack_int8_rows(quantised, scale)
 
 
 def _pack_bf16(weight: FloatArray) -> PackedLinear:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol, TypeVar
 
 from flash_runtime.model.cache import FOLDER_FILES, Cache, file_sha256
 from flash_runtime.model.errors import CheckpointError, RequestError
@@ -53,20 +53,39 @@ def parse_name(uri: str) -> HubName:
     return HubName("/".join(parts[:2]), file)
 
 
+class Named(Protocol):
+    """A file of a repository, a bucket's folder or an artifact, by its name relative to it."""
+
+    @property
+    def name(self) -> str: ...
+
+
+_File = TypeVar("_File", bound=Named)
+
+
 def chosen(uri: str, name: HubName, files: Sequence[HubFile]) -> list[HubFile]:
     """The files that the checkpoint consists of; raises CheckpointError where there is none that can be read."""
-    ggufs = sorted(file.name for file in files if file.name.endswith(".gguf"))
-    if name.file is not None:
-        found = [file for file in files if file.name == name.file]
-        if not found:
-            has = f"; it has {', '.join(ggufs[:8])}" if ggufs else ", and no .gguf at all"
-            raise CheckpointError(f"source {uri}: {name.repository} has no {name.file}{has}")
-        return found
+    if name.file is None:
+        return checkpoint_files(uri, name.repository, files)
+    found = [file for file in files if file.name == name.file]
+    if not found:
+        ggufs = _ggufs(files)
+        has = f"; it has {', '.join(ggufs[:8])}" if ggufs else ", and no .gguf at all"
+        raise CheckpointError(f"source {uri}: {name.repository} has no {name.file}{has}")
+    return found
+
+
+def checkpoint_files(uri: str, where: str, files: Sequence[_File]) -> list[_File]:
+    """The safetensors, configuration and tokenizer of a checkpoint in the hub's layout, and nothing else.
+
+    Raises CheckpointError where there is none that can be read.
+    """
+    ggufs = _ggufs(files)
     wanted = [file for file in files if any(fnmatchcase(file.name, p) for p in FOLDER_FILES) and "/" not in file.name]
     weights = [file for file in wanted if file.name.endswith(".safetensors")]
     if not weights:
         instead = f"name one of its files, as in {uri}/{ggufs[0]}" if ggufs else "PyTorch .bin weights are not read"
-        raise CheckpointError(f"source {uri}: {name.repository} has no *.safetensors; {instead}")
+        raise CheckpointError(f"source {uri}: {where} has no *.safetensors; {instead}")
     names = {file.name for file in wanted}
     if _INDEX in names:  # beside its shards, some repositories keep the same weights in other layouts
         weights = [file for file in weights if re.fullmatch(r"model-\d+-of-\d+\.safetensors", file.name)] or weights
@@ -74,6 +93,10 @@ def chosen(uri: str, name: HubName, files: Sequence[HubFile]) -> list[HubFile]:
         weights = [file for file in weights if file.name == _ONE]
     kept = {file.name for file in weights}
     return [file for file in wanted if file.name in kept or not file.name.endswith(".safetensors")]
+
+
+def _ggufs(files: Sequence[Named]) -> list[str]:
+    return sorted(file.name for file in files if file.name.endswith(".gguf"))
 
 
 def fetch_repository(

@@ -5,7 +5,7 @@ One tensor of the checkpoint is in memory at a time. Knows nothing about where a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
@@ -13,6 +13,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from flash_runtime.engine.batch import IntArray
 from flash_runtime.kernels.int4 import quantise_int4
 from flash_runtime.kernels.layout import (
     LANES,
@@ -22,6 +23,8 @@ from flash_runtime.kernels.layout import (
     pack_linear,
     part_shapes,
 )
+from flash_runtime.model.calibrated import METHOD, round_layers
+from flash_runtime.model.calibration import Calibration
 from flash_runtime.model.checkpoint import Checkpoint, TextAssets
 from flash_runtime.model.errors import CheckpointError
 from flash_runtime.model.families import Recipe, recipe
@@ -50,6 +53,7 @@ def pack(
     progress: Progress,
     head: str | None = None,
     rotate: bool | None = None,
+    calibration: Calibration | None = None,
     about: Mapping[str, str] | None = None,
     key: str = "",
     text_only: bool = False,
@@ -57,16 +61,18 @@ def pack(
     """Write the packed model. `about` adds to what the checkpoint says of itself (source, sha256, …), `key` names it.
 
     `head` replaces the variant's format of embedding and head, `rotate` whether it is rotated; a rotated checkpoint's
-    int4 blocks are rounded anew. With `text_only`, the weights are left out: enough for a gateway. Raises
-    CheckpointError for damaged weights and UnsupportedModel for what this release cannot run.
+    int4 blocks are rounded anew. With `calibration`, the layers' linears are rounded for the inputs that its text gives
+    them. With `text_only`, the weights are left out: enough for a gateway. Raises CheckpointError for damaged weights
+    and UnsupportedModel for what this release cannot run.
     """
-    chosen = formats(variant, head=head)
+    chosen = formats(variant, head=head, calibrated=calibration is not None)
     found = recipe(checkpoint)
     if rotate := chosen.rotated if rotate is None else rotate:
         found = rotated(found)
     plan = replace(found.plan, weight_format=LinearFormat(chosen.weight), head_format=LinearFormat(chosen.head))
     text = checkpoint.text()
     _check_vocabulary(checkpoint, text)
+    windows = None if calibration is None or text_only else calibration.windows(checkpoint)
     with PackedWriter(path) as writer:
         writer.set_header(
             {
@@ -74,6 +80,7 @@ def pack(
                 "pack_version": PACK_VERSION,
                 "variant": variant_named(variant),
                 "rotated": rotate,
+                "calibration": None if calibration is None else _calibration_header(calibration, windows or ()),
                 "contents": "text" if text_only else "model",
                 "about": {**vars(checkpoint.about), **(about or {})},
                 "text": _text_header(text),
@@ -82,10 +89,17 @@ def pack(
         )
         writer.add_bytes(TOKENIZER_BLOB, text.tokenizer_json)
         if not text_only:
-            _write_weights(checkpoint, replace(found, plan=plan), writer, progress)
+            _write_weights(checkpoint, replace(found, plan=plan), windows, writer, progress)
 
 
-def _write_weights(checkpoint: Checkpoint, sources: Recipe, writer: PackedWriter, progress: Progress) -> None:
+def _write_weights(
+    checkpoint: Checkpoint,
+    sources: Recipe,
+    windows: Sequence[IntArray] | None,
+    writer: PackedWriter,
+    progress: Progress,
+) -> None:
+    """With windows of token ids, the linears of the layers are rounded for them."""
     total, done = sources.num_reads, 0
 
     def tell(tensors: int) -> None:
@@ -98,13 +112,30 @@ def _write_weights(checkpoint: Checkpoint, sources: Recipe, writer: PackedWriter
     for name, vector in sources.vectors.items():
         writer.add(name, read_vector(checkpoint, vector))
         tell(1)
+    plan = sources.plan
+    calibrated = set() if windows is None else plan.linear_shapes().keys() - {plan.embedding, plan.head}
+
     for name, linear in sources.linears.items():
-        _write_linears(checkpoint, name, (linear,), (), sources.plan.linear_format(name), writer, tell)
+        if name not in calibrated:
+            _write_linears(checkpoint, name, (linear,), (), plan.linear_format(name), writer, tell)
         if linear.bias:
             writer.add(f"{name}.bias", read_bias(checkpoint, linear))
             tell(len(linear.modules))
     for name, stack in sources.experts.items():
-        _write_linears(checkpoint, name, stack, (len(stack),), sources.plan.linear_format(name), writer, tell)
+        if name not in calibrated:
+            _write_linears(checkpoint, name, stack, (len(stack),), plan.linear_format(name), writer, tell)
+
+    def keep(name: str, stack: Sequence[PackedLinear]) -> None:
+        leading = (len(stack),) if name in sources.experts else ()
+        linears = sources.experts.get(name) or (sources.linears[name],)
+        parts = part_shapes(plan.weight_format, linears[0].num_rows, linears[0].columns)
+        for part, expected in parts.items():
+            arrays = (packed.parts[part] for packed in stack)
+            writer.stream(f"{name}.{part}", expected.dtype, (*leading, *expected.shape), arrays)
+        tell(sum(len(linear.modules) for linear in linears))
+
+    if windows is not None:
+        round_layers(checkpoint, sources, windows, keep)
 
 
 def _write_linears(
@@ -184,6 +215,11 @@ def _check_vocabulary(checkpoint: Checkpoint, text: TextAssets) -> None:
             f"{checkpoint.path}: the tokenizer's highest id is {highest}, the embedding has {vocabulary} rows; "
             "take the tokenizer that belongs to these weights"
         )
+
+
+def _calibration_header(calibration: Calibration, windows: Sequence[IntArray]) -> dict[str, Any]:
+    tokens = sum(len(window) for window in windows)
+    return {"method": METHOD, "text": calibration.name, "sha256": calibration.sha256, "tokens": tokens}
 
 
 def _text_header(text: TextAssets) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from flash_runtime.model.errors import CheckpointError, ModelError, RequestError
 from flash_runtime.model.progress import ENV_PROGRESS, ProgressReporter
 from flash_runtime.model.ready import open_ready, place_ready, verified
 from flash_runtime.model.sources import Source, open_source, packed_path
-from flash_runtime.model.variants import PACK_VERSION, VARIANTS, formats, variant_named
+from flash_runtime.model.variants import PACK_VERSION, VARIANTS, Formats, formats, variant_named
 from flash_runtime.packed import PackedError, PackedFile
 
 _INTERRUPTED: Final = 130
@@ -46,6 +46,14 @@ class PullRequest:
     """Format of embedding and head; None = the variant's own."""
     rotate: bool | None = None
     """Whether outliers are spread before rounding; None = as the variant does."""
+    calibrate: bool = False
+    """Whether weights are rounded for the inputs that a text gives them."""
+    calibration_text: Path | None = None
+    """None = the built-in one."""
+
+    def formats(self) -> Formats:
+        """The number formats asked for; raises UnsupportedModel."""
+        return formats(self.variant, head=self.head, calibrated=self.calibrate)
 
 
 def pull(request: PullRequest, *, cache: Cache, progress: ProgressReporter) -> dict[str, Any]:
@@ -53,7 +61,7 @@ def pull(request: PullRequest, *, cache: Cache, progress: ProgressReporter) -> d
 
     A text-only pull leaves a whole model of the same key in place: an engine on this folder may need it.
     """
-    formats(request.variant, head=request.head)
+    request.formats()
     target = request.folder / PACKED_MODEL
     try:
         _check_sha256(request, cache)
@@ -78,7 +86,7 @@ def pull(request: PullRequest, *, cache: Cache, progress: ProgressReporter) -> d
 
 def pull_into_cache(request: PullRequest, *, cache: Cache, progress: ProgressReporter) -> Path:
     """The packed file in the cache, made if need be; nothing is put into the folder. Raises ModelError."""
-    formats(request.variant, head=request.head)
+    request.formats()
     try:
         _check_sha256(request, cache)
         if (ready := _ready(request)) is not None:
@@ -90,7 +98,7 @@ def pull_into_cache(request: PullRequest, *, cache: Cache, progress: ProgressRep
 
 def pack_file(request: PullRequest, path: Path, *, cache: Cache, progress: ProgressReporter) -> None:
     """Pack the source into one file of this name, whatever the cache holds of it. Raises ModelError."""
-    formats(request.variant, head=request.head)
+    request.formats()
     if packed_path(request.source) is not None:
         raise RequestError(f"source {request.source.uri}: is packed already; name the checkpoint it was packed from")
     try:
@@ -120,10 +128,15 @@ def _check_sha256(request: PullRequest, cache: Cache) -> None:
 
 def _key(request: PullRequest, cache: Cache) -> str:
     """Names one packed result: the source, its content, the number format, its rotation and our version of it."""
-    chosen = formats(request.variant, head=request.head)
+    chosen = request.formats()
     rotation = f"rotated {chosen.rotated}, asked for {request.rotate}"
     numbers = [variant_named(request.variant), chosen.weight, chosen.head, str(PACK_VERSION), rotation]
     facts = [request.source.uri, request.source.digest(cache), *numbers]
+    if request.calibrate:
+        from flash_runtime.model.calibrated import METHOD
+        from flash_runtime.model.calibration import calibration
+
+        facts += [METHOD, calibration(request.calibration_text).sha256]
     return hashlib.sha256("\n".join(facts).encode()).hexdigest()[:32]
 
 
@@ -165,6 +178,7 @@ def _packed(request: PullRequest, key: str, cache: Cache, progress: ProgressRepo
 def _pack(request: PullRequest, key: str, path: Path, cache: Cache, progress: ProgressReporter) -> None:
     checkpoint_path = request.source.locate(cache, progress)
 
+    from flash_runtime.model.calibration import calibration
     from flash_runtime.model.checkpoint import open_checkpoint
     from flash_runtime.model.pack import pack
 
@@ -177,6 +191,7 @@ def _pack(request: PullRequest, key: str, path: Path, cache: Cache, progress: Pr
         variant=request.variant,
         head=request.head,
         rotate=request.rotate,
+        calibration=calibration(request.calibration_text) if request.calibrate else None,
         progress=lambda done, total: progress.update("pack", done, total, "tensors"),
         about={**request.source.about, "source": request.source.uri, "sha256": request.source.digest(cache)},
         key=key,
@@ -224,7 +239,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     about = header.get("about", {})
     progress.ready({field: str(about[field]) for field in ("name", "license", "attribution") if about.get(field)})
     if not options.text_only:
-        leave_last_words(Path(FILE_TERMINATION), header, options.to / PACKED_MODEL)
+        _tell(options.to / PACKED_MODEL, header, cache if options.tell_digest else None)
     progress.say(
         f"{options.to / PACKED_MODEL}: {about.get('name')} ({options.variant}), licence {about.get('license')}, "
         f"{about.get('attribution')}"
@@ -232,15 +247,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def leave_last_words(file: Path, header: dict[str, Any], packed: Path) -> None:
+def _tell(packed: Path, header: dict[str, Any], cache: Cache | None) -> None:
+    with contextlib.suppress(OSError):  # it is for information: the model is in its place
+        leave_last_words(Path(FILE_TERMINATION), header, packed, cache.digest(packed) if cache is not None else None)
+
+
+def leave_last_words(file: Path, header: dict[str, Any], packed: Path, digest: str | None = None) -> None:
     """In a container: what was pulled, where the operator reads it. Elsewhere nobody has made the file."""
     about = header.get("about", {})
     if not file.is_file():
         return
     words = {"name": str(about.get("name", "")), "sizeBytes": packed.stat().st_size}
-    if digest := about.get("sha256"):
-        words["digest"] = f"sha256:{digest}"
-    with contextlib.suppress(OSError):  # it is for information: the model is in its place
+    if source := about.get("sha256"):
+        words["digest"] = f"sha256:{source}"
+    if digest is not None:
+        words["packedDigest"] = f"sha256:{digest}"
+    with contextlib.suppress(OSError):
         file.write_text(json.dumps(words))
 
 
@@ -253,22 +275,26 @@ def _parser() -> argparse.ArgumentParser:
         prog="flash-pull",
         description="Put the packed form of a model into a folder (DIR/model.flash), from the cache when it is there.",
         epilog="Environment: FLASHPLANE_CACHE, the cache folder (default ~/.cache/flashplane); FLASHPLANE_PROGRESS, "
-        "a file that always holds {phase, done, total, unit} as JSON; FLASHPLANE_TOKEN_FILE, a file with the token "
-        "that the source asks for; HF_ENDPOINT, another model hub; https_proxy, no_proxy. Exit codes: 0 done, "
+        "a file that always holds {phase, done, total, unit} as JSON; FLASHPLANE_TOKEN_FILE, a file with what the "
+        "source asks for (a token; for s3 an AWS credentials file, for gs a service account's key, for oci a Docker "
+        "configuration); HF_ENDPOINT, another model hub; AWS_*, GOOGLE_APPLICATION_CREDENTIALS, DOCKER_CONFIG, as for "
+        "other programs; https_proxy, no_proxy. Exit codes: 0 done, "
         "2 unsupported request, 3 missing or damaged weights, 4 download failed, 5 storage failed.",
     )
     parser.add_argument(
         "--source",
         required=True,
         metavar="URI",
-        help="builtin://NAME, file:///PATH (GGUF, folder, packed file), hf://ORG/NAME[/FILE.gguf], https://HOST/FILE",
+        help="builtin://NAME, file:///PATH (GGUF, folder, packed file), hf://ORG/NAME[/FILE.gguf], https://HOST/FILE, "
+        "s3://BUCKET/FOLDER or /FILE.gguf, gs://BUCKET/FOLDER or /FILE.gguf, oci://REGISTRY/REPOSITORY[:TAG|@DIGEST]",
     )
     parser.add_argument("--variant", default="Lite", help=f"{', '.join(VARIANTS)}; default: Lite")
     parser.add_argument("--head", help="format of embedding and head for Nano: int8 (default) or int4")
-    parser.add_argument("--revision", help="branch, tag or commit of the source; default: the source's own")
+    parser.add_argument("--revision", help="branch, tag or commit of the source, version of an object")
     parser.add_argument("--sha256", metavar="HEX", help="expected SHA-256 of the weights file; another one is refused")
     parser.add_argument("--to", required=True, type=Path, metavar="DIR", help="folder that gets model.flash")
     parser.add_argument("--text-only", action="store_true", help="leave the weights out: what a gateway needs")
+    parser.add_argument("--tell-digest", action="store_true", help="in a container: say the digest of model.flash too")
     return parser
 
 

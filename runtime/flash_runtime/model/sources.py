@@ -1,8 +1,9 @@
 """Model sources: what a URI names, its digest, and the local path of its checkpoint.
 
 `builtin://NAME` is a checkpoint that an ordinary package carries; `file:///PATH` a GGUF file or a Hugging Face folder
-on this machine. `https://`, `http://` and `hf://` are fetched into the cache when they are opened, and are local from
-then on. Knows no tensors, and imports nothing heavy: a pull that finds its file cached must be quick.
+on this machine. `https://`, `http://`, `hf://`, `s3://`, `gs://` and `oci://` are fetched into the cache when they are
+opened, and are local from then on. Knows no tensors, and imports nothing heavy: a pull that finds its file cached must
+be quick.
 """
 
 from __future__ import annotations
@@ -145,7 +146,7 @@ def _smollm2(pip_download: PipDownload) -> BuiltinSource:
 _BUILTINS: Final[Mapping[str, Callable[[PipDownload], BuiltinSource]]] = {"smollm2-135m-instruct": _smollm2}
 _SUPPORTED: Final = (
     f"supported: {', '.join(f'builtin://{name}' for name in _BUILTINS)}, file:///path/to/model, hf://ORG/NAME, "
-    "https://host/model.gguf"
+    "https://host/model.gguf, s3://BUCKET/FOLDER, gs://BUCKET/FOLDER, oci://REGISTRY/REPOSITORY:TAG"
 )
 _PVC: Final = "names a volume of a cluster; on this machine write file:///PATH"
 
@@ -170,10 +171,15 @@ def open_source(
     `sha256` is compared here with what is fetched over the web; the other sources' is compared by the pull.
     """
     scheme = urlsplit(uri).scheme
-    if scheme not in ("http", "https", "hf"):
+    if scheme not in ("http", "https", "hf", "s3", "gs", "oci"):
         return parse_source(uri, revision=revision, pip_download=pip_download)
-    token, way = _token(environment), web or the_web()
+    way = web or the_web()
     try:
+        if scheme in ("s3", "gs"):
+            return _from_bucket(uri, revision, sha256, environment, cache, progress, way)
+        if scheme == "oci":
+            return _from_registry(uri, revision, environment, cache, progress, way)
+        token = _token(environment)
         if scheme == "hf":
             path, commit = fetch_repository(
                 uri,
@@ -191,6 +197,39 @@ def open_source(
     except OSError as error:
         raise storage_error(error, str(cache.root)) from error
     return LocalSource(uri=shown(uri), path=path, about={}, sha256=found)
+
+
+def _from_bucket(
+    uri: str,
+    revision: str | None,
+    sha256: str | None,
+    environment: Mapping[str, str],
+    cache: Cache,
+    progress: ProgressReporter,
+    web: Web,
+) -> LocalSource:
+    from flash_runtime.model.object_source import fetch_objects  # the other sources do without it
+
+    path, found = fetch_objects(
+        uri, revision=revision, sha256=sha256, environment=environment, cache=cache, progress=progress, web=web
+    )
+    return LocalSource(uri=uri, path=path, about={"revision": revision} if revision else {}, sha256=found)
+
+
+def _from_registry(
+    uri: str,
+    revision: str | None,
+    environment: Mapping[str, str],
+    cache: Cache,
+    progress: ProgressReporter,
+    web: Web,
+) -> LocalSource:
+    from flash_runtime.model.oci_source import fetch_artifact  # the other sources do without it
+
+    path, digest = fetch_artifact(
+        uri, revision=revision, environment=environment, cache=cache, progress=progress, web=web
+    )
+    return LocalSource(uri=uri, path=path, about={"revision": digest})
 
 
 def parse_source(uri: str, *, revision: str | None, pip_download: PipDownload) -> Source:

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from email.message import Message
 from http import HTTPStatus
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import IO, Any, Final, TypeVar
 from urllib.parse import urlsplit
 
 from flash_api.names import ENV_TOKEN_FILE
@@ -40,6 +40,7 @@ _TRY_AGAIN: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
 
 OnBytes = Callable[[int, int], None]
 """(done, total) in bytes."""
+_Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,8 @@ class Remote:
 
     url: str
     token: str | None = field(default=None, repr=False)
+    token_kind: str = "Bearer"
+    """The word before the token in the Authorization header."""
     nbytes: int | None = None
     """Its size, where it is known beforehand."""
     begins: tuple[bytes, ...] = ()
@@ -74,7 +77,11 @@ class Web:
     """For connecting, and for each wait for the next bytes."""
 
 
-class _Broken(Exception):
+class TokenRefused(DownloadError):
+    """The server wants a token, or another one than it got."""
+
+
+class Broken(Exception):
     """The connection or the server failed in a way that another try may mend."""
 
     def __init__(self, reason: str, *, wait_seconds: float | None = None) -> None:
@@ -82,7 +89,7 @@ class _Broken(Exception):
         self.wait_seconds = wait_seconds
 
 
-class _Changed(_Broken):
+class Changed(Broken):
     """What arrived is not of the file that the server has now."""
 
 
@@ -101,23 +108,40 @@ def download(remote: Remote, partial: Path, *, web: Web, on_bytes: OnBytes, say:
 
     Raises DownloadError (network, refusal), CheckpointError (no such file, another size) or StorageError (no room).
     """
+    return keep_trying(
+        lambda: _attempt(remote, partial, web, on_bytes), partial, what=remote.shown, sleep=web.sleep, say=say
+    )
+
+
+def keep_trying(
+    attempt: Callable[[], _Result],
+    partial: Path,
+    *,
+    what: str,
+    sleep: Callable[[float], None],
+    say: Callable[[str], None],
+) -> _Result:
+    """The attempt's result. A Broken one is made again, with growing pauses, as long as `partial` grows meanwhile.
+
+    Raises DownloadError when several attempts in a row bring nothing.
+    """
     failures = 0
     while True:
         before = _size(partial)
         try:
-            return _attempt(remote, partial, web, on_bytes)
-        except _Broken as broken:
-            if isinstance(broken, _Changed):
+            return attempt()
+        except Broken as broken:
+            if isinstance(broken, Changed):
                 discard(partial)
             failures = 1 if _size(partial) > before else failures + 1
             if failures >= _ATTEMPTS:
                 raise DownloadError(
-                    f"source {remote.shown}: {broken}, {failures} times in a row; check the network and the proxy "
+                    f"source {what}: {broken}, {failures} times in a row; check the network and the proxy "
                     "settings; what arrived is kept, and the next pull goes on from there"
                 ) from broken
             wait = min(broken.wait_seconds or 2.0 ** (failures - 1), _MAX_WAIT_SECONDS)
-            say(f"{remote.shown}: {broken}; going on in {wait:.0f} s")
-            web.sleep(wait)
+            say(f"{what}: {broken}; going on in {wait:.0f} s")
+            sleep(wait)
 
 
 def discard(partial: Path) -> None:
@@ -150,7 +174,7 @@ def _attempt(remote: Remote, partial: Path, web: Web, on_bytes: OnBytes) -> str 
             raise DownloadError(f"source {remote.shown}: the server sends it compressed, unasked; use another server")
         if response.status == HTTPStatus.PARTIAL_CONTENT and done:
             if _content_range(response.headers) != (done, total):
-                raise _Changed("the server sent another part than the one asked for")
+                raise Changed("the server sent another part than the one asked for")
         else:
             done, total = 0, _length(remote, response.headers)
             known = _write_note(partial, response.headers, total)
@@ -169,9 +193,9 @@ def _receive(remote: Remote, response: IO[bytes], partial: Path, done: int, tota
             try:
                 chunk = response.read(min(_CHUNK_BYTES, total - done))
             except (OSError, http.client.HTTPException) as error:
-                raise _Broken(f"the connection broke after {done} of {total} bytes ({_reason(error)})") from error
+                raise Broken(f"the connection broke after {done} of {total} bytes ({_reason(error)})") from error
             if not chunk:
-                raise _Broken(f"the connection ended after {done} of {total} bytes")
+                raise Broken(f"the connection ended after {done} of {total} bytes")
             if done == 0 and remote.begins and not chunk.startswith(remote.begins):
                 raise CheckpointError(
                     f"source {remote.shown}: begins with {chunk[:12]!r}, which is neither a GGUF nor a packed file; "
@@ -193,7 +217,7 @@ def _open(remote: Remote, web: Web, done: int, version: str) -> Iterator[http.cl
     if remote.unless:
         request.add_header("If-None-Match", remote.unless)
     if remote.token is not None:  # not copied to where a redirection leads
-        request.add_unredirected_header("Authorization", f"Bearer {remote.token}")
+        request.add_unredirected_header("Authorization", f"{remote.token_kind} {remote.token}")
     try:
         response = web.opener.open(request, timeout=web.timeout_seconds)
     except urllib.error.HTTPError as error:
@@ -208,7 +232,7 @@ def _open(remote: Remote, web: Web, done: int, version: str) -> Iterator[http.cl
                 f"source {remote.shown}: {_reason(error)}; add the authority's certificate to this system, or name "
                 "its file in SSL_CERT_FILE"
             ) from error
-        raise _Broken(f"no connection ({_reason(error)})") from error
+        raise Broken(f"no connection ({_reason(error)})") from error
     with response:
         yield response
 
@@ -217,13 +241,13 @@ def _refused(remote: Remote, error: urllib.error.HTTPError, done: int) -> Except
     """What an error status means: another try, or a sentence for the user."""
     where, code = f"source {remote.shown}", error.code
     if code == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE and done:
-        return _Changed("the server's file is shorter than what arrived of it")
+        return Changed("the server's file is shorter than what arrived of it")
     if code in _TRY_AGAIN:
         after = error.headers.get("Retry-After", "")
-        return _Broken(f"the server answers {code}", wait_seconds=float(after) if after.isdecimal() else None)
+        return Broken(f"the server answers {code}", wait_seconds=float(after) if after.isdecimal() else None)
     if code in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
         what = "wants a token" if remote.token is None else "refuses the token"
-        return DownloadError(
+        return TokenRefused(
             f"{where}: the server {what} ({code}); put a valid one into the Secret that model.credentialsSecretRef "
             f"names (outside of a deployment: into a file that {ENV_TOKEN_FILE} names)"
         )

@@ -41,9 +41,16 @@ def variant_named(name: str) -> str:
     raise UnsupportedModel(f"variant ({name}) must be one of {', '.join(VARIANTS)}")
 
 
-def formats(variant: str, *, head: str | None = None) -> Formats:
-    """What the variant packs; `head` replaces its head format where it leaves the choice. Raises UnsupportedModel."""
+def formats(variant: str, *, head: str | None = None, calibrated: bool = False) -> Formats:
+    """What the variant packs; `head` replaces its head format where it leaves the choice. Raises UnsupportedModel.
+
+    A calibrated Lite is rotated: together they cost far less quality than either alone.
+    """
     chosen = VARIANTS[variant_named(variant)]
+    if calibrated:
+        if chosen.weight == "bf16":
+            raise UnsupportedModel(f"calibrating is for int8 and int4 weights, {variant_named(variant)} has bf16 ones")
+        chosen = replace(chosen, rotated=chosen.weight == "int8")
     if head is None:
         return chosen
     if head not in (choices := HEAD_CHOICES.get(variant_named(variant), (chosen.head,))):

@@ -51,11 +51,6 @@ class Tokenizer:
             )
         self._raw_prefix = [bos_id] if header.add_bos and bos_id is not None else []
 
-    @property
-    def control_tokens(self) -> frozenset[str]:
-        """The spelling of every control token."""
-        return frozenset(self._control)
-
     def encode(self, text: str, *, mark: str = "") -> list[int]:
         """Token ids of `text`, in which control tokens count as such.
 

@@ -40,7 +40,7 @@ def client(place: Place) -> Iterator[Commands]:
 def test_a_daemon_that_serves_someone_else_by_now_is_not_abandoned(client: Commands) -> None:
     started = client.start()
     client.wait_for_daemon(started)
-    client.apply([a_manifest(model={"source": "s3://bucket/model"})])
+    client.apply([a_manifest(model={"source": "http://host/m.gguf"})])
     client.abandon_daemon(started)
     snapshot = client.snapshot()
     assert snapshot.daemon_pid == started.pid

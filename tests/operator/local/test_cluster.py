@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from builders import a_model_manifest
 
 from flash_operator.cluster.protocol import Conflict, Key
 from flash_operator.local.cluster import LocalCluster
@@ -39,12 +40,13 @@ async def passed(cluster: LocalCluster) -> Outcome:
     )
 
 
-async def test_a_second_pass_over_an_unchanged_deployment_writes_nothing(store: Store) -> None:
+async def test_a_further_pass_over_an_unchanged_deployment_writes_nothing(store: Store) -> None:
     store.apply(a_deployment())
     cluster = LocalCluster(store)
-    first, second = await passed(cluster), await passed(cluster)
+    first, second, third = [await passed(cluster) for _ in range(3)]
     assert "Deployment/chat-engine" in first.applied
-    assert second.writes == 0
+    assert (second.applied, second.status_written) == ((), True)
+    assert third.writes == 0
 
 
 async def test_deleting_the_deployment_leaves_none_of_its_objects(store: Store) -> None:
@@ -78,9 +80,15 @@ async def test_an_object_that_changed_meanwhile_is_not_deleted(store: Store) -> 
             {"endpoint": {"visibility": "Public", "hostname": "a.example.com", "gatewayRef": {"name": "edge"}}},
             ("endpoint.visibility", "endpoint.hostname", "endpoint.gatewayRef"),
         ),
+        (
+            {"endpoint": {"tls": {"secretName": "t"}, "allowedCIDRs": ["10.0.0.0/8"], "loadBalancer": {"class": "c"}}},
+            ("endpoint.allowedCIDRs", "endpoint.loadBalancer", "endpoint.tls"),
+        ),
         ({"rollout": {"surge": 1, "paused": False, "progressDeadlineSeconds": 60}}, ()),
         ({"rollout": {"surge": 0, "paused": True}}, ("rollout.surge", "rollout.paused")),
         ({"engine": {"resources": {"cpu": "2", "memory": None}}}, ("engine.resources.cpu",)),
+        ({"rollout": {"strategy": "Canary", "canaryPercent": 10, "paused": True}}, ()),
+        ({"rollout": {"canaryPercent": 10}, "gateway": {"replicas": 2}}, ("rollout.canaryPercent",)),
     ],
 )
 def test_fields_that_do_not_hold_here_are_named_when_they_are_set(
@@ -107,3 +115,17 @@ def test_a_secret_goes_when_no_deployment_names_it_any_more(store: Store) -> Non
     store.apply(a_secret("stray"))
     store.apply(a_deployment(gateway={"auth": {"apiKeysSecretRef": {"name": "keys"}}}))
     assert unreferenced(store) == [Ref("Secret", "default", "stray")]
+
+
+def test_a_model_goes_when_no_deployment_names_it_any_more_and_its_secret_with_it(store: Store) -> None:
+    token = {"credentialsSecretRef": {"name": "token", "key": "token"}}
+    for name in ("olmoe", "stray"):
+        store.apply(a_model_manifest(name, **token))
+    store.apply(a_secret("token"))
+    assert unreferenced(store) == [
+        Ref("FlashModel", "default", "olmoe"),
+        Ref("FlashModel", "default", "stray"),
+        Ref("Secret", "default", "token"),
+    ]
+    store.apply(a_deployment(model={"modelRef": {"name": "olmoe"}}))
+    assert unreferenced(store) == [Ref("FlashModel", "default", "stray")]

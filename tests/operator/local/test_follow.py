@@ -53,9 +53,9 @@ def test_no_status_yet_is_waiting() -> None:
 
 
 def test_a_stalled_deployment_has_failed_with_the_remedy_of_its_reason() -> None:
-    failed = judged({**STARTING, "Stalled": ("True", "VisibilityNotServed")})
-    remedy = EXPLANATIONS[Reason.VISIBILITY_NOT_SERVED].remedy
-    assert failed == Failed("Stalled", "VisibilityNotServed", "about Stalled", remedy, None)
+    failed = judged({**STARTING, "Stalled": ("True", "FieldNotServed")})
+    remedy = EXPLANATIONS[Reason.FIELD_NOT_SERVED].remedy
+    assert failed == Failed("Stalled", "FieldNotServed", "about Stalled", remedy, None)
 
 
 @pytest.mark.parametrize(("restarts", "given_up"), [(0, False), (1, False), (2, True)])

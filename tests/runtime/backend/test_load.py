@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from tiny_checkpoints import write_checkpoint
+from tiny_checkpoints import PROMPT, write_checkpoint
 
-from flash_api.config.engine import EngineConfig
+from flash_api.config.engine import EngineConfig, EngineDraft
 from flash_api.names import PACKED_MODEL
-from flash_runtime.backend.load import load, warm_up
+from flash_api.v1alpha1.engine import DraftMode
+from flash_runtime.backend.load import limits, load, speculation, warm_up
 from flash_runtime.engine.batch import Batch
+from flash_runtime.engine.loop import Engine
 from flash_runtime.model.checkpoint import open_checkpoint
 from flash_runtime.model.pack import pack
 from flash_runtime.model.variants import PACK_VERSION
-from flash_runtime.packed import PackedError, PackedWriter
+from flash_runtime.packed import PackedError, PackedFile, PackedWriter
+from flash_runtime.wire import GenerateRequest, vocabulary_of
 
 
-def config_for(folder: Path, *, active_experts: int | None = None) -> EngineConfig:
+def config_for(folder: Path, *, active_experts: int | None = None, draft: EngineDraft | None = None) -> EngineConfig:
     return EngineConfig(
         served_model_name="tiny",
         source="file:///tiny",
@@ -27,6 +31,7 @@ def config_for(folder: Path, *, active_experts: int | None = None) -> EngineConf
         kv_cache_bytes=2**21,
         threads=1,
         active_experts=active_experts,
+        draft=draft,
     )
 
 
@@ -57,6 +62,8 @@ def test_what_this_release_packs_it_serves(tmp_path: Path) -> None:
     loaded = load(config_for(packed_in(tmp_path, "olmoe")))
     warm_up(loaded.provider)
     assert loaded.provider.vocab_size == 264
+    packed = PackedFile.open(tmp_path / PACKED_MODEL)
+    assert loaded.vocabulary == vocabulary_of(packed.text_bytes("tokenizer.json"))
 
 
 def test_a_model_packed_by_another_release_is_refused_with_both_versions(tmp_path: Path) -> None:
@@ -93,3 +100,49 @@ def test_active_experts_that_the_model_has_not_are_refused(
 ) -> None:
     with pytest.raises(ValueError, match=said):
         load(config_for(packed_in(tmp_path, kind), active_experts=active_experts))
+
+
+def answer(config: EngineConfig) -> tuple[list[int], int]:
+    """Tokens of one greedy answer, and how many of them were proposed."""
+    loaded = load(config)
+    drafts = speculation(config, loaded, clock=time.perf_counter)
+    engine = Engine(loaded.provider, limits=limits(config), speculation=drafts)
+    engine.add("a", list(PROMPT), GenerateRequest(max_tokens=40, ignore_eos=True))
+    token_ids = []
+    while engine.has_work:
+        token_ids += [token for output in engine.step() for token in output.token_ids]
+    return token_ids, engine.stats().accepted_tokens
+
+
+def test_a_draft_of_any_kind_changes_no_token_of_an_answer(tmp_path: Path) -> None:
+    target, small = packed_in(tmp_path / "target", "qwen3_moe"), packed_in(tmp_path / "small", "llama")
+    plain, _ = answer(config_for(target))
+    for draft in (
+        EngineDraft(mode=DraftMode.OFF),
+        EngineDraft(mode=DraftMode.PROMPT_LOOKUP, lookahead=4),
+        EngineDraft(mode=DraftMode.IN_PROCESS, lookahead=4, model_dir=str(small)),
+        EngineDraft(mode=DraftMode.IN_PROCESS, model_dir=str(small)),
+    ):
+        assert answer(config_for(target, draft=draft))[0] == plain
+    twin = EngineDraft(mode=DraftMode.IN_PROCESS, lookahead=4, model_dir=str(target))
+    assert answer(config_for(target, draft=twin)) == (plain, 31), "39 tokens after the first, in steps of five"
+
+
+def test_a_draft_with_another_tokenizer_is_refused_with_both_hashes(tmp_path: Path) -> None:
+    target = packed_in(tmp_path / "target", "llama")
+    folder = write_checkpoint(tmp_path / "other" / "checkpoint", "llama")
+    tokenizer = folder / "tokenizer.json"
+    tokenizer.write_text(tokenizer.read_text() + "\n")
+    pack(open_checkpoint(folder), tmp_path / "other" / PACKED_MODEL, variant="Lite", progress=lambda done, total: None)
+    draft = EngineDraft(mode=DraftMode.IN_PROCESS, model_dir=str(tmp_path / "other"))
+    with pytest.raises(ValueError, match=r"another tokenizer \(sha256 [0-9a-f]{64}\) than .* \([0-9a-f]{64}\)"):
+        load(config_for(target, draft=draft))
+
+
+def test_a_draft_inside_the_engine_needs_its_folder_and_pods_are_refused(tmp_path: Path) -> None:
+    target = packed_in(tmp_path, "llama")
+    with pytest.raises(ValueError, match=r"draft\.model_dir must be set when draft\.mode is InProcess"):
+        load(config_for(target, draft=EngineDraft(mode=DraftMode.IN_PROCESS)))
+    config = config_for(target, draft=EngineDraft(mode=DraftMode.PODS))
+    with pytest.raises(ValueError, match=r"draft\.mode \(Pods\) must be PromptLookup, InProcess or Off"):
+        speculation(config, load(config), clock=time.perf_counter)

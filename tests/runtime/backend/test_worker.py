@@ -276,3 +276,24 @@ def test_the_numbers_are_published_when_the_engine_falls_idle(make_bench: MakeBe
     assert bench.worker.stop(SECONDS)
     assert bench.stats[-1].generated_tokens == 5
     assert (bench.stats[-1].running, bench.stats[-1].kv_blocks_used) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("own", "said", "taken"), [("a", "a", True), ("a", "", True), ("", "a", True), ("a", "b", False)]
+)
+def test_a_prompt_of_another_tokenizer_is_sent_elsewhere(own: str, said: str, *, taken: bool) -> None:
+    worker = EngineWorker(
+        Engine(PagedModel(num_blocks=64), limits=EngineLimits()),
+        clock=lambda: 0.0,
+        on_stats=lambda stats: None,
+        on_crash=lambda error: None,
+        vocabulary=own,
+    )
+    worker.start()
+    stream = RecordingStream()
+    worker.submit(Submission([5, 6], GenerateRequest(max_tokens=2, vocabulary=said), stream))
+    assert stream.ended.wait(SECONDS)
+    assert worker.stop(SECONDS)
+    assert (stream.failure is None) is taken
+    if stream.failure is not None:
+        assert stream.failure[0] is Failure.UNAVAILABLE, "which another replica may take"

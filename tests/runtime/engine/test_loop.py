@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 from fakes.paged_model import PagedModel
@@ -50,6 +52,10 @@ class Counting:
 
     def advance(self, token_id: int) -> None:
         self._next += 1
+
+    def count_allowed(self, token_ids: Sequence[int]) -> int:
+        matches = zip(token_ids, range(self._next, self._next + len(token_ids)), strict=True)
+        return next((at for at, (token, allowed) in enumerate(matches) if token != allowed), len(token_ids))
 
 
 def test_a_greedy_request_gets_the_models_own_continuation() -> None:

@@ -1,36 +1,18 @@
-"""Whole steps: against NumPy, alone and in company, in one piece and in many, and what is refused."""
+"""Whole steps: against NumPy, which rows and choices come back, and what is refused."""
 
 from __future__ import annotations
 
 import threading
 from dataclasses import replace
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import pytest
+from kernel_shapes import SHAPES
 
 from flash_runtime.engine.batch import NO_TOKEN
-from flash_runtime.kernels import _native
 from flash_runtime.kernels.provider import CpuProvider
 
-FACTORS = {"embedding": 3.0, "attention": 0.2, "residual": 0.4, "logits": 0.25}
-SHAPES: dict[str, dict[str, Any]] = {
-    "dense": {},
-    "dense_bias_norms": {"bias": True, "norms": "head", "head_dim": 32, "kv_heads": 1, "heads": 2},
-    "moe": {"hidden": 128, "experts": 9, "top_k": 3, "width": 40, "norms": "head"},
-    "norms_over_all_heads": {"norms": "projection"},
-    "moe_shared": {"experts": 5, "top_k": 2, "width": 24, "shared": 70},
-    "factors": {"factors": FACTORS, "width": 40},
-    "moe_factors": {"experts": 5, "width": 24, "shared": 33, "factors": FACTORS},
-    "window_within_a_chunk": {"window": 11},
-    "window_over_chunks": {"window": 70, "heads": 2, "kv_heads": 2, "head_dim": 20},
-    "int4_dense": {"weight_format": "int4", "bias": True},
-    "int4_moe_int8_head": {"weight_format": "int4", "experts": 9, "top_k": 3, "width": 40, "shared": 70},
-    "int4_head": {"weight_format": "int4", "head_format": "int4"},
-    "bf16_moe": {"weight_format": "bf16", "head_format": "bf16", "experts": 5, "width": 90, "shared": 33},
-    "moe_wide": {"experts": 4, "top_k": 4, "width": 70, "heads": 4, "kv_heads": 4, "head_dim": 16},
-}
 PROMPT = np.random.default_rng(3).integers(0, 101, 150)
 
 
@@ -46,18 +28,20 @@ def provider(model: Any, **arguments: Any) -> CpuProvider:
 def assert_close(model: Any, logits: np.ndarray, expected: np.ndarray) -> None:
     """A value that rounds to the neighbouring int8 or bf16 moves its row a little, and later rows that attend to it.
 
-    Rows before the first such value agree to 1e-6 or so. In the int4 prompts it comes early, at row 17 of 150; NumPy's
-    own step does the same when its activations change by one unit in the last place.
+    Rows before the first such value agree to 1e-6 or so. With int4 weights it comes early, at row 17 of 150, with wide
+    heads at row 45; NumPy's own step does the same when its activations change by one unit in the last place.
     """
     difference = np.abs(logits - expected)
-    formats = model.plan["weight_format"], model.plan["head_format"]
-    assert np.median(difference) < (5e-3 if "int4" in formats else 1e-3)
+    comes_early = "int4" in (model.plan["weight_format"], model.plan["head_format"]) or model.plan["head_dim"] == 70
+    assert np.median(difference) < (5e-3 if comes_early else 1e-3)
     assert difference.max() < 0.25 * expected.std()
 
 
 def test_a_prompt_gives_the_reference_logits(model: Any, emulate: Any, batch: Any, piece: Any, isa: str) -> None:
     logits = provider(model, isa=isa).step(batch(piece(PROMPT, 0, list(range(2, 12))))).logits
-    assert_close(model, logits, emulate(model, PROMPT))
+    expected = emulate(model, PROMPT)
+    assert np.abs(logits - expected)[:16].max() < 1e-5
+    assert_close(model, logits, expected)
 
 
 def test_a_single_token_leaves_most_experts_empty_and_is_right(
@@ -65,45 +49,6 @@ def test_a_single_token_leaves_most_experts_empty_and_is_right(
 ) -> None:
     logits = provider(model, isa=isa).step(batch(piece([5], 0, [3]))).logits
     assert_close(model, logits, emulate(model, [5]))
-
-
-def test_all_instruction_sets_give_the_same_bits(model: Any, batch: Any, piece: Any) -> None:
-    whole = batch(piece(PROMPT, 0, list(range(10))))
-    results = [provider(model, isa=isa).step(whole).logits for isa in _native.supported_isas()]
-    assert all(np.array_equal(results[0], result) for result in results)
-
-
-@pytest.mark.parametrize("block_size", [16, 32])
-def test_cutting_a_prompt_into_steps_changes_no_bit(
-    model: Any, batch: Any, piece: Any, isa: str, block_size: int
-) -> None:
-    whole = provider(model, isa=isa).step(batch(piece(PROMPT, 0, list(range(10))))).logits
-    cut = provider(model, isa=isa, block_size=block_size, threads=1)
-    bounds = [0, 1, 8, 72, 73, 140, 150]
-    blocks = [9, 4, 7, 1, 0, 8, 2, 6, 5, 3]
-    parts = [cut.step(batch(piece(PROMPT[a:b], a, blocks))).logits for a, b in pairwise(bounds)]
-    assert np.array_equal(np.concatenate(parts), whole)
-
-
-def test_company_in_the_batch_changes_no_bit(model: Any, batch: Any, piece: Any, isa: str) -> None:
-    alone = provider(model, isa=isa)
-    expected = [alone.step(batch(piece(PROMPT[:40], 0, [0, 1, 2]))).logits]
-    expected += [alone.step(batch(piece(PROMPT[40 + i : 41 + i], 40 + i, [0, 1, 2]))).logits for i in range(5)]
-    crowd = provider(model, isa=isa)
-    others = np.random.default_rng(9).integers(0, 101, (4, 60))
-    own = slice(60, 100)
-    mixed = batch(
-        piece(others[0], 0, [10, 11, 12, 13]), piece(PROMPT[:40], 0, [7, 3, 5]), piece(others[1], 0, [20, 21, 22, 23])
-    )
-    got = [crowd.step(mixed).logits[own]]
-    for i in range(5):
-        step = batch(
-            piece(others[2][i : i + 1], 60 + i, [10, 11, 12, 13, 14]),
-            piece(PROMPT[40 + i : 41 + i], 40 + i, [7, 3, 5]),
-            piece(others[3][8 * i : 8 * i + 8], 60 + 8 * i, [20, 21, 22, 23, 24, 25, 26]),
-        )
-        got.append(crowd.step(step).logits[1:2])
-    assert all(np.array_equal(a, b) for a, b in zip(got, expected, strict=True))
 
 
 def test_only_the_wanted_rows_come_back_in_their_order(model: Any, batch: Any, piece: Any) -> None:
@@ -272,20 +217,6 @@ def test_the_cache_holds_as_many_blocks_as_the_bytes_allow(tiny_model: Any) -> N
 def test_a_block_size_the_kernels_cannot_page_is_refused(tiny_model: Any) -> None:
     with pytest.raises(ValueError, match=r"block_size \(24\) must be a positive multiple of 16"):
         provider(tiny_model(), block_size=24)
-
-
-@pytest.mark.parametrize("window", [None, 1500])
-def test_a_long_prompt_gives_the_same_bits_on_any_number_of_threads_and_in_pieces(
-    tiny_model: Any, batch: Any, piece: Any, isa: str, window: int | None
-) -> None:
-    model = tiny_model(hidden=64, heads=4, head_dim=8, width=64, window=window).with_plan(max_context_tokens=4096)
-    prompt = np.random.default_rng(4).integers(0, 101, 2305)
-    blocks = list(range(145))
-    alone = provider(model, isa=isa, threads=1).step(batch(piece(prompt, 0, blocks))).logits
-    cut = provider(model, isa=isa, threads=3)
-    bounds = [0, 1000, 1024, 1030, 2047, 2049, 2300, 2304, 2305]
-    parts = [cut.step(batch(piece(prompt[a:b], a, blocks))).logits for a, b in pairwise(bounds)]
-    assert np.array_equal(np.concatenate(parts), alone)
 
 
 def windowed(tiny_model: Any) -> Any:

@@ -310,12 +310,11 @@ def test_a_remembered_digest_is_counted_again_when_the_file_changes(cache: Cache
     ("uri", "revision", "reason"),
     [
         (
-            "s3://bucket/key",
+            "ftp://host/key",
             None,
-            r"s3:// is not supported by this release; supported: builtin://smollm2-135m-instruct",
+            r"ftp:// is not supported by this release; supported: builtin://smollm2-135m-instruct",
         ),
         ("pvc://claim/path", None, r"names a volume of a cluster; on this machine write file:///PATH"),
-        ("oci://registry/model:1", None, "oci:// is not supported"),
         ("/models/x.gguf", None, "a source without a scheme is not supported"),
         ("builtin://gpt-5", None, "no builtin model of that name; known: smollm2-135m-instruct"),
         ("builtin://smollm2-135m-instruct", "main", "has only revision"),
@@ -397,7 +396,8 @@ def test_a_cached_pull_imports_nothing_that_reads_tensors(gguf: Path, tmp_path: 
     (tmp_path / "models/model.flash").unlink()
     program = (
         "import sys; from flash_runtime.model.pull import main; code = main(sys.argv[1:]);"
-        "heavy = sorted({'numpy', 'gguf', 'tokenizers', 'pydantic', 'safetensors'} & set(sys.modules));"
+        "heavy = {'numpy', 'gguf', 'tokenizers', 'pydantic', 'safetensors', 'obstore', 'tarfile'};"
+        "heavy = sorted(heavy & set(sys.modules));"
         "sys.exit(f'imported {heavy}' if heavy else code)"
     )
     done = subprocess.run(
@@ -413,7 +413,8 @@ def test_a_cached_pull_imports_nothing_that_reads_tensors(gguf: Path, tmp_path: 
 @pytest.mark.parametrize(
     ("arguments", "code", "reason"),
     [
-        (["--source", "s3://a/b"], 2, "s3:// is not supported"),
+        (["--source", "s3://a/b"], 2, "must be s3://BUCKET/FOLDER or s3://BUCKET/PATH/FILE.gguf"),
+        (["--source", "oci://registry"], 2, "must be oci://REGISTRY/REPOSITORY:TAG or oci://"),
         (["--source", "hf://a"], 2, "must be hf://ORG/NAME"),
         (["--source", "http://host/m.gguf"], 2, "write model.sha256, or use https://"),
         (["--source", "builtin://smollm2-135m-instruct", "--variant", "Huge"], 2, "must be one of Cloud, Lite, Nano"),
@@ -505,3 +506,6 @@ def test_in_a_container_the_last_words_name_the_model(cache: Cache, gguf: Path, 
     said = json.loads(words.read_text())
     assert said["digest"] == f"sha256:{hashlib.sha256(gguf.read_bytes()).hexdigest()}"
     assert said["sizeBytes"] == packed.stat().st_size
+    assert "packedDigest" not in said
+    leave_last_words(words, header, packed, cache.digest(packed))
+    assert json.loads(words.read_text())["packedDigest"] == f"sha256:{hashlib.sha256(packed.read_bytes()).hexdigest()}"
