@@ -1,4 +1,4 @@
-"""Our engine in its own process, without a server: options {model_dir, threads, kv_cache_bytes, max_running}."""
+"""Our engine in its own process, without a server: options as `configuration.py` names them."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 import protocol
+from configuration import engine_config
 
-from flash_api.config.engine import EngineConfig
 from flash_runtime.backend.load import limits, load, warm_up
 from flash_runtime.engine.batch import Batch, Provider
 from flash_runtime.engine.loop import Engine
@@ -21,14 +21,7 @@ class Ours:
     """One Engine on one provider, stepped by hand."""
 
     def __init__(self, options: dict[str, Any]) -> None:
-        config = EngineConfig(
-            served_model_name="bench",
-            source="file:///bench",
-            model_dir=options["model_dir"],
-            threads=options["threads"],
-            kv_cache_bytes=options["kv_cache_bytes"],
-            max_concurrent_requests=options["max_running"],
-        )
+        config = engine_config(options)
         self._provider: Provider = load(config).provider
         warm_up(self._provider)
         self._engine = Engine(self._provider, limits=limits(config))

@@ -14,7 +14,7 @@ import traceback
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,11 @@ class Engine(Protocol):
 
     def generate(self, prompts: list[list[int]], tokens: int) -> Generation:
         """Continue the prompts together by so many tokens each, never stopping early."""
+
+
+@runtime_checkable
+class ScoringEngine(Engine, Protocol):
+    """One that also shows what it chooses from; servers do not."""
 
     def logits(self, prompts: list[list[int]]) -> Any:
         """Logits after each prompt, a float32 array [P, V]."""
@@ -58,7 +63,7 @@ def _answer(engine: Engine, request: dict[str, Any]) -> dict[str, Any]:
     match request["op"]:
         case "generate":
             return asdict(engine.generate(request["prompts"], request["tokens"]))
-        case "logits":
+        case "logits" if isinstance(engine, ScoringEngine):
             import numpy as np
 
             np.save(request["file"], np.asarray(engine.logits(request["prompts"]), dtype=np.float32))

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any, Final
 
 import protocol
+from configuration import engine_config
 
-from flash_api.config.engine import EngineConfig
 from flash_api.names import TRITON_MODEL
 from flash_runtime.gateway.triton import TritonReplica
 from flash_runtime.wire import GenerateRequest
@@ -32,17 +32,9 @@ class Served:
     """One tritonserver, gone when this process is."""
 
     def __init__(self, options: dict[str, Any]) -> None:
-        config = EngineConfig(
-            served_model_name="bench",
-            source="file:///bench",
-            model_dir=options["model_dir"],
-            threads=options["threads"],
-            kv_cache_bytes=options["kv_cache_bytes"],
-            max_concurrent_requests=options["max_running"],
-        )
         folder = tempfile.mkdtemp(prefix="flash-bench-")
         path = Path(folder) / "engine.json"
-        path.write_text(config.model_dump_json())
+        path.write_text(engine_config(options).model_dump_json())
         http_port, grpc_port, metrics_port = _free_ports(3)
         self._address = f"127.0.0.1:{grpc_port}"
         ports = (f"--http-port={http_port}", f"--grpc-port={grpc_port}", f"--metrics-port={metrics_port}")
@@ -55,9 +47,6 @@ class Served:
     def generate(self, prompts: list[list[int]], tokens: int) -> protocol.Generation:
         """All prompts at once, a stream each."""
         return asyncio.run(self._generate(prompts, tokens))
-
-    def logits(self, prompts: list[list[int]]) -> Any:
-        raise NotImplementedError("the server hands out tokens")
 
     def close(self) -> None:
         """End the server and wait for it."""

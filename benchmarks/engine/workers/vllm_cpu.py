@@ -60,9 +60,6 @@ class Vllm:
                 counts[output.request_id] = len(output.outputs[0].token_ids)
         return protocol.Generation(first - start, time.perf_counter() - first, sum(counts.values()) - before)
 
-    def logits(self, prompts: list[list[int]]) -> Any:
-        raise NotImplementedError("vLLM hands out no logits")
-
 
 if __name__ == "__main__":
     protocol.main(Vllm)

@@ -26,8 +26,7 @@ struct ChunkState : Sums {
     float rescale[kAttentionRows];
 };
 
-FLASH_INLINE Vec from_cache(const uint16_t* from) { return from_bf16(from); }
-FLASH_INLINE Vec from_cache(const int8_t* from) { return from_int8(from); }
+constexpr int kTogether = kWide == kLanes ? 4 : 2; // vectors of a row whose sums the registers hold, for kRowTile rows
 
 template <class Element> constexpr bool kScaled = sizeof(Element) == 1;
 
@@ -39,24 +38,37 @@ template <class Element> struct ChunkPlace {
     const float* value_scale[kChunkVecs];
 };
 
-// scores[r][key] = q[r] . k[key] for the chunk's four vectors of keys.
+// scores[r][key] = q[r] . k[key] for the chunk's keys.
 template <int Rows, class Element>
 FLASH_INLINE void score_tile(const AttentionJob& job, const ChunkPlace<Element>& place, int row, ChunkState& state) {
-    Vec total[Rows][kChunkVecs] = {};
-    for (int d = 0; d < job.head_dim; ++d) {
-        Vec key[kChunkVecs];
-        for (int v = 0; v < kChunkVecs; ++v) {
-            key[v] = from_cache(place.keys[v] + static_cast<ptrdiff_t>(d) * job.block_size);
+    for (int at = 0; at < kKeyChunk; at += kTogether * kWide) {
+        const Element* from[kTogether];
+        for (int v = 0; v < kTogether; ++v) {
+            const int key = at + v * kWide;
+            from[v] = place.keys[key / kLanes] + key % kLanes;
+        }
+        Wide total[Rows][kTogether]; // = {} would fill memory first
+        for (int r = 0; r < Rows; ++r) {
+            for (int v = 0; v < kTogether; ++v) total[r][v] = Wide{};
+        }
+        for (int d = 0; d < job.head_dim; ++d) {
+            Wide key[kTogether];
+            for (int v = 0; v < kTogether; ++v) {
+                key[v] = wide_from_cache(from[v] + static_cast<ptrdiff_t>(d) * job.block_size);
+            }
+            for (int r = 0; r < Rows; ++r) {
+                const float query = job.query[row + r][d];
+                for (int v = 0; v < kTogether; ++v) total[r][v] = total[r][v] + key[v] * query;
+            }
         }
         for (int r = 0; r < Rows; ++r) {
-            const Vec query = splat(job.query[row + r][d]);
-            for (int v = 0; v < kChunkVecs; ++v) total[r][v] = total[r][v] + query * key[v];
-        }
-    }
-    for (int r = 0; r < Rows; ++r) {
-        for (int v = 0; v < kChunkVecs; ++v) {
-            if constexpr (kScaled<Element>) total[r][v] = total[r][v] * load(place.key_scale[v]);
-            store(state.weight[row + r] + v * kLanes, total[r][v] * job.scale);
+            for (int v = 0; v < kTogether; ++v) {
+                const int key = at + v * kWide;
+                if constexpr (kScaled<Element>) {
+                    total[r][v] = total[r][v] * load_wide(place.key_scale[key / kLanes] + key % kLanes);
+                }
+                store_wide(state.weight[row + r] + key, total[r][v] * job.scale);
+            }
         }
     }
 }
@@ -96,27 +108,27 @@ void update_row(const ChunkPlace<Element>& place, ChunkState& state, int row, in
     state.max[row] = max;
 }
 
-// out[r][dims] = out[r][dims] * rescale[r] + weights . values
+// out[r][dims] = out[r][dims] * rescale[r] + weights . values, for so many vectors of dims
 template <int Rows, int Vecs, class Element>
 FLASH_INLINE void value_tile(const AttentionJob& job, const ChunkPlace<Element>& place, int num_keys, int row, int dim,
                              ChunkState& state) {
-    Vec total[Rows][Vecs];
+    Wide total[Rows][Vecs];
     for (int r = 0; r < Rows; ++r) {
         const float* from = state.out + (row + r) * job.value_dim + dim;
-        for (int v = 0; v < Vecs; ++v) total[r][v] = load(from + v * kLanes) * state.rescale[row + r];
+        for (int v = 0; v < Vecs; ++v) total[r][v] = load_wide(from + v * kWide) * state.rescale[row + r];
     }
     for (int key = 0; key < num_keys; ++key) {
         const Element* from = place.values[key / kLanes] + static_cast<ptrdiff_t>(key % kLanes) * job.value_dim + dim;
-        Vec value[Vecs];
-        for (int v = 0; v < Vecs; ++v) value[v] = from_cache(from + v * kLanes);
+        Wide value[Vecs];
+        for (int v = 0; v < Vecs; ++v) value[v] = wide_from_cache(from + v * kWide);
         for (int r = 0; r < Rows; ++r) {
-            const Vec weight = splat(state.weight[row + r][key]);
-            for (int v = 0; v < Vecs; ++v) total[r][v] = total[r][v] + weight * value[v];
+            const float weight = state.weight[row + r][key];
+            for (int v = 0; v < Vecs; ++v) total[r][v] = total[r][v] + value[v] * weight;
         }
     }
     for (int r = 0; r < Rows; ++r) {
         float* to = state.out + (row + r) * job.value_dim + dim;
-        for (int v = 0; v < Vecs; ++v) store(to + v * kLanes, total[r][v]);
+        for (int v = 0; v < Vecs; ++v) store_wide(to + v * kWide, total[r][v]);
     }
 }
 
@@ -128,10 +140,10 @@ void row_tile(const AttentionJob& job, const ChunkPlace<Element>& place, int chu
         update_row(place, state, r, job.first[r] - chunk_begin, job.visible[r] - chunk_begin);
     }
     int dim = 0;
-    for (; dim + 4 * kLanes <= job.value_dim; dim += 4 * kLanes) {
-        value_tile<Rows, 4>(job, place, num_keys, row, dim, state);
+    for (; dim + kTogether * kWide <= job.value_dim; dim += kTogether * kWide) {
+        value_tile<Rows, kTogether>(job, place, num_keys, row, dim, state);
     }
-    for (; dim < job.value_dim; dim += kLanes) value_tile<Rows, 1>(job, place, num_keys, row, dim, state);
+    for (; dim < job.value_dim; dim += kWide) value_tile<Rows, 1>(job, place, num_keys, row, dim, state);
 }
 
 struct KeyRange {

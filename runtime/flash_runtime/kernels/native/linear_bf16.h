@@ -7,25 +7,8 @@
 namespace flash {
 namespace {
 
-#if defined(__AVX512F__)
-constexpr int kWide = 16;
-#elif defined(__AVX__)
-constexpr int kWide = 8;
-#else
-constexpr int kWide = 4;
-#endif
-typedef float Wide __attribute__((vector_size(kWide * 4)));
-typedef uint32_t WideBits __attribute__((vector_size(kWide * 4)));
-
-constexpr int kSlices = kLanes / kWide; // vectors of one line
 constexpr int kTilePanels16 = kWide == 16 ? 2 : 1; // panels whose sums the registers hold for kMostRows rows
 constexpr int kLineElements = kLanes * 2;
-
-FLASH_INLINE Wide as_wide(WideBits bits) {
-    Wide out;
-    std::memcpy(&out, &bits, sizeof out);
-    return out;
-}
 
 // Sums of `Panels` slices, one per panel, of the lines that start at `weight`.
 template <int Rows, int Panels>

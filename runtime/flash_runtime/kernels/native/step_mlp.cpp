@@ -8,7 +8,7 @@
 namespace flash {
 namespace {
 
-constexpr int kHiddenRows = 48; // rows whose gate and up values a task holds on its stack
+constexpr int kHiddenRows = 96; // rows whose gate and up values a task holds on its stack
 
 } // namespace
 

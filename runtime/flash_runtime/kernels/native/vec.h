@@ -5,7 +5,7 @@
 #include <cstdint>
 #include <cstring>
 
-#if defined(__AVX512F__)
+#if defined(__AVX2__)
 #include <immintrin.h>
 #endif
 
@@ -21,6 +21,24 @@ typedef int32_t IntVec __attribute__((vector_size(64)));
 typedef uint32_t BitVec __attribute__((vector_size(64)));
 typedef uint16_t HalfVec __attribute__((vector_size(32)));
 typedef int8_t ByteVec __attribute__((vector_size(16)));
+
+// As wide as the registers: GCC 12 keeps the sums of wider ones in memory.
+#if defined(__AVX512F__)
+constexpr int kWide = 16;
+#elif defined(__AVX__)
+constexpr int kWide = 8;
+#else
+constexpr int kWide = 4;
+#endif
+typedef float Wide __attribute__((vector_size(kWide * 4)));
+typedef uint32_t WideBits __attribute__((vector_size(kWide * 4)));
+constexpr int kSlices = kLanes / kWide; // of a Vec
+
+FLASH_INLINE Wide as_wide(WideBits bits) {
+    Wide out;
+    std::memcpy(&out, &bits, sizeof out);
+    return out;
+}
 
 // Spelled out: adding to a zero vector would cost an addition, because -0 + 0 is not -0.
 FLASH_INLINE Vec splat(float v) { return Vec{v, v, v, v, v, v, v, v, v, v, v, v, v, v, v, v}; }
@@ -180,6 +198,19 @@ FLASH_INLINE Vec from_bf16(const uint16_t* from) {
     return out;
 }
 
+FLASH_INLINE Wide wide_from_cache(const uint16_t* from) {
+#if defined(__AVX512F__)
+    return from_bf16(from);
+#elif defined(__AVX2__)
+    const __m128i half = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from));
+    return reinterpret_cast<Wide>(_mm256_slli_epi32(_mm256_cvtepu16_epi32(half), 16));
+#else
+    WideBits bits;
+    for (int i = 0; i < kWide; ++i) bits[i] = static_cast<uint32_t>(from[i]) << 16;
+    return as_wide(bits);
+#endif
+}
+
 FLASH_INLINE Vec from_int8(const int8_t* from) {
     ByteVec bytes;
     std::memcpy(&bytes, from, sizeof bytes);
@@ -190,6 +221,27 @@ FLASH_INLINE Vec from_int8(const int8_t* from) {
 #endif
     return __builtin_convertvector(whole, Vec);
 }
+
+FLASH_INLINE Wide wide_from_cache(const int8_t* from) {
+#if defined(__AVX512F__)
+    return from_int8(from);
+#elif defined(__AVX2__)
+    const __m128i bytes = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(from));
+    return reinterpret_cast<Wide>(_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes)));
+#else
+    Wide out;
+    for (int i = 0; i < kWide; ++i) out[i] = static_cast<float>(from[i]);
+    return out;
+#endif
+}
+
+FLASH_INLINE Wide load_wide(const float* from) {
+    Wide out;
+    std::memcpy(&out, from, sizeof out);
+    return out;
+}
+
+FLASH_INLINE void store_wide(float* to, Wide value) { std::memcpy(to, &value, sizeof value); }
 
 // Rounded to nearest even, in the upper half of each lane's bits. A NaN is quieted instead: rounding could carry it over
 // into zero.
