@@ -113,6 +113,12 @@ def test_the_rules_are_exactly_what_the_operator_uses(
         eventually("all children", lambda: len(children(kubectl)) == len(planned))
         assert {child["kind"] for child in children(kubectl)} == {kind for _, kind in (*OWNED_KINDS, *OPTIONAL_KINDS)}
         eventually("gateways are looked for", lambda: scaling_message(kubectl) == "No gateway takes requests.")
+        # A refusal is news, and news is an Event.
+        refused = {**a_manifest(model={"source": "http://example.com/model.gguf"}), "metadata": {"name": "refused"}}
+        kubectl("apply", "--server-side", "-f", "-", stdin=yaml.safe_dump(refused))
+        eventually(
+            "it is told", lambda: kubectl.items("events.events.k8s.io", "--field-selector", "reason=SourceNotServed")
+        )
         # What no plan holds any more is deleted, whatever its kind.
         obsolete = obsolete_children(kubectl)
         for child in obsolete:
