@@ -181,7 +181,7 @@ def test_kubectl_prints_a_model_as_a_line(kubectl: Kubectl) -> None:
     manifest = {**VALID["FlashModel: the least"], "metadata": {"name": "olmoe"}}
     kubectl("apply", "--server-side", "-f", "-", stdin=json.dumps(manifest))
     header, row = kubectl("get", "fm").strip().splitlines()
-    assert header.split() == ["NAME", "READY", "SOURCE", "VARIANTS", "BYTES", "USED-BY", "AGE"]
+    assert header.split() == ["NAME", "READY", "SOURCE", "VARIANTS", "PACKED", "BYTES", "USED-BY", "AGE"]
     assert row.split()[1:3] == ["hf://allenai/OLMoE-1B-7B-0924", '["Lite"]']
     assert "olmoe" in kubectl("get", "flash")
 

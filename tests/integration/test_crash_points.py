@@ -164,7 +164,7 @@ async def open_and_close_the_door(run: Run) -> None:
 
 async def refuse_and_mend(run: Run) -> None:
     await run.apply()
-    await run.apply(endpoint={"visibility": "Public", "tls": {"secretName": "cert"}}, gateway={"auth": KEYS})
+    await run.apply(draft={"mode": "Pods", "model": {"source": "builtin://smollm2-135m-instruct"}})
     await run.apply(endpoint={"visibility": "Cluster"}, gateway={"auth": KEYS})
 
 
