@@ -35,10 +35,6 @@ class Calls:
     def lists(self) -> int:
         return sum(count for (verb, _), count in self.by_verb.items() if verb == "list")
 
-    @property
-    def gets(self) -> int:
-        return sum(count for (verb, _), count in self.by_verb.items() if verb == "get")
-
     def read(self) -> Calls:
         """Follows the log over its rotations. Returns itself."""
         while True:

@@ -90,6 +90,15 @@ class ScriptedEngine:
                 self.cancelled.set()
 
 
+class ScriptedReplica(ScriptedEngine):
+    """One of several, which says when it was let go."""
+
+    closed = False
+
+    async def close(self) -> None:
+        self.closed = True
+
+
 def _logprobs(id_: int, num_top: int | None) -> TokenLogprobs:
     """The token itself, then the ones after it in the vocabulary."""
     return TokenLogprobs(-id_ / 100, tuple((id_ + index, -id_ / 100 - index) for index in range(num_top or 0)))

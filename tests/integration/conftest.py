@@ -9,6 +9,7 @@ from control_plane_plugin import binaries, control_plane, namespace
 from control_plane_plugin import pytest_collection_finish as build_control_plane
 from helm_plugin import helm, operator_account, operator_rbac
 from local_plugin import stack
+from operator_plugin import kubectl, operator
 from stores_plugin import build_stores, gcs, login_registry, registry, s3, store_programs, token_registry, tokens
 from tritonserver_plugin import engine, launch, start_engine, start_packed_engine, tritonserver
 
@@ -19,9 +20,11 @@ __all__ = [
     "engine",
     "gcs",
     "helm",
+    "kubectl",
     "launch",
     "login_registry",
     "namespace",
+    "operator",
     "operator_account",
     "operator_rbac",
     "pytest_collection_modifyitems",

@@ -22,11 +22,6 @@ EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("*.yaml"))
 CLASSES: dict[str, Any] = {"FlashDeployment": FlashDeployment, "FlashModel": FlashModel}
 
 
-@pytest.fixture
-def kubectl(control_plane: ControlPlane, namespace: str) -> Kubectl:
-    return Kubectl(control_plane, namespace)
-
-
 def collection(namespace: str, kind: str) -> str:
     return f"/apis/flashplane.dev/v1alpha1/namespaces/{namespace}/{kind.lower()}s"
 

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 import yaml
 from builders import a_manifest
-from control_plane import ControlPlane
 from hermetic_errors import KubectlFailed
 from operator_process import Kubectl
 
@@ -89,11 +88,6 @@ def an_endpoint_slice(*addresses: str) -> str:
             ],
         }
     )
-
-
-@pytest.fixture
-def kubectl(control_plane: ControlPlane, namespace: str) -> Kubectl:
-    return Kubectl(control_plane, namespace)
 
 
 async def test_a_queue_scales_the_engines_and_the_status_remembers_it(

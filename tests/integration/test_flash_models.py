@@ -1,32 +1,16 @@
 """FlashModels on the real API: Jobs and their pods are the real controllers', only the kubelet is played."""
 
 import json
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
-import pytest
 import yaml
 from builders import a_manifest, a_model_manifest
-from control_plane import ControlPlane
 from operator_process import Kubectl, OperatorProcess, eventually
 
 from flash_api import names
 
 WORDS = {"name": "OLMoE-1B-7B", "sizeBytes": 4096, "digest": f"sha256:{'a' * 64}", "packedDigest": f"sha256:{'b' * 64}"}
 _NOW = "2026-01-01T00:00:00Z"
-
-
-@pytest.fixture
-def kubectl(control_plane: ControlPlane, namespace: str) -> Kubectl:
-    return Kubectl(control_plane, namespace)
-
-
-@pytest.fixture
-def operator(operator_account: Path, namespace: str, tmp_path: Path) -> Iterator[OperatorProcess]:
-    with OperatorProcess(operator_account, tmp_path / "operator.log", namespace=namespace) as process:
-        process.wait_until_leading()
-        yield process
 
 
 def apply(kubectl: Kubectl, manifest: dict[str, Any]) -> None:

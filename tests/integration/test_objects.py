@@ -65,11 +65,6 @@ SPECS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.fixture
-def kubectl(control_plane: ControlPlane, namespace: str) -> Kubectl:
-    return Kubectl(control_plane, namespace)
-
-
 def planned(namespace: str, **spec: Any) -> list[dict[str, Any]]:
     """Without owner: there is none that the garbage collector would find."""
     found = json.loads(json.dumps(plan(a_deployment(**spec), SETTINGS).objects))

@@ -1,7 +1,6 @@
 """The operator as a process under its own ServiceAccount, against a real API server and its real garbage collector."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +17,6 @@ REPOSITORY = Path(__file__).parents[2]
 QUICKSTART = REPOSITORY / "examples" / "quickstart.yaml"
 CHILDREN = ",".join(PLURALS[kind] for _, kind in OWNED_KINDS)
 OWN = "flashplane.dev/deployment=quickstart"
-
-
-@pytest.fixture
-def kubectl(control_plane: ControlPlane, namespace: str) -> Kubectl:
-    return Kubectl(control_plane, namespace)
-
-
-@pytest.fixture
-def operator(operator_account: Path, namespace: str, tmp_path: Path) -> Iterator[OperatorProcess]:
-    with OperatorProcess(operator_account, tmp_path / "operator.log", namespace=namespace) as process:
-        process.wait_until_leading()
-        yield process
 
 
 def children(kubectl: Kubectl) -> dict[str, dict[str, Any]]:

@@ -50,8 +50,3 @@ class Sequence:
     def num_pending_tokens(self) -> int:
         """Tokens still to run through the model before the next one can be sampled."""
         return len(self.token_ids) - self.num_computed_tokens
-
-    @property
-    def num_output_tokens(self) -> int:
-        """Tokens generated so far."""
-        return len(self.token_ids) - self.num_prompt_tokens

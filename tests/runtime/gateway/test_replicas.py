@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Sequence
 from pathlib import Path
 
 import pytest
-from fakes.scripted_engine import Clock, ScriptedEngine
+from fakes.scripted_engine import Clock, ScriptedReplica
 
 from flash_runtime.gateway.discovery import Addresses, Dns, HostsFile
 from flash_runtime.gateway.engine import (
@@ -25,19 +25,12 @@ from flash_runtime.wire import FinishReason, GenerateRequest
 REQUEST = GenerateRequest(max_tokens=100)
 
 
-class FakeConnection(ScriptedEngine):
-    closed = False
-
-    async def close(self) -> None:
-        self.closed = True
-
-
 class Fleet:
     """Replicas by address, and a pool over them."""
 
     def __init__(self, **failures: EngineError | None) -> None:
         self.clock = Clock()
-        self.connections = {name: FakeConnection("hello world", failure=error) for name, error in failures.items()}
+        self.connections = {name: ScriptedReplica("hello world", failure=error) for name, error in failures.items()}
         self.known: Addresses = tuple(sorted(failures))
         self.pool = ReplicaPool(self, self.connections.__getitem__, clock=self.clock)
 

@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 
 import pytest
-from fakes.scripted_engine import MODEL, Clock, ScriptedEngine, a_chat, a_stack
+from fakes.scripted_engine import MODEL, Clock, ScriptedEngine, ScriptedReplica, a_chat, a_stack
 from fakes.tiny_text import text_assets
 from hypothesis import given
 from hypothesis import strategies as st
@@ -33,19 +33,12 @@ from flash_runtime.wire import FinishReason, GenerateRequest, vocabulary_of
 REQUEST = GenerateRequest(max_tokens=100)
 
 
-class Replica(ScriptedEngine):
-    closed = False
-
-    async def close(self) -> None:
-        self.closed = True
-
-
 class Side:
     """The replicas of one revision, which come and go."""
 
     def __init__(self, *names: str, **engine: Any) -> None:
         self.known: Addresses = names
-        self.replicas = {name: Replica("hello world", **engine) for name in names}
+        self.replicas = {name: ScriptedReplica("hello world", **engine) for name in names}
         self.pool = ReplicaPool(self, self.replicas.__getitem__, clock=Clock())
 
     async def addresses(self) -> Addresses:
