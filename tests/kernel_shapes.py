@@ -20,5 +20,6 @@ SHAPES: dict[str, dict[str, Any]] = {
     "int4_moe_int8_head": {"weight_format": "int4", "experts": 9, "top_k": 3, "width": 40, "shared": 70},
     "int4_head": {"weight_format": "int4", "head_format": "int4"},
     "bf16_moe": {"weight_format": "bf16", "head_format": "bf16", "experts": 5, "width": 90, "shared": 33},
+    "bf16_down": {"wide": ("1.down",), "factors": FACTORS},
     "moe_wide": {"experts": 4, "top_k": 4, "width": 70, "heads": 4, "kv_heads": 4, "head_dim": 16},
 }

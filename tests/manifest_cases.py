@@ -490,7 +490,8 @@ VALID: dict[str, dict[str, Any]] = {
     "a draft in pods": a_manifest(**draft(replicas=2, placement="SameZone", resources={"cpu": "1", "memory": "1Gi"})),
     "a draft in the engine": a_manifest(**draft(mode="InProcess", lookahead=8)),
     "a draft from the prompt": a_manifest(draft={"mode": "PromptLookup"}),
-    "a draft of a shared model": a_manifest(draft={"mode": "InProcess", "model": {"modelRef": {"name": "nano"}}}),
+    "a draft of a shared model": a_manifest(draft={"model": {"modelRef": {"name": "nano"}}, "lookahead": 2}),
+    "a shared model in the engine": a_manifest(draft={"mode": "InProcess", "model": {"modelRef": {"name": "nano"}}}),
     "a draft of set length": a_manifest(draft={"mode": "PromptLookup", "lookahead": 3}),
     "a draft that is off": a_manifest(**draft(mode="Off", replicas=2)),
     "scaled by load": a_manifest(**scaled(minReplicas=4)),
@@ -568,7 +569,7 @@ EVERY_FIELD = a_manifest(
         "model": {"source": "https://example.com/draft.gguf", "sha256": DIGEST},
         "replicas": 2,
         "lookahead": 5,
-        "placement": "SameNode",
+        "placement": "SameZone",
         "resources": {"cpu": "2", "memory": "2Gi"},
     },
     engine={

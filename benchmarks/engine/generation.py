@@ -188,7 +188,7 @@ ONE_THREAD: Final = frozenset(
 )
 """Cases that run with one thread too."""
 NOT_QUICK: Final = frozenset(
-    {"decode-2", "decode-8", "prefill-512-bf16", "demo-decode-16", "demo-decode-1-int4", "server-first-16"}
+    {"isa", "decode-2", "decode-8", "prefill-512-bf16", "demo-decode-16", "demo-decode-1-int4", "server-first-16"}
     | {name for name in CASES if name.endswith("-int4-int8")}
     | {"decode-16-int4", "prefill-512-int4"}
 )

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
+import instruction_sets
 import limits
 import numpy as np
 import overhead
@@ -22,13 +23,15 @@ from prepare import DEMO_URI, packed_bytes
 from shape import DEMO, EXPERTS, MOE, Shape
 from sides import KV_CACHE_BYTES, SIDES, Crew
 
+from flash_api.names import PACKED_MODEL
+
 Case = Callable[[Bench, Crew], list[report.Row]]
 EXPERT_FFN: Final = "expert FFN, one token"
 PYTHON_STEP: Final = "Python time per step, batch 16"
 START: Final = "process start to first token, demo model"
 MEMORY: Final = "memory of a full engine"
 MEMORY_DEMO: Final = "memory of a full engine, demo model"
-TITLES: Final = (EXPERT_FFN, PYTHON_STEP, START, MEMORY, MEMORY_DEMO)
+TITLES: Final = (EXPERT_FFN, PYTHON_STEP, START, MEMORY, MEMORY_DEMO, *instruction_sets.TITLES)
 _SAME_MODEL: Final = 0.8
 """Correlation of logits below which two engines do not run the same weights; int4 against int8 has about 0.93."""
 _ROOM_BYTES: Final = 150 * 1024**2
@@ -149,6 +152,25 @@ def memory(bench: Bench, crew: Crew) -> list[report.Row]:
     return rows
 
 
+def isa(bench: Bench, crew: Crew) -> list[report.Row]:
+    """Every instruction set beside the fastest one."""
+    file = _packed(crew, "lite") / PACKED_MODEL
+    rounds = bench.track(range(min(bench.repeats, 5)), f"instruction sets, {crew.threads} thread(s)")
+    samples = instruction_sets.measure(file, threads=crew.threads, repeats=rounds)
+    fastest = next(iter(samples))[1]
+    return [
+        bench.row(
+            instruction_sets.title(step, isa),
+            "tokens/s",
+            rates,
+            None if isa == fastest else samples[step, fastest],
+            peer_name=None if isa == fastest else fastest,
+            threads=crew.threads,
+        )
+        for (step, isa), rates in samples.items()
+    ]
+
+
 def _kv_bytes(kind: Shape, tokens: int) -> int:
     return tokens * kind.layers * kind.kv_heads * kind.head_dim * 2 * 2  # key and value, two bytes each
 
@@ -164,5 +186,6 @@ CASES: Final[Mapping[str, Case]] = {
     "python-step": python_step,
     "start": start,
     "memory": memory,
+    "isa": isa,
 }
 ONE_THREAD: Final = frozenset({"expert-ffn"})

@@ -13,10 +13,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import plot
+import pods
 import report
 from prompts import PROMPTS
 from rich.progress import track
-from sides import Decoded, Demo, SetAcceptance
+from sides import Decoded, Demo, SetAcceptance, same
 
 from flash_runtime.engine.lookup import PromptLookup
 from flash_runtime.engine.speculation import Speculation
@@ -26,23 +27,14 @@ REPEATS = 3 if QUICK else 5
 ANSWER_TOKENS = 96 if QUICK else 160
 ACCEPTANCES = (0.3, 0.5, 0.65, 0.8, 0.9)
 BATCHES = (1, 4, 16)
-CASES = ("kinds", *(f"curve-{batch}" for batch in BATCHES))
+CASES = ("kinds", *(f"curve-{batch}" for batch in BATCHES), *pods.CASES)
 LOOKAHEADS: dict[str, int | None] = {"automatic": None, "2 tokens": 2, "4 tokens": 4, "8 tokens": 8}
 CURVE_TOKENS = 64
 CURVE_REPEATS = 1 if QUICK else 3
 OFF = "drafts off"
 CURVE = re.compile(r"set acceptance (?P<acceptance>[0-9.]+), lookahead (?P<lookahead>.+), (?P<batch>batch \d+)")
+PODS_CURVE = re.compile(r"Pods, set acceptance (?P<acceptance>[0-9.]+), (?P<batch>batch 1)")
 PICTURE = Path(__file__).resolve().parents[2] / "docs" / "speculation.svg"
-
-
-class AnswersDiffer(Exception):
-    """Proposals changed an answer: whatever the speed, it is a defect."""
-
-
-def same(plain: Decoded, drafted: Decoded, what: str) -> None:
-    """Raises AnswersDiffer unless both say the same."""
-    if plain.answers != drafted.answers:
-        raise AnswersDiffer(f"{what}: an answer with proposals differs from the one without")
 
 
 def kinds(demo: Demo) -> list[report.Row]:
@@ -107,8 +99,16 @@ def draw(rows: list[report.Row]) -> None:
         if (match := CURVE.fullmatch(found.case)) and found.ratio:
             points = panels.setdefault(match["batch"], {}).setdefault(match["lookahead"], {})
             points[float(match["acceptance"])] = found.ratio
+        if (match := PODS_CURVE.fullmatch(found.case)) and found.ratio:
+            points = panels.setdefault(f"draft pod, {match['batch']}", {}).setdefault("automatic", {})
+            points[float(match["acceptance"])] = found.ratio
     if panels:
-        PICTURE.write_text(plot.svg("Speed-up against acceptance, demo model, a draft that costs nothing", panels))
+        PICTURE.write_text(
+            plot.svg(
+                "Speed-up against acceptance, demo model: a draft that costs nothing, and one over a gRPC stream",
+                panels,
+            )
+        )
 
 
 def per_token(some: list[Decoded]) -> float:
@@ -138,17 +138,25 @@ def main() -> None:
     wanted = os.environ.get("CASES", ",".join(CASES)).split(",")
     if unknown := set(wanted) - set(CASES):
         sys.exit(f"CASES ({', '.join(sorted(unknown))}): known are {', '.join(CASES)}")
-    demo = Demo()
-    rows: list[report.Row] = []
-    if "kinds" in wanted:
-        rows += kinds(demo)
-    for batch in BATCHES:
-        if f"curve-{batch}" in wanted:
-            rows += curve(demo, batch)
+    if not set(wanted) <= set(pods.CASES):
+        demo = Demo()
+        if "kinds" in wanted:
+            keep(kinds(demo))
+        for batch in BATCHES:
+            if f"curve-{batch}" in wanted:
+                keep(curve(demo, batch))
+    if set(wanted) & set(pods.CASES):
+        for rows in pods.measure(wanted):  # last: it keeps this process on one core
+            keep(rows)
+    stored = report.load("speculation")
+    draw(stored)
+    report.publish("speculation", stored)
+
+
+def keep(rows: list[report.Row]) -> None:
+    """Store rows in place of those of the same cases."""
     stored = [old for old in report.load("speculation") if not any(_replaces(new, old) for new in rows)]
-    rows = report.merged(stored, rows)
-    draw(rows)
-    report.publish("speculation", rows)
+    report.save("speculation", report.merged(stored, rows))
 
 
 def _replaces(new: report.Row, old: report.Row) -> bool:

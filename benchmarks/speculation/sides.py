@@ -10,6 +10,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from math import inf
 
 from flash_runtime.engine.loop import Engine, EngineLimits
 from flash_runtime.engine.proposals import NOTHING, Ask, Proposal, Proposer
@@ -30,6 +31,10 @@ KV_CACHE_BYTES = 1024**3
 _TODAY = datetime(2026, 1, 1, tzinfo=UTC)
 
 
+class AnswersDiffer(Exception):
+    """Proposals changed an answer: whatever the speed, it is a defect."""
+
+
 @dataclass(frozen=True)
 class Decoded:
     """What one batch of requests took from the last first token on."""
@@ -45,10 +50,16 @@ class Decoded:
         return self.seconds * 1000 * len(self.answers) / self.num_tokens
 
 
+def same(plain: Decoded, drafted: Decoded, what: str) -> None:
+    """Raises AnswersDiffer unless both say the same."""
+    if plain.answers != drafted.answers:
+        raise AnswersDiffer(f"{what}: an answer with proposals differs from the one without")
+
+
 class Demo:
     """The packed demo model on the CPU, and its chat form."""
 
-    def __init__(self) -> None:
+    def __init__(self, threads: int | None = None) -> None:
         cache = Cache(default_root(os.environ))
         progress = ProgressReporter(sys.stderr, None)
         source = open_source(DEMO, revision=None, sha256=None, environment=os.environ, cache=cache, progress=progress)
@@ -56,16 +67,19 @@ class Demo:
         assets = TextAssets.from_packed(path)
         self._template = ChatTemplate(assets.header, Tokenizer(assets), now=lambda: _TODAY)
         self.eos_token_ids = assets.header.eos_token_ids
-        self.provider = CpuProvider(PackedFile.open(path), kv_cache_bytes=KV_CACHE_BYTES)
+        self.provider = CpuProvider(PackedFile.open(path), kv_cache_bytes=KV_CACHE_BYTES, threads=threads)
         self._salts = itertools.count()
 
     def prompt(self, text: str) -> list[int]:
         """Token ids of a chat's first turn."""
         return self._template.encode([Message("user", text)])
 
-    def speculation(self, proposer: Proposer, lookahead: int | None = None) -> Speculation:
+    def speculation(
+        self, proposer: Proposer, lookahead: int | None = None, *, beside: Proposer | None = None
+    ) -> Speculation:
         """Proposals for this model."""
-        return Speculation(proposer, vocab_size=self.provider.vocab_size, clock=time.perf_counter, lookahead=lookahead)
+        vocab_size = self.provider.vocab_size
+        return Speculation(proposer, vocab_size=vocab_size, clock=time.perf_counter, lookahead=lookahead, beside=beside)
 
     def decode(
         self,
@@ -107,7 +121,7 @@ class SetAcceptance:
         self._acceptance = acceptance
         self._random = random.Random(0)
 
-    def propose(self, asks: list[Ask]) -> list[Proposal]:
+    def propose(self, asks: list[Ask], patience_seconds: float = inf) -> list[Proposal]:
         """The tokens that will come, each made wrong now and then."""
         return [self._one(ask.token_ids, ask.num_tokens) for ask in asks]
 

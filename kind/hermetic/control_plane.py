@@ -17,7 +17,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -29,7 +29,7 @@ from hermetic_pki import Pki, write_pki
 from hermetic_processes import ProgramGroup
 from hermetic_programs import (
     AUDIT_POLICY,
-    SERVER_NAMES,
+    Addresses,
     Audit,
     apiserver_command,
     controller_manager_command,
@@ -49,6 +49,8 @@ class ControlPlane:
 
     `crds` are manifests, or folders of them, that are there before the controllers start. For a kind that comes later
     the garbage collector needs up to a minute until it acts on its objects: it looks for new kinds every 30 s.
+
+    `group` is what it lives and dies with; without one it makes its own. Either is closed by `stop()`.
     """
 
     def __init__(
@@ -57,12 +59,16 @@ class ControlPlane:
         *,
         crds: Sequence[Path] = (),
         start_timeout_seconds: float = START_TIMEOUT_SECONDS,
+        addresses: Addresses | None = None,
+        group: ProgramGroup | None = None,
     ) -> None:
         self._crds = tuple(path.resolve() for path in crds)
         self._binaries = binaries
         self._start_timeout_seconds = start_timeout_seconds
+        self._addresses = addresses or Addresses()
         self._port_holder: socket.socket | None = None
-        self._group: ProgramGroup | None = None
+        self._group = group
+        self._started = False
         self._api: Api | None = None
         self._pki: Pki | None = None
 
@@ -81,10 +87,11 @@ class ControlPlane:
         Raises BinariesUnavailable, BuildFailed, ControlPlaneFailed, or KubectlFailed when the API refuses one of
         `crds`; nothing is left behind then.
         """
-        if self._group is not None:
+        if self._started:
             raise ControlPlaneFailed("this control plane was started before; make a new one")
+        self._started = True
         binaries = self._binaries = self._binaries or provide()
-        self._group = ProgramGroup()
+        self._group = self._group or ProgramGroup()
         try:
             self._start(binaries)
         except BaseException:
@@ -96,29 +103,32 @@ class ControlPlane:
         group, directory = self._running_group(), self.directory
         keys = directory / "keys"
         keys.mkdir()
-        self._pki = write_pki(keys, SERVER_NAMES, datetime.datetime.now(datetime.UTC))
+        self._pki = write_pki(keys, self._addresses.server_names, datetime.datetime.now(datetime.UTC))
 
         etcd_socket = directory / "etcd.sock"
         group.spawn(
             "etcd",
             etcd_command(binaries, data=directory / "etcd", listen=etcd_socket, listen_peer=directory / "peer.sock"),
         )
-        self._wait("etcd is healthy", lambda: etcd_is_healthy(etcd_socket), deadline)
+        self.wait("etcd is healthy", lambda: etcd_is_healthy(etcd_socket), deadline)
 
         self._port_holder = _hold_free_port()
         audit = Audit(policy=directory / "audit-policy.json", log=self.audit_log)
         audit.policy.write_text(json.dumps(AUDIT_POLICY))
         group.spawn(
-            "kube-apiserver", apiserver_command(binaries, self._pki, etcd=etcd_socket, port=self.port, audit=audit)
+            "kube-apiserver",
+            apiserver_command(
+                binaries, self._pki, etcd=etcd_socket, port=self.port, audit=audit, addresses=self._addresses
+            ),
         )
-        self._write_kubeconfig("admin", certificate_user(self._pki.admin))
+        self.write_kubeconfig("admin", certificate_user(self._pki.admin))
         self._api = Api(self.port, self._pki.authority.certificate, self._pki.admin)
-        self._wait("the API server is ready", lambda: self.api.answers("/readyz"), deadline)
+        self.wait("the API server is ready", lambda: self.api.answers("/readyz"), deadline)
 
         self._install_crds(deadline)
 
         # Not earlier: before the API server has made the default roles, the controller manager is refused and exits.
-        kubeconfig = self._write_kubeconfig("controller-manager", certificate_user(self._pki.controller_manager))
+        kubeconfig = self.write_kubeconfig("controller-manager", certificate_user(self._pki.controller_manager))
         group.spawn(
             "kube-controller-manager",
             controller_manager_command(
@@ -126,7 +136,7 @@ class ControlPlane:
             ),
         )
         default_account = "/api/v1/namespaces/default/serviceaccounts/default"
-        self._wait("the default ServiceAccount exists", lambda: self.api.answers(default_account), deadline)
+        self.wait("the default ServiceAccount exists", lambda: self.api.answers(default_account), deadline)
 
     def _install_crds(self, deadline: float) -> None:
         if not self._crds:
@@ -135,13 +145,14 @@ class ControlPlane:
             self.kubectl("apply", "--server-side", "-f", str(path))
         crds = json.loads(self.kubectl("get", "customresourcedefinitions", "-o", "json"))["items"]
         names = {crd["metadata"]["name"] for crd in crds}  # PLURAL.GROUP, as discovery lists them
-        self._wait(
+        self.wait(
             f"the API serves {', '.join(sorted(names))}",
             lambda: names <= set(self.kubectl("api-resources", "--cached=false", "-o", "name").split()),
             deadline,
         )
 
-    def _wait(self, fact: str, holds: Callable[[], bool], deadline: float) -> None:
+    def wait(self, fact: str, holds: Callable[[], bool], deadline: float) -> None:
+        """Raises ControlPlaneFailed when a program ends, or at the deadline (of time.monotonic)."""
         while not holds():
             self.require_running()
             if time.monotonic() > deadline:
@@ -245,14 +256,23 @@ class ControlPlane:
         if answer.status != 201:
             raise ControlPlaneFailed(f"no token for service account {namespace}/{name}: {answer.text.strip()}")
         token = answer.json()["status"]["token"]
-        return self._write_kubeconfig(f"{namespace}.{name}", {"token": token}, namespace=namespace)
+        return self.write_kubeconfig(f"{namespace}.{name}", {"token": token}, namespace=namespace)
 
-    def _write_kubeconfig(self, name: str, user: dict[str, str], *, namespace: str = "default") -> Path:
-        assert self._pki is not None
+    @property
+    def pki(self) -> Pki:
+        """The keys, and who signs more of them."""
+        if self._pki is None:
+            raise ControlPlaneFailed("the control plane is not started")
+        return self._pki
+
+    def write_kubeconfig(
+        self, name: str, user: Mapping[str, str], *, namespace: str = "default", url: str | None = None
+    ) -> Path:
+        """A kubeconfig file in the directory; `url` is for who does not reach 127.0.0.1."""
         return write_kubeconfig(
             self.directory / f"{name}.kubeconfig",
-            url=self.url,
-            authority=self._pki.authority.certificate,
+            url=url or self.url,
+            authority=self.pki.authority.certificate,
             user=user,
             namespace=namespace,
         )

@@ -1,14 +1,14 @@
 """The least that is needed to speak to an API server: JSON over HTTPS, and kubeconfig files.
 
-Knows one server and one client certificate. Does not know resources, watches or retries: tests that need those use
-a real client with `ControlPlane.kubeconfig`.
+Knows one server and one client certificate. Does not know resources or retries: tests that need those use a real client
+with `ControlPlane.kubeconfig`.
 """
 
 import base64
 import http.client
 import json
 import ssl
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,6 +47,17 @@ class Api:
             connection.request(method, path, content, {"Content-Type": "application/json"})
             response = connection.getresponse()
             return Response(response.status, response.read().decode())
+        finally:
+            connection.close()
+
+    def watch(self, path: str, version: str) -> Iterator[dict[str, Any]]:
+        """The events at `path` after `version`, until the server ends the watch. Raises as `request` does."""
+        connection = http.client.HTTPSConnection("127.0.0.1", self._port, context=self._tls)
+        try:
+            connection.request("GET", f"{path}?watch=true&resourceVersion={version}")
+            response = connection.getresponse()
+            for line in response:
+                yield json.loads(line)
         finally:
             connection.close()
 

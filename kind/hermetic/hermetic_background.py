@@ -1,7 +1,9 @@
-"""One control plane per user that goes on after the command that started it: its supervisor and its state folder.
+"""One control plane, or one cluster, per user that goes on after the command that started it: its supervisor and its
+state folder.
 
-The supervisor is this file run as a program. It holds a lock for as long as it lives, so a stale state file is never
-believed, and a process id is only used while the lock proves that it is still that process.
+The supervisor is a program of its own; this file, run as one, is the control plane's. It holds a lock for as long as it
+lives, so a stale state file is never believed, and a process id is only used while the lock proves that it is still
+that process.
 """
 
 import contextlib
@@ -14,10 +16,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import IO, NoReturn
+from typing import IO, NoReturn, Protocol
 
 from control_plane import POLL_SECONDS, START_TIMEOUT_SECONDS, ControlPlane
 from hermetic_binaries import provide
@@ -38,21 +41,39 @@ class Running:
     kubeconfig: str
     kubectl: str
     directory: str
+    nodes: Mapping[str, int] = field(default_factory=dict)
+    """By name, the first process inside."""
+
+
+class Supervised(Protocol):
+    """What goes on in the background."""
+
+    def require_running(self) -> None: ...
+
+    def running(self) -> Running: ...
 
 
 class Background:
-    """The control plane whose state is in `folder`."""
+    """The one whose state is in `folder`; `program` is run with the folder and the arguments that `up` was given."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        program: Sequence[str] = (__file__,),
+        *,
+        start_timeout_seconds: float = START_TIMEOUT_SECONDS,
+    ) -> None:
         self.folder = folder
+        self._program = program
+        self._start_timeout_seconds = start_timeout_seconds
         self.log = folder / "supervisor.log"
         self._lock = folder / "supervisor.pid"
         self._state = folder / "state.json"
 
     @classmethod
     def of_user(cls, environment: Mapping[str, str] = os.environ) -> "Background":
-        root = environment.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
-        return cls(Path(root) / "flashplane" / "control-plane")
+        """The control plane's."""
+        return cls(state_folder("control-plane", environment))
 
     def running(self) -> Running | None:
         """None also while it is starting."""
@@ -60,7 +81,7 @@ class Background:
             return None
         return Running(**json.loads(self._state.read_text()))
 
-    def up(self, crds: Sequence[Path] = ()) -> Running:
+    def up(self, arguments: Sequence[str] = ()) -> Running:
         """Starts it, unless it runs, and returns when it is ready. Raises ControlPlaneFailed."""
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         if self._supervisor_pid() is None:
@@ -68,13 +89,13 @@ class Background:
                 stale.unlink(missing_ok=True)
         with self.log.open("ab") as log:
             supervisor = subprocess.Popen(
-                [sys.executable, __file__, str(self.folder), *(str(path.resolve()) for path in crds)],
+                [sys.executable, *self._program, str(self.folder), *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        deadline = time.monotonic() + START_TIMEOUT_SECONDS + LOCK_TIMEOUT_SECONDS
+        deadline = time.monotonic() + self._start_timeout_seconds + LOCK_TIMEOUT_SECONDS
         try:
             while (running := self.running()) is None:
                 if supervisor.poll() not in (None, ALREADY_RUNNING) or time.monotonic() > deadline:
@@ -98,8 +119,8 @@ class Background:
             self.folder.parent.rmdir()
         return pid is not None
 
-    def supervise(self, crds: Sequence[Path]) -> int:
-        """Runs the control plane until SIGTERM, or until one of its programs ends."""
+    def supervise(self, make: Callable[[], AbstractContextManager[Supervised]]) -> int:
+        """Runs what is made until SIGTERM, or until one of its programs ends."""
         with self._lock.open("a+") as lock:
             if not _becomes_true(lambda: _try_lock(lock, fcntl.LOCK_EX), LOCK_TIMEOUT_SECONDS):
                 return ALREADY_RUNNING
@@ -109,21 +130,15 @@ class Background:
             lock.write(str(os.getpid()))
             lock.flush()
             try:
-                with ControlPlane(provide(), crds=crds) as control_plane:
-                    self._publish(control_plane)
+                with make() as made:
+                    self._publish(made.running())
                     while True:
-                        control_plane.require_running()
+                        made.require_running()
                         time.sleep(WATCH_SECONDS)
             finally:
                 self._state.unlink(missing_ok=True)
 
-    def _publish(self, control_plane: ControlPlane) -> None:
-        state = Running(
-            url=control_plane.url,
-            kubeconfig=str(control_plane.kubeconfig),
-            kubectl=str(control_plane.binaries.kubectl),
-            directory=str(control_plane.directory),
-        )
+    def _publish(self, state: Running) -> None:
         unfinished = self._state.with_suffix(".new")
         unfinished.write_text(json.dumps(asdict(state)))
         unfinished.replace(self._state)
@@ -134,6 +149,23 @@ class Background:
             if not _try_lock(lock, fcntl.LOCK_SH) and (content := lock.read()):
                 return int(content)
         return None
+
+
+def state_folder(name: str, environment: Mapping[str, str] = os.environ) -> Path:
+    """Where the user's state of `name` is kept."""
+    root = environment.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
+    return Path(root) / "flashplane" / name
+
+
+def described(control_plane: ControlPlane, nodes: Mapping[str, int] | None = None) -> Running:
+    """What a user needs of this control plane, and of these nodes."""
+    return Running(
+        url=control_plane.url,
+        kubeconfig=str(control_plane.kubeconfig),
+        kubectl=str(control_plane.binaries.kubectl),
+        directory=str(control_plane.directory),
+        nodes=nodes or {},
+    )
 
 
 def _try_lock(file: IO[str], kind: int) -> bool:
@@ -160,8 +192,19 @@ def _exit_once(_number: int, _frame: FrameType | None) -> NoReturn:
     sys.exit(0)
 
 
-if __name__ == "__main__":
+class _SupervisedControlPlane(ControlPlane):
+    def running(self) -> Running:
+        return described(self)
+
+
+def supervisor_main(folder: str, make: Callable[[], AbstractContextManager[Supervised]]) -> NoReturn:
+    """The rest of a supervisor's process."""
     try:
-        sys.exit(Background(Path(sys.argv[1])).supervise([Path(argument) for argument in sys.argv[2:]]))
+        sys.exit(Background(Path(folder)).supervise(make))
     except HermeticError as error:
         sys.exit(str(error))  # `up` shows it, without a traceback
+
+
+if __name__ == "__main__":
+    crds = [Path(argument) for argument in sys.argv[2:]]
+    supervisor_main(sys.argv[1], lambda: _SupervisedControlPlane(provide(), crds=crds))

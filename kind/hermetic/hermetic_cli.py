@@ -10,7 +10,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from hermetic_background import Background, Running
-from hermetic_binaries import pinned_version, provide, report_to_stderr
+from hermetic_binaries import pinned_version, provide
+from hermetic_build import report_to_stderr
 from hermetic_errors import HermeticError
 
 NOT_RUNNING = 3  # as `systemctl status` answers
@@ -30,7 +31,11 @@ environment:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    options = _parser().parse_args(arguments)
+    return run_command(_parser().parse_args(arguments))
+
+
+def run_command(options: argparse.Namespace) -> int:
+    """The exit code of the command that was parsed."""
     command: Callable[[argparse.Namespace], int] = options.command
     try:
         return command(options)
@@ -59,7 +64,13 @@ def _parser() -> argparse.ArgumentParser:
     ):
         parsers[name] = commands.add_parser(name, help=help_text, description=help_text)
         parsers[name].set_defaults(command=command)
-    parsers["up"].add_argument(
+    add_crds_option(parsers["up"])
+    return parser
+
+
+def add_crds_option(parser: argparse.ArgumentParser) -> None:
+    """--crds, of every `up`."""
+    parser.add_argument(
         "--crds",
         type=Path,
         action="append",
@@ -68,7 +79,6 @@ def _parser() -> argparse.ArgumentParser:
         help="a manifest, or a folder of them, to apply before the controllers start: the garbage collector then "
         "knows these kinds at once instead of within a minute; may be repeated",
     )
-    return parser
 
 
 def build(_options: argparse.Namespace) -> int:
@@ -84,8 +94,8 @@ def up(options: argparse.Namespace) -> int:
     if running is None:
         provide()  # here, so that a build shows its progress
         report_to_stderr("starting the control plane")
-        running = background.up(options.crds)
-    _show(running)
+        running = background.up([str(path.resolve()) for path in options.crds])
+    show(running)
     return 0
 
 
@@ -94,6 +104,15 @@ def status(_options: argparse.Namespace) -> int:
     if running is None:
         report_to_stderr("not running; start it with: python kind/hermetic/control_plane.py up")
         return NOT_RUNNING
+    if not answers(running):
+        return NOT_READY
+    report_to_stderr(f"ready at {running.url}; keys, data and logs are in {running.directory}")
+    show(running)
+    return 0
+
+
+def answers(running: Running) -> bool:
+    """Whether the API is ready; why not goes to standard error."""
     ready = subprocess.run(
         [running.kubectl, f"--kubeconfig={running.kubeconfig}", "--request-timeout=5s", "get", "--raw", "/readyz"],
         capture_output=True,
@@ -102,10 +121,7 @@ def status(_options: argparse.Namespace) -> int:
     )
     if ready.returncode != 0:
         report_to_stderr(f"not ready: {ready.stderr.strip()}\nlogs are in {running.directory}")
-        return NOT_READY
-    report_to_stderr(f"ready at {running.url}; keys, data and logs are in {running.directory}")
-    _show(running)
-    return 0
+    return ready.returncode == 0
 
 
 def down(_options: argparse.Namespace) -> int:
@@ -113,6 +129,7 @@ def down(_options: argparse.Namespace) -> int:
     return 0
 
 
-def _show(running: Running) -> None:
+def show(running: Running) -> None:
+    """What a shell evaluates."""
     print(f"export KUBECONFIG={shlex.quote(running.kubeconfig)}")
     print(f"# next: {shlex.quote(running.kubectl)} get namespaces")

@@ -1,9 +1,11 @@
-"""What can go wrong with the hermetic control plane, as one tree.
+"""What can go wrong with the hermetic control plane and cluster, as one tree.
 
 HermeticError
 ├── BinariesUnavailable   this machine cannot have the programs; carries the reason and the remedy
 ├── BuildFailed           the build ran and failed: a broken pin, no module proxy, a full disk
+├── PrivilegesMissing     this user or this kernel cannot have nodes; carries what is missing and the remedy
 ├── ControlPlaneFailed    a program ended or was not ready in time; carries its last log lines
+├── NodeFailed            a node could not be laid out, joined or loaded; carries what the command said
 └── KubectlFailed         kubectl answered with an error; carries its exit code and standard error
 """
 
@@ -29,6 +31,21 @@ class BuildFailed(HermeticError):
 
 class ControlPlaneFailed(HermeticError):
     """The control plane could not be started, or one of its programs ended."""
+
+
+class PrivilegesMissing(HermeticError):
+    """Nodes need rights that this process does not have, or abilities that this kernel lacks."""
+
+    def __init__(self, missing: Sequence[str]) -> None:
+        super().__init__(
+            f"a cluster with nodes cannot run here: {'; '.join(missing)}. "
+            "Run as root on Linux (in a virtual machine or a privileged container), or use kind with Docker"
+        )
+        self.missing = tuple(missing)
+
+
+class NodeFailed(HermeticError):
+    """A command that makes or feeds a node ended with an error."""
 
 
 class KubectlFailed(HermeticError):

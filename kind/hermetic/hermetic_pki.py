@@ -40,8 +40,12 @@ class Pki:
     """Every key of the cluster."""
 
     authority: Pair
+    issuer: "Authority"
+    """Signs with `authority`, for who joins later."""
     apiserver: Pair
     admin: Pair
+    kubelet_client: Pair
+    """The API server's, towards kubelets: logs, exec, port-forward."""
     controller_manager: Pair
     front_proxy_authority: Pair
     front_proxy_client: Pair
@@ -50,14 +54,18 @@ class Pki:
 
 def write_pki(directory: Path, server_names: Sequence[str], now: datetime.datetime) -> Pki:
     """Makes all keys and writes them to `directory`. `server_names` are DNS names and IP addresses."""
-    authority = _Authority("flashplane-hermetic-ca", directory / "ca", now)
+    authority = Authority("flashplane-hermetic-ca", directory / "ca", now)
     # An authority of its own: whoever holds a certificate from it may name any user in a request header.
-    front_proxy = _Authority("flashplane-hermetic-front-proxy-ca", directory / "front-proxy-ca", now)
+    front_proxy = Authority("flashplane-hermetic-front-proxy-ca", directory / "front-proxy-ca", now)
     service_account = ec.generate_private_key(ec.SECP256R1())
     return Pki(
         authority=authority.files,
+        issuer=authority,
         apiserver=authority.issue("kube-apiserver", directory / "apiserver", server_names=server_names),
         admin=authority.issue("flashplane-admin", directory / "admin", group="system:masters"),
+        kubelet_client=authority.issue(
+            "kube-apiserver-kubelet-client", directory / "kubelet-client", group="system:masters"
+        ),
         controller_manager=authority.issue("system:kube-controller-manager", directory / "controller-manager"),
         front_proxy_authority=front_proxy.files,
         front_proxy_client=front_proxy.issue("front-proxy-client", directory / "front-proxy-client"),
@@ -80,7 +88,9 @@ def write_private(path: Path, content: bytes) -> Path:
     return path
 
 
-class _Authority:
+class Authority:
+    """Who signs certificates."""
+
     def __init__(self, common_name: str, stem: Path, now: datetime.datetime) -> None:
         self._now = now
         self._key = ec.generate_private_key(ec.SECP256R1())

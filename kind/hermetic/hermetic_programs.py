@@ -11,8 +11,6 @@ from pathlib import Path
 from hermetic_binaries import Binaries
 from hermetic_pki import Pki
 
-SERVICE_CIDR = "10.96.0.0/16"
-# The first address of SERVICE_CIDR is the Service "kubernetes" itself.
 SERVER_NAMES = (
     "kubernetes",
     "kubernetes.default",
@@ -20,8 +18,23 @@ SERVER_NAMES = (
     "kubernetes.default.svc.cluster.local",
     "localhost",
     "127.0.0.1",
-    "10.96.0.1",
 )
+
+
+@dataclass(frozen=True)
+class Addresses:
+    """Where a control plane is seen from. The defaults are those of one that has no nodes."""
+
+    services: str = "10.96.0.0/16"
+    kubernetes: str = "10.96.0.1"
+    """The Service `kubernetes`: the first address of `services`."""
+    advertised: str | None = None
+    """Where pods and nodes reach the API server, by the port that it has on 127.0.0.1."""
+
+    @property
+    def server_names(self) -> tuple[str, ...]:
+        """Everything that the API server is called."""
+        return (*SERVER_NAMES, self.kubernetes, *((self.advertised,) if self.advertised else ()))
 
 
 @dataclass(frozen=True)
@@ -40,6 +53,13 @@ AUDIT_POLICY = {
     "rules": [
         {"level": "None", "userGroups": ["system:masters", "system:nodes", "system:serviceaccounts:kube-system"]},
         {"level": "None", "nonResourceURLs": ["*"]},
+        # What programs say of our own objects, word for word: tests judge every status.
+        {
+            "level": "Request",
+            "userGroups": ["system:serviceaccounts"],
+            "verbs": ["patch"],
+            "resources": [{"group": "flashplane.dev", "resources": ["*/status"]}],
+        },
         {"level": "Metadata", "userGroups": ["system:serviceaccounts"]},
         {"level": "None"},
     ],
@@ -76,7 +96,9 @@ def etcd_is_healthy(listen: Path) -> bool:
         connection.close()
 
 
-def apiserver_command(binaries: Binaries, pki: Pki, *, etcd: Path, port: int, audit: Audit) -> list[str]:
+def apiserver_command(
+    binaries: Binaries, pki: Pki, *, etcd: Path, port: int, audit: Audit, addresses: Addresses
+) -> list[str]:
     """The API server with the authorization, admission and aggregation that a production cluster has."""
     return [
         str(binaries.kube_apiserver),
@@ -85,11 +107,12 @@ def apiserver_command(binaries: Binaries, pki: Pki, *, etcd: Path, port: int, au
         # SO_REUSEPORT: the owner of the control plane keeps the port bound (without listening) from choosing it
         # until the end, so that no other program can take it in between.
         "--permit-port-sharing=true",
-        # A Service may not have loopback endpoints, so the Service "kubernetes" has none here; without an explicit
-        # address a machine with no default route could not start the server at all.
-        "--advertise-address=127.0.0.1",
-        "--endpoint-reconciler-type=none",
-        f"--service-cluster-ip-range={SERVICE_CIDR}",
+        *_advertised(addresses.advertised),
+        f"--service-cluster-ip-range={addresses.services}",
+        f"--kubelet-client-certificate={pki.kubelet_client.certificate}",
+        f"--kubelet-client-key={pki.kubelet_client.key}",
+        f"--kubelet-certificate-authority={pki.authority.certificate}",
+        "--kubelet-preferred-address-types=InternalIP",
         f"--etcd-servers=unix://{etcd}",
         f"--tls-cert-file={pki.apiserver.certificate}",
         f"--tls-private-key-file={pki.apiserver.key}",
@@ -114,6 +137,15 @@ def apiserver_command(binaries: Binaries, pki: Pki, *, etcd: Path, port: int, au
     ]
 
 
+def _advertised(address: str | None) -> list[str]:
+    if address is None:
+        # A Service may not have loopback endpoints, so the Service "kubernetes" has none here; without an explicit
+        # address a machine with no default route could not start the server at all.
+        return ["--advertise-address=127.0.0.1", "--endpoint-reconciler-type=none"]
+    # It calls Services itself and asks their pods, because the host has no rules that balance.
+    return [f"--advertise-address={address}", "--enable-aggregator-routing=true"]
+
+
 def controller_manager_command(binaries: Binaries, pki: Pki, *, kubeconfig: Path, volume_plugins: Path) -> list[str]:
     """All default controllers, each under a service account of its own, as in a production cluster."""
     return [
@@ -128,9 +160,24 @@ def controller_manager_command(binaries: Binaries, pki: Pki, *, kubeconfig: Path
         # The defaults (20 and 30) are meant for big clusters with patient users; each test waits for the controllers.
         "--kube-api-qps=200",
         "--kube-api-burst=400",
+        "--horizontal-pod-autoscaler-sync-period=1s",
         "--bind-address=127.0.0.1",
         # It creates this folder; the default is in /usr/libexec.
         f"--flex-volume-plugin-dir={volume_plugins}",
         "--secure-port=0",  # nothing reads its metrics, so it opens no port
+        "--profiling=false",
+    ]
+
+
+def scheduler_command(program: Path, *, kubeconfig: Path) -> list[str]:
+    """The default scheduler."""
+    return [
+        str(program),
+        f"--kubeconfig={kubeconfig}",
+        "--leader-elect=false",
+        "--kube-api-qps=200",
+        "--kube-api-burst=400",
+        "--bind-address=127.0.0.1",
+        "--secure-port=0",
         "--profiling=false",
     ]

@@ -56,6 +56,12 @@ EXPLANATIONS: dict[Reason, Explanation] = {
         "outside.",
         "Make a FlashModel with residency in regions of the deployment, and name it.",
     ),
+    Reason.DRAFT_SHARES_TOKENIZER: Explanation(
+        "Does not hold: the draft model has another tokenizer than the model, so its tokens mean something else. The "
+        "message gives the SHA-256 of both.",
+        "Choose a draft model of the same family in spec.draft.model, or another spec.draft.mode. What runs goes on "
+        "without proposals.",
+    ),
     Reason.MODEL_LOADED: Explanation("At least one engine pod holds the model.", "Nothing to do."),
     Reason.MODEL_LOADING: Explanation("No engine pod has finished pulling and loading the model.", _LOGS),
     Reason.MODEL_NOT_FOUND: Explanation(
@@ -108,13 +114,18 @@ EXPLANATIONS: dict[Reason, Explanation] = {
     ),
     Reason.DRAFTS_READY: Explanation("Every wanted draft pod is ready and up to date.", "Nothing to do."),
     Reason.DRAFTS_MISSING: Explanation("The draft Deployment does not exist yet.", _WAIT),
-    Reason.DRAFTS_STARTING: Explanation("Draft pods start; answers are the same and slower until then.", _LOGS),
+    Reason.DRAFTS_STARTING: Explanation(
+        "Draft pods start, or wait for room near an engine pod; answers are the same and slower until then.",
+        "Wait. Where the message says that a pod has no node: make room beside the engines, lower "
+        "spec.draft.resources, or allow more distance by spec.draft.placement.",
+    ),
     Reason.DRAFTS_UPDATING: Explanation("Draft pods of the former spec are being replaced.", _WAIT),
     Reason.DRAFTS_FAILING: Explanation("Draft pods cannot be made or keep failing.", _MENDED),
     Reason.DRAFTS_STUCK: Explanation("Draft pods made no progress within the deadline.", _LOGS),
     Reason.BELOW_BREAK_EVEN: Explanation(
-        "Proposals are rejected so often that they cost more than they bring, so they are not used.",
-        "Choose a draft model nearer to the model, lower spec.draft.lookahead, or set spec.draft.mode to Off.",
+        "Proposals cost more than they bring now, so they are not used; engines try again by themselves.",
+        "Nothing to do where it is so under load only: full batches leave no room to verify. Otherwise choose a draft "
+        "model nearer to the model, or another spec.draft.mode.",
     ),
     Reason.TOKENIZER_DIFFERS: Explanation(
         "The draft model has another tokenizer than the model, so its tokens mean something else.",
@@ -191,6 +202,21 @@ EXPLANATIONS: dict[Reason, Explanation] = {
         "The gateways' metrics could not be read, so the number of engine pods stays.",
         "Check that the operator may reach the gateway pods (NetworkPolicy), then the gateways' logs.",
     ),
+    Reason.PROVIDER_MISSING: Explanation(
+        "spec.engine.autoscaling.provider names KEDA, which this cluster does not have, so the number of engine pods "
+        "stays.",
+        "Install KEDA and set keda.enabled of the chart, or use the provider BuiltIn.",
+    ),
+    Reason.PROVIDER_PENDING: Explanation(
+        "The HorizontalPodAutoscaler or ScaledObject has not been looked at by its controller yet.", _WAIT
+    ),
+    Reason.PROVIDER_FAILING: Explanation(
+        "The HorizontalPodAutoscaler or ScaledObject says that it cannot scale, so the number of engine pods stays. "
+        "Mostly nothing serves it the number: the APIService v1beta1.external.metrics.k8s.io is missing or another "
+        "adapter's, or KEDA may not read FlashDeployments.",
+        "Set externalMetrics.enabled of the chart (HorizontalPodAutoscaler) or keda.enabled (KEDA), or use the "
+        "provider BuiltIn. Only one external metrics API can exist in a cluster: where KEDA is, use KEDA.",
+    ),
     Reason.DOWNLOADING: Explanation("The weights are being downloaded; an interrupted download goes on.", _WAIT),
     Reason.VERIFIED: Explanation("The weights are complete and have the expected digest.", "Nothing to do."),
     Reason.DIGEST_MISMATCH: Explanation(
@@ -234,6 +260,7 @@ _REFUSED = (
     Reason.SOURCE_NOT_SERVED,
     Reason.FIELD_NOT_SERVED,
     Reason.MODEL_OUTSIDE_REGION,
+    Reason.DRAFT_SHARES_TOKENIZER,
 )
 
 REASONS: dict[ConditionType, tuple[Reason, ...]] = {
@@ -277,6 +304,13 @@ REASONS: dict[ConditionType, tuple[Reason, ...]] = {
         Reason.DRAFTS_STUCK,
         Reason.BELOW_BREAK_EVEN,
         Reason.TOKENIZER_DIFFERS,
+        Reason.READ_FAILED,
+        Reason.MODEL_NOT_FOUND,
+        Reason.MODEL_NOT_CACHED,
+        Reason.VARIANT_NOT_PACKED,
+        Reason.SCALED_TO_ZERO,
+        Reason.SUSPENDED,
+        Reason.NOT_APPLIED,
     ),
     ConditionType.ENDPOINT_READY: (
         Reason.READ_FAILED,
@@ -314,6 +348,9 @@ REASONS: dict[ConditionType, tuple[Reason, ...]] = {
         Reason.AT_MINIMUM,
         Reason.SCHEDULE_HOLDS,
         Reason.METRICS_MISSING,
+        Reason.PROVIDER_MISSING,
+        Reason.PROVIDER_PENDING,
+        Reason.PROVIDER_FAILING,
     ),
     ConditionType.DOWNLOADED: (
         Reason.DOWNLOADING,
@@ -346,8 +383,8 @@ MEANINGS: dict[ConditionType, str] = {
     ConditionType.ACCEPTED: "The spec is valid and this release does what it says.",
     ConditionType.MODEL_READY: "The weights are there, verified and loaded.",
     ConditionType.ENGINES_READY: "Enough engine pods work.",
-    ConditionType.DRAFT_READY: "Draft pods work. Without them answers are the same and slower, so Ready does not wait "
-    "for it.",
+    ConditionType.DRAFT_READY: "Draft pods work. Without them answers are the same and slower, so neither Ready nor "
+    "Stalled depends on it; there is one where spec.draft.mode is Pods.",
     ConditionType.ENDPOINT_READY: "Requests through the endpoint are answered.",
     ConditionType.RESIDENCY_COMPLIANT: "Every pod, cache and volume is in an allowed region.",
     ConditionType.SCALING_ACTIVE: "The number of engine pods follows the load. The reason says what was decided last.",

@@ -29,6 +29,8 @@ LABEL_MODEL: Final = f"{GROUP}/model"
 """On every object of a FlashModel: its name."""
 LABEL_USES_MODEL: Final = f"{GROUP}/uses-model"
 """On pods that mount the volume of a FlashModel, and on their Deployments: its name."""
+LABEL_DRAFT_REVISION: Final = f"{GROUP}/draft-revision"
+"""On draft pods and on the engine pods that they belong to, and on the Deployments of both: which belong together."""
 LABEL_CONFIG_HASH: Final = f"{GROUP}/config-hash"
 LABEL_REVISION: Final = f"{GROUP}/revision"
 """On Deployments: the digest of the planned pod template, which tells revisions apart."""
@@ -44,6 +46,7 @@ ANNOTATION_BASE_IMAGE: Final = "org.opencontainers.image.base.name"
 COMPONENT_ENGINE: Final = "engine"
 COMPONENT_CANARY: Final = "canary"
 """Engines of a revision that is tried on a share of the requests."""
+COMPONENT_DRAFT: Final = "draft"
 COMPONENT_GATEWAY: Final = "gateway"
 COMPONENT_PULL: Final = "pull"
 """Of a FlashModel: the pods that fetch and pack it."""
@@ -67,6 +70,7 @@ DIR_SECRETS: Final = "/var/run/secrets/flashplane"
 PACKED_MODEL: Final = "model.flash"
 """The packed model, in the models folder."""
 FILE_ENGINE_CONFIG: Final = f"{DIR_CONFIG}/engine.json"
+FILE_DRAFT_CONFIG: Final = f"{DIR_CONFIG}/draft.json"
 FILE_GATEWAY_CONFIG: Final = f"{DIR_CONFIG}/gateway.json"
 FILE_API_KEYS: Final = f"{DIR_SECRETS}/api-keys"
 DIR_TLS: Final = "/var/run/secrets/flashplane-tls"
@@ -88,8 +92,13 @@ ENV_CACHE: Final = "FLASHPLANE_CACHE"
 ENV_TOKEN_FILE: Final = "FLASHPLANE_TOKEN_FILE"
 """A file with the token that the model source asks for."""
 
+METRIC_DESIRED_ENGINES: Final = "flashplane_desired_engine_pods"
+"""The external metric that a HorizontalPodAutoscaler reads: the number of engine pods that autoscaling wants."""
+
 TRITON_MODEL: Final = "engine"
 """The name of our one model in tritonserver's model repository."""
+TRITON_DRAFT_MODEL: Final = "draft"
+"""The name of a draft's, in its own."""
 
 
 def engine_name(deployment: str) -> str:
@@ -100,6 +109,16 @@ def engine_name(deployment: str) -> str:
 def canary_name(deployment: str) -> str:
     """The Deployment of the engines on trial, their headless Service and their account."""
     return f"{deployment}-canary"
+
+
+def draft_name(deployment: str) -> str:
+    """What draft pods of all revisions share: their account and PodDisruptionBudget."""
+    return f"{deployment}-draft"
+
+
+def drafts_name(deployment: str, revision: str) -> str:
+    """The Deployment of one revision's draft pods, their headless Service and their NetworkPolicy."""
+    return f"{draft_name(deployment)}-{revision}"
 
 
 def gateway_name(deployment: str) -> str:

@@ -42,6 +42,7 @@ class Reason(StrEnum):
     SOURCE_NOT_SERVED = "SourceNotServed"
     FIELD_NOT_SERVED = "FieldNotServed"
     MODEL_OUTSIDE_REGION = "ModelOutsideRegion"
+    DRAFT_SHARES_TOKENIZER = "DraftSharesTokenizer"
     # ModelReady
     MODEL_LOADED = "ModelLoaded"
     MODEL_LOADING = "ModelLoading"
@@ -105,6 +106,9 @@ class Reason(StrEnum):
     AT_MINIMUM = "AtMinimum"
     SCHEDULE_HOLDS = "ScheduleHolds"
     METRICS_MISSING = "MetricsMissing"
+    PROVIDER_MISSING = "ProviderMissing"
+    PROVIDER_PENDING = "ProviderPending"
+    PROVIDER_FAILING = "ProviderFailing"
     # Downloaded, Packed (FlashModel)
     DOWNLOADING = "Downloading"
     VERIFIED = "Verified"

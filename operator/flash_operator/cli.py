@@ -241,8 +241,10 @@ def kubectl_main() -> None:
 def _assemble() -> None:
     from flash_operator.cockpit.commands import register as register_cockpit
     from flash_operator.local.commands import register as register_local
+    from flash_operator.traffic.commands import register as register_traffic
 
     register_local(app)
     register_cockpit(app)
+    register_traffic(app)
     for plugin in entry_points(group=COMMANDS_GROUP):
         plugin.load()(app)

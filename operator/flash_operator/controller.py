@@ -230,7 +230,7 @@ class Controller:
                 settings=self._settings.reconcile,
                 scaler=self._scaler,
                 witness=self._witness,
-                names_model=self._models.users.names_model,
+                names_models=self._models.users.names_models,
             )
         except Exception:
             self._metrics.failed(self._clock() - started)

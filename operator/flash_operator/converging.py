@@ -12,6 +12,7 @@ from flash_operator.model_use import held_back
 from flash_operator.plan import PlanSettings
 from flash_operator.residency import Finding, may_be_stopped
 from flash_operator.roles import role
+from flash_operator.scaling_provider import Carrier, retired
 from flash_operator.shared_model import ModelUse
 from flash_operator.trial import Plans
 
@@ -37,31 +38,39 @@ async def converge(
     changes: Changes,
     trial: Plans | None,
     use: ModelUse | None,
+    draft_use: ModelUse | None = None,
+    scaled: Carrier | None = None,
 ) -> None:
     """One step towards the plan. Raises ClusterError; what was done until then is in `changes`."""
     kept: frozenset[str] = frozenset()
+    leaving = retired(children, planned, deployment.metadata.uid)
     if trial is not None:
         planned, kept = trial.carried_out(
             planned, children, deployment, settings, use.shared if use is not None else None
         )
-        for manifest in trial.leaving:
-            await cluster.delete(manifest)
-            changes.deleted.append("/".join(identity(manifest)))
+        leaving += trial.leaving
+    for manifest in leaving:
+        await cluster.delete(manifest)
+        changes.deleted.append("/".join(identity(manifest)))
     live = {identity(manifest): manifest for manifest in children}
     held = held_back(planned, children, use)
     changes.held = bool(held)
+    # Nobody waits for draft pods, so what holds them back holds back nothing else.
+    held_drafts = held_back(planned, children, draft_use, drafts=True)
     for desired in planned:
-        if identity(desired) in held:
+        if identity(desired) in held | held_drafts:
             continue
         present = live.get(identity(desired))
         if present is None or not is_as_planned(present, desired):
-            await cluster.apply(desired)
+            follows = scaled is not None and identity(desired) == scaled.engines and desired["spec"]["replicas"]
+            await (cluster.apply_scaled if follows else cluster.apply)(desired)
             changes.applied.append("/".join(identity(desired)))
     if held:
         return  # what runs may need what the plan no longer holds
-    changes.revision = revision(planned)
+    if not held_drafts:
+        changes.revision = revision(planned)
 
-    gone = {identity(manifest) for manifest in trial.leaving} if trial is not None else set()
+    gone = {identity(manifest) for manifest in leaving}
     left_over = tuple(
         manifest
         for manifest in superfluous(children, planned, deployment.metadata.uid)

@@ -10,14 +10,14 @@ from collections.abc import Sequence
 from typing import Final
 
 from flash_api.conditions import EXPLANATIONS, ConditionType, Reason, Refusal
-from flash_api.v1alpha1.status import ScalingStatus
+from flash_operator.drafts import Drafts, draft_ready, under_way
 from flash_operator.observation import Fact, Manifest, Observation, Tristate
 from flash_operator.residency import Finding
 from flash_operator.roles import Role, cause
 from flash_operator.trial_findings import trial_findings
 
 
-def facts(seen: Observation, engines: Role, gateways: Role) -> tuple[Fact, ...]:
+def facts(seen: Observation, engines: Role, gateways: Role, drafts: Drafts = Drafts()) -> tuple[Fact, ...]:
     """All of them, in the order in which they are shown; the roles are those of the newest revision."""
     accepted = accepted_fact(seen.refusal)
     trial = trial_findings(seen.rollout, engines)
@@ -26,20 +26,21 @@ def facts(seen: Observation, engines: Role, gateways: Role) -> tuple[Fact, ...]:
         engines_ready = Fact(ConditionType.ENGINES_READY, "True", trial.reason, trial.message)
     model_ready = _model_ready(engines, engines_ready, seen)
     endpoint_ready = _endpoint_ready(gateways, engines, seen)
-    details = (accepted, model_ready, engines_ready, endpoint_ready)
     residency = _residency_compliant(seen.residency)
     # Not to know where something is breaks no promise: the scheduler keeps it.
     broken = tuple(fact for fact in residency if fact.status == "False" and seen.residency and seen.residency.enforced)
-    parts = (accepted, *broken, *details[1:])
+    parts = (accepted, *broken, model_ready, engines_ready, endpoint_ready)
 
     settled = not trial.under_way and engines.rolled_out and gateways.rolled_out and all(p.holds for p in parts)
     # Zero pods and a rollout that stands still are wishes fulfilled, not work under way, although nothing may answer.
     idle = not trial.under_way and (
         engines.exists and engines.desired == 0 and engines.rolled_out and (gateways.rolled_out or not seen.suspended)
     )
+    drafting = under_way(seen.draft, drafts.pods)
     at_rest = (
         seen.error is None
         and not seen.held
+        and not drafting
         and (settled or idle or trial.stands_still or _stands_still(seen, engines, gateways))
     )
     stalled = _stalled(seen, engines, gateways, (*broken, endpoint_ready), at_rest=at_rest)
@@ -49,19 +50,25 @@ def facts(seen: Observation, engines: Role, gateways: Role) -> tuple[Fact, ...]:
         reconciling = Fact(ConditionType.RECONCILING, "False", stalled.reason if stalled.holds else Reason.SETTLED)
     else:
         first = next((p for p in parts if not p.holds), None)
-        replaced = trial.message or "Pods of the former spec are being replaced."
+        former = "Draft pods start or stop." if drafting else "Pods of the former spec are being replaced."
+        replaced = trial.message or former
         message = seen.error or (first.message if first else replaced)
         reason = Reason.APPLY_FAILED if seen.error else Reason.IN_PROGRESS
         reconciling = Fact(ConditionType.RECONCILING, "True", reason, message)
     ready = _ready(seen, parts)
     if trial.rolled_back and ready.holds:
         ready = Fact(ConditionType.READY, "True", trial.rolled_back, trial.message)
-    return (ready, reconciling, stalled, *details, *residency, *_scaling(seen.scaling))
+    details = (accepted, model_ready, engines_ready, *draft_ready(seen, drafts), endpoint_ready)
+    return (ready, reconciling, stalled, *details, *residency, *_scaling(seen))
 
 
-def _scaling(scaling: ScalingStatus | None) -> tuple[Fact, ...]:
+def _scaling(seen: Observation) -> tuple[Fact, ...]:
+    scaling, hindered = seen.scaling, seen.scaling_hindered
     if scaling is None:
         return ()
+    if hindered is not None:
+        holds: Tristate = "False" if hindered.is_certain else "Unknown"
+        return (Fact(ConditionType.SCALING_ACTIVE, holds, hindered.reason, hindered.message),)
     reason = Reason(scaling.reason)
     follows = reason is not Reason.METRICS_MISSING
     return (Fact(ConditionType.SCALING_ACTIVE, "True" if follows else "False", reason, scaling.message),)

@@ -17,7 +17,7 @@ import logging
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, cast
 
 import kopf
 
@@ -121,6 +121,8 @@ async def deliver_events(deployments: Ears, models: Ears, *, namespaces: tuple[s
             registry=event_registry(here(deployments), here(models)),
             settings=kopf_settings(watch),
             standalone=True,
+            # Left to itself it asks for the user's name, and a container's user has none.
+            identity=cast(Any, "flashplane"),
             clusterwide=not namespaces,
             namespaces=namespaces,
             stop_flag=stop,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -11,14 +11,15 @@ from pydantic import ValidationError
 from flash_api.conditions import Reason, Refusal
 from flash_api.manifest import describe, stored_deployment
 from flash_api.v1alpha1.flashdeployment import FlashDeployment, Visibility
-from flash_operator.checks import refusal
+from flash_operator.checks import DraftSharesTokenizer, refusal
 from flash_operator.cluster.protocol import Cluster, ClusterError, Forbidden, Key, Manifest
 from flash_operator.difference import owned_by
 from flash_operator.doors import door
-from flash_operator.model_use import model_use
+from flash_operator.model_use import draft_ref, draft_use, model_use
 from flash_operator.observation import Observation
 from flash_operator.plan import PlanSettings, optional_kinds
 from flash_operator.plan.certificates import ends_tls
+from flash_operator.plan.draft_plan import paired_revision
 from flash_operator.plan.routes import Kind, asked_kinds
 from flash_operator.probe import Probe
 from flash_operator.residency import Finding, Places, residency_finding
@@ -27,8 +28,8 @@ from flash_operator.shared_model import ModelUse
 
 PROBE_PATH: Final = "/readyz"
 
-NamesModel = Callable[[Key, str | None], None]
-"""Hears the name of the FlashModel that a deployment uses, None = of none."""
+NamesModels = Callable[[Key, Collection[str]], None]
+"""Hears the names of the FlashModels that a deployment uses."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,8 @@ class Sight:
     refused: Refusal | None
     use: ModelUse | None
     """The FlashModel that the spec names; None = it names none."""
+    draft_use: ModelUse | None = None
+    """The same of its draft pods."""
     children: tuple[Manifest, ...] = ()
     unread: Forbidden | None = None
     """Why the children could not be read; then nothing below is known either."""
@@ -56,21 +59,24 @@ class Sight:
 
 
 async def look(
-    cluster: Cluster, key: Key, live: Manifest, settings: PlanSettings, names_model: NamesModel | None
+    cluster: Cluster, key: Key, live: Manifest, settings: PlanSettings, names_models: NamesModels | None
 ) -> Sight:
     """Everything that is decided on. Raises ClusterError where something cannot be read now."""
     deployment, refused = _accept(live)
-    use = await _model_use(cluster, key, deployment, settings, names_model)
-    refused = refused or (use.refusal if use is not None else None)
+    use, drafts = await _model_uses(cluster, key, deployment, settings, names_models)
+    refused = refused or next((found.refusal for found in (use, drafts) if found is not None and found.refusal), None)
     try:
         children = await cluster.owned(key)
     except Forbidden as denied:
-        return Sight(deployment, refused, use, unread=denied)
+        return Sight(deployment, refused, use, drafts, unread=denied)
     pods, pods_unread = await _pods(cluster, key)
+    if deployment is not None and refused is None:
+        refused = _tokenizers(deployment, settings, pods, use, drafts)
     return Sight(
         deployment,
         refused,
         use,
+        drafts,
         children=children,
         pods=pods,
         residency=None if deployment is None else await _residency(cluster, deployment, pods, pods_unread),
@@ -124,6 +130,8 @@ async def observe(
         enough_engines=sight.enough_engines,
         pods=sight.pods,
         model=sight.use,
+        draft=deployment.spec.draft if deployment is not None else None,
+        draft_model=sight.draft_use,
     )
 
 
@@ -143,20 +151,44 @@ def _accept(live: Manifest) -> tuple[FlashDeployment | None, Refusal | None]:
     return deployment, refusal(deployment.spec)
 
 
-async def _model_use(
+def _tokenizers(
+    deployment: FlashDeployment,
+    settings: PlanSettings,
+    pods: tuple[Manifest, ...],
+    use: ModelUse | None,
+    drafts: ModelUse | None,
+) -> Refusal | None:
+    revision = paired_revision(
+        deployment, settings, use.shared if use is not None else None, drafts.shared if drafts is not None else None
+    )
+    if not revision:
+        return None
+    said = (found.tokenizer if found is not None else "" for found in (use, drafts))
+    of_model, of_draft = said
+    return DraftSharesTokenizer(pods, revision, of_model=of_model, of_draft=of_draft)
+
+
+async def _model_uses(
     cluster: Cluster,
     key: Key,
     deployment: FlashDeployment | None,
     settings: PlanSettings,
-    names_model: NamesModel | None,
-) -> ModelUse | None:
+    names_models: NamesModels | None,
+) -> tuple[ModelUse | None, ModelUse | None]:
+    """The FlashModels of the model and of its draft."""
     ref = deployment.spec.model.model_ref if deployment is not None else None
-    if names_model is not None:
-        names_model(key, ref.name if ref is not None else None)
-    if deployment is None or ref is None:
-        return None
-    live = await cluster.model(Key(key.namespace, ref.name))
-    return model_use(deployment, live, settings, by_pods=cluster.pulls_by_pod())
+    wanted = (ref.name if ref is not None else None, draft_ref(deployment) if deployment is not None else None)
+    named = tuple(name for name in wanted if name is not None)
+    if names_models is not None:
+        names_models(key, named)
+    if deployment is None or not named:
+        return None, None
+    live = {name: await cluster.model(Key(key.namespace, name)) for name in dict.fromkeys(named)}
+    by_pods = cluster.pulls_by_pod()
+    return (
+        model_use(deployment, live.get(wanted[0] or ""), settings, by_pods=by_pods),
+        draft_use(deployment, live.get(wanted[1] or ""), settings, by_pods=by_pods),
+    )
 
 
 async def _served(cluster: Cluster, deployment: FlashDeployment | None) -> tuple[Kind, ...]:

@@ -95,10 +95,10 @@ class ModelController:
         await self._inventory.versions()
 
     def used(self, deployment: Key, outcome: Outcome) -> None:
-        """A pass over a FlashDeployment has ended. Where it changed something, its model has other users perhaps."""
-        model = self.users.model_of(deployment)
-        if model is not None and (outcome.applied or outcome.deleted):
-            self._loops.wake(model)
+        """A pass over a FlashDeployment has ended. Where it changed something, its models have other users perhaps."""
+        if outcome.applied or outcome.deleted:
+            for model in self.users.models_of(deployment):
+                self._loops.wake(model)
 
     async def audit(self) -> None:
         """Look at what no event has told of. Raises ClusterError."""

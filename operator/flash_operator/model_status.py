@@ -57,13 +57,14 @@ def model_status(seen: ModelObservation, previous: Manifest, now: datetime) -> d
         )
         return value.model_dump(mode="json", by_alias=True, exclude_none=True)
     variants = packed(seen.pulls, seen.pods, previous)
-    name, digest = source_facts(seen.pulls, seen.pods, previous)
+    name, digest, tokenizer = source_facts(seen.pulls, seen.pods, previous)
     sizes = [entry.size_bytes for entry in variants if entry.size_bytes is not None]
     value = FlashModelStatus(
         observed_generation=seen.generation,
         conditions=conditions,
         name=name,
         digest=digest,
+        tokenizer=tokenizer,
         size_bytes=sum(sizes) if sizes else None,
         progress=f"{len(variants)}/{len(seen.pulls)}",
         variants=list(variants),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from pydantic import ValidationError
@@ -13,7 +14,7 @@ from flash_api.manifest import describe, stored_model
 from flash_api.v1alpha1.flashdeployment import FlashDeployment
 from flash_api.v1alpha1.flashmodel import FlashModel
 from flash_api.v1alpha1.residency import ResidencyMode
-from flash_api.v1alpha1.source import Variant
+from flash_api.v1alpha1.source import Model, ModelRef, Variant
 from flash_api.v1alpha1.status_details import ModelFacts
 from flash_operator.difference import Identity, has_template, identity
 from flash_operator.plan import PlanSettings
@@ -54,16 +55,45 @@ def model_use(
     known = packed.get("sizeBytes") if packed is not None else None
     shared = shared_model(model, packed_bytes=known, by_pods=by_pods)
     waits, message = _waits(model, variant, status, packed, by_pods=by_pods)
-    facts = None
+    facts, tokenizer = None, ""
     if packed is not None:
+        tokenizer = str(status.get("tokenizer") or "")
         name, digest = str(status.get("name") or ref.name), str(status.get("digest") or "")
         facts = ModelFacts(name=name[:256], digest=digest[:71], size_bytes=known)
-    return ModelUse(shared, variant, waits, message, _refusal(deployment, model), facts)
+    return ModelUse(shared, variant, waits, message, _refusal(deployment, model), facts, tokenizer)
 
 
-def held_back(planned: Sequence[Manifest], live: Sequence[Manifest], use: ModelUse | None) -> frozenset[Identity]:
+def draft_use(
+    deployment: FlashDeployment, live: Manifest | None, settings: PlanSettings, *, by_pods: bool = False
+) -> ModelUse | None:
+    """The same of the FlashModel that spec.draft.model names: a draft is packed as the model that it drafts for."""
+    ref = draft_ref(deployment)
+    if ref is None:
+        return None
+    asked = deployment.spec.model_copy(update={"model": Model(model_ref=ModelRef(name=ref))})
+    found = model_use(deployment.model_copy(update={"spec": asked}), live, settings, by_pods=by_pods)
+    if found is None or found.refusal is None:
+        return found
+    said = found.refusal.message.replace("spec.model.", "spec.draft.model.")
+    return replace(found, refusal=replace(found.refusal, message=said))
+
+
+def draft_ref(deployment: FlashDeployment) -> str | None:
+    """The FlashModel that draft pods use, None = none."""
+    draft = deployment.spec.draft
+    if draft is None or not draft.in_pods or draft.model is None or draft.model.model_ref is None:
+        return None
+    return draft.model.model_ref.name
+
+
+def held_back(
+    planned: Sequence[Manifest], live: Sequence[Manifest], use: ModelUse | None, *, drafts: bool = False
+) -> frozenset[Identity]:
     """Deployments that must not be applied yet: their new pods would mount what is not there. Those whose pods stay as
-    they are may still be scaled, and those without pods may be anything."""
+    they are may still be scaled, and those without pods may be anything.
+
+    `use` is that of the model, which all pods but `drafts` mount; or of the draft's model, which only they do.
+    """
     if use is None or use.waits is None:
         return frozenset()
     present = {identity(manifest): manifest for manifest in live}
@@ -71,6 +101,7 @@ def held_back(planned: Sequence[Manifest], live: Sequence[Manifest], use: ModelU
         identity(desired)
         for desired in planned
         if desired["kind"] == "Deployment"
+        and (desired["metadata"]["labels"][names.LABEL_COMPONENT] == names.COMPONENT_DRAFT) is drafts
         and desired["spec"]["replicas"] > 0
         and not (identity(desired) in present and has_template(present[identity(desired)], desired))
     )

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from flash_api.conditions import ConditionType, Reason, Refusal
+from flash_api.draft_report import DraftReport
+from flash_api.v1alpha1.engine import Draft
 from flash_api.v1alpha1.status import RolloutStatus, ScalingStatus
 from flash_operator.doors import Door
 from flash_operator.residency import Finding
@@ -24,6 +26,20 @@ class ProbeResult:
     message: str
     milliseconds: Mapping[str, float] = field(default_factory=dict)
     """What users felt lately, by name, as the gateway that answered says."""
+    draft: DraftReport | None = None
+    """What proposals are worth, as it says; None = it said nothing of it."""
+
+
+@dataclass(frozen=True)
+class Hindrance:
+    """Why the decision is not carried out, or is not known to be, where another controller has to."""
+
+    reason: Reason
+    message: str
+
+    @property
+    def is_certain(self) -> bool:
+        return self.reason is not Reason.PROVIDER_PENDING
 
 
 @dataclass(frozen=True)
@@ -60,10 +76,16 @@ class Observation:
     """None = the spec has none."""
     model: ModelUse | None = None
     """The FlashModel that the spec names; None = it names none."""
+    draft: Draft | None = None
+    """As the spec has it."""
+    draft_model: ModelUse | None = None
+    """The FlashModel that the draft pods use; None = they use none."""
     held: bool = False
     """A part of the plan is not applied, because its pods would mount what the FlashModel does not hold yet."""
     scaling: ScalingStatus | None = None
     """What autoscaling decided; None = it is off."""
+    scaling_hindered: Hindrance | None = None
+    """Why another controller does not carry the decision out."""
     rollout: RolloutStatus | None = None
     """How far the newest revision has got; None = nothing was ever planned."""
     enough_engines: int | None = None

@@ -131,6 +131,20 @@ def model_facts(pods: Sequence[Manifest]) -> ModelFacts | None:
     return None
 
 
+def tokenizers(pods: Sequence[Manifest], *components: str) -> frozenset[str]:
+    """SHA-256 of the tokenizers that pods of these roles have pulled."""
+    statuses = (
+        status
+        for component in components
+        for pod in of_component(pods, component)
+        for status in (pod.get("status") or {}).get("initContainerStatuses") or ()
+        if status.get("name") == names.CONTAINER_PULL
+    )
+    ended = ((status.get("state") or {}).get("terminated") or {} for status in statuses)
+    said = (_said(str(each.get("message") or "")) for each in ended if each.get("exitCode") == 0)
+    return frozenset(found for each in said if isinstance(found := each.get("tokenizer"), str) and found)
+
+
 def one_line(text: str) -> str:
     """The last line that says something, cut to a bound: where programs write why they end."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]

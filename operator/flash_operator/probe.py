@@ -6,6 +6,7 @@ from typing import Protocol
 
 import aiohttp
 
+from flash_api import draft_report
 from flash_operator.latency import HEADER, told
 from flash_operator.observation import ProbeResult
 
@@ -35,7 +36,8 @@ class HttpProbe:
             async with self._session.get(url, allow_redirects=False) as response:
                 if response.status == 200:
                     lately = told(response.headers.get(HEADER, ""))
-                    return ProbeResult(ok=True, message="", milliseconds=lately)
+                    worth = draft_report.told(response.headers.get(draft_report.HEADER, ""))
+                    return ProbeResult(ok=True, message="", milliseconds=lately, draft=worth)
                 body = (await response.content.read(BODY_MAX)).decode(errors="replace").strip()
                 return ProbeResult(ok=False, message=f"GET {url} answered {response.status}: {body}")
         except TimeoutError:

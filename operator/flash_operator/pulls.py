@@ -104,15 +104,17 @@ def packed(found: Sequence[Pull], pods: Sequence[Manifest], previous: Manifest) 
     return tuple(entries)
 
 
-def source_facts(found: Sequence[Pull], pods: Sequence[Manifest], previous: Manifest) -> tuple[str, str]:
-    """Name and digest of the weights, as the first pull that is done has said them; else as they were known."""
+def source_facts(found: Sequence[Pull], pods: Sequence[Manifest], previous: Manifest) -> tuple[str, str, str]:
+    """Name of the weights, their digest and that of their tokenizer, as the first pull that is done has said them; else
+    as they were known."""
     for pull in found:
         said = pod_reports.pulled(pods, pull.job) if pull.stage is Stage.DONE else None
         if said and isinstance(said.get("digest"), str):
-            return str(said.get("name") or "")[:256], said["digest"][:71]
+            return str(said.get("name") or "")[:256], said["digest"][:71], str(said.get("tokenizer") or "")[:64]
     if any(pull.stage is Stage.DONE for pull in found):
-        return str(previous.get("name") or ""), str(previous.get("digest") or "")
-    return "", ""
+        name, digest, tokenizer = (str(previous.get(key) or "") for key in ("name", "digest", "tokenizer"))
+        return name, digest, tokenizer
+    return "", "", ""
 
 
 def failure_reason(failure: LastFailure | None, gave_up: str) -> Reason:

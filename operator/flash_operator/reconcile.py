@@ -17,7 +17,7 @@ from flash_operator import status as statuses
 from flash_operator.announcements import announcements, rollout_news
 from flash_operator.cluster.protocol import Cluster, ClusterError, Key, Manifest
 from flash_operator.converging import Changes, converge, stop_outside
-from flash_operator.looking import NamesModel, Sight, look, observe, probe_url
+from flash_operator.looking import NamesModels, Sight, look, observe, probe_url
 from flash_operator.observation import Observation
 from flash_operator.plan import PlanSettings, plan
 from flash_operator.plan.autoscale_record import recorded
@@ -25,6 +25,7 @@ from flash_operator.plan.rollout_record import recorded as rollout_so_far
 from flash_operator.probe import Probe
 from flash_operator.rollouts import rolling_update
 from flash_operator.scaling import Scaler, scaled
+from flash_operator.scaling_provider import carried_out, carrier, engine_replicas
 from flash_operator.steady import Steady, steady
 from flash_operator.trial import Plans, Witness, plans
 
@@ -75,13 +76,13 @@ async def reconcile(
     settings: ReconcileSettings,
     scaler: Scaler | None = None,
     witness: Witness | None = None,
-    names_model: NamesModel | None = None,
+    names_models: NamesModels | None = None,
 ) -> Outcome:
     """Bring the cluster one step nearer to the spec of `key` and write down how far it is.
 
     Raises ClusterError when the cluster can be neither read nor told the status. Apply failures are in the outcome and
-    in the status. Without a `scaler`, autoscaled engines stay as many as was decided last. `names_model` hears which
-    FlashModel the deployment depends on, before that is read.
+    in the status. Without a `scaler`, autoscaled engines stay as many as was decided last. `names_models` hears
+    which FlashModels the deployment depends on, before they are read.
     """
     live = await cluster.deployment(key)
     if live is None or live["metadata"].get("deletionTimestamp"):
@@ -89,11 +90,11 @@ async def reconcile(
             scaler.forget(key)
         if witness is not None:
             witness.forget(key)
-        if names_model is not None:
-            names_model(key, None)
+        if names_models is not None:
+            names_models(key, ())
         return Outcome(gone=True)
 
-    sight = await look(cluster, key, live, settings.plan, names_model)
+    sight = await look(cluster, key, live, settings.plan, names_models)
     if sight.unread is not None:
         return await _report_unread(cluster, key, live, sight, now)
     deployment, use, children = sight.deployment, sight.use, sight.children
@@ -103,18 +104,21 @@ async def reconcile(
     scaling = recorded(previous)
     trial: Plans | None = None
     planned: tuple[Manifest, ...] = ()
+    carries = carrier(deployment, sight.served) if deployment is not None else None
     if deployment is not None and sight.refused is None:
         if scaler is not None:
             scaling = await scaled(scaler, cluster, key, deployment, children, scaling, now())
+            scaling = carried_out(scaling, carries, children, deployment.metadata.uid, now())
             previous = await _remember(cluster, key, previous, scaling)
         try:
-            scaled_to = scaling.desired_replicas if scaling and deployment.spec.engine.autoscaling else None
+            scaled_to = engine_replicas(deployment, scaling, carries, children)
             planned = plan(
                 deployment,
                 settings.plan,
                 engine_replicas=scaled_to,
                 served=sight.served,
                 shared=use.shared if use is not None else None,
+                shared_draft=sight.draft_use.shared if sight.draft_use is not None else None,
             ).objects
             if use is None or use.waits is None:
                 trial = await plans(
@@ -126,10 +130,22 @@ async def reconcile(
                     children,
                     status=previous,
                     engine_replicas=scaled_to,
+                    makes_room=carries is None,
                     now=now(),
                 )
                 previous = await _remember_rollout(cluster, key, live, previous, trial, now)
-            await converge(cluster, deployment, children, planned, settings.plan, changes, trial, use)
+            await converge(
+                cluster,
+                deployment,
+                children,
+                planned,
+                settings.plan,
+                changes,
+                trial,
+                use,
+                sight.draft_use,
+                carries,
+            )
             await stop_outside(cluster, sight.residency, changes)
         except ClusterError as failure:
             error = failure
@@ -141,6 +157,7 @@ async def reconcile(
     seen = replace(
         seen,
         scaling=scaling,
+        scaling_hindered=carries.hindrance(seen.children) if carries is not None else None,
         rollout=_rollout(trial, changes.held, previous)
         or rolling_update(planned, seen.children, previous, name=key.name, paused=seen.paused, now=now()),
         held=changes.held,
@@ -182,6 +199,7 @@ async def _report_unread(
         generation=int(live["metadata"].get("generation") or 0),
         refusal=sight.refused,
         unread=str(sight.unread),
+        draft=sight.deployment.spec.draft if sight.deployment is not None else None,
     )
     previous = live.get("status") or {}
     status = statuses.status(seen, previous, now())

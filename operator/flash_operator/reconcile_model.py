@@ -13,6 +13,7 @@ from typing import Final
 
 from pydantic import ValidationError
 
+from flash_api import names
 from flash_api.conditions import ConditionType, Reason, Refusal
 from flash_api.manifest import describe, stored_model
 from flash_api.v1alpha1.flashmodel import FlashModel
@@ -70,7 +71,7 @@ async def reconcile_model(
         pulls=found,
         pods=pods,
         claim=next((child for child in children if child["kind"] == CLAIM), None),
-        users=len(users),
+        users=len({user["metadata"]["labels"].get(names.LABEL_DEPLOYMENT) for user in users}),
         refusal=refused,
         error=str(error) if error is not None else None,
         error_is_final=error is not None and not error.retryable,

@@ -31,6 +31,16 @@ class WatchSettings:
 
 
 @dataclass(frozen=True)
+class ExternalMetricsSettings:
+    """Where the external metrics API is served."""
+
+    port: int
+    service: str
+    """The Service that the APIService names, in the operator's namespace."""
+    host: str = "0.0.0.0"
+
+
+@dataclass(frozen=True)
 class OperatorSettings:
     """Everything but the cluster itself."""
 
@@ -45,6 +55,8 @@ class OperatorSettings:
     lease_times: LeaseTimes = field(default_factory=LeaseTimes)
     metrics_host: str = "0.0.0.0"
     metrics_port: int = 9090
+    external_metrics: ExternalMetricsSettings | None = None
+    """None = HorizontalPodAutoscalers are told nothing."""
     audit_seconds: float = 30.0
     """How often the watches are compared with what lists say: a dead watch is seen after two of these."""
     blind_max_seconds: float = 120.0

@@ -12,7 +12,7 @@ from flash_api.quantities import whole_bytes
 from flash_api.v1alpha1.flashdeployment import FlashDeployment
 from flash_api.v1alpha1.flashmodel import FlashModel, FlashModelSpec
 from flash_api.v1alpha1.residency import Residency
-from flash_api.v1alpha1.source import Variant
+from flash_api.v1alpha1.source import ModelChoice, Variant
 from flash_api.v1alpha1.status_details import ModelFacts
 
 
@@ -42,6 +42,8 @@ class ModelUse:
     refusal: Refusal | None = None
     """Why the deployment may never use this model."""
     facts: ModelFacts | None = None
+    tokenizer: str = ""
+    """SHA-256 of the model's tokenizer; empty = nobody has said it yet."""
 
     def is_mounted_by(self, deployment: Mapping[str, Any]) -> bool:
         """Whether the pods of this live Deployment mount the very folder that the spec asks for."""
@@ -82,4 +84,25 @@ def resolved(deployment: FlashDeployment, shared: SharedModel | None) -> tuple[F
         }
     )
     spec = deployment.spec.model_copy(update={"model": model})
+    return deployment.model_copy(update={"spec": spec}), None
+
+
+def resolved_draft(
+    deployment: FlashDeployment, shared: SharedModel | None
+) -> tuple[FlashDeployment, SharedModel | None]:
+    """The same of the model of spec.draft."""
+    draft = deployment.spec.draft
+    if draft is None or draft.model is None or draft.model.model_ref is None:
+        return deployment, None
+    shared = shared or SharedModel(draft.model.model_ref.name)
+    if shared.pulled_by_pods is None:
+        return deployment, shared
+    source = shared.pulled_by_pods
+    model = ModelChoice(
+        source=source.source,
+        revision=source.revision,
+        sha256=source.sha256,
+        credentials_secret_ref=source.credentials_secret_ref,
+    )
+    spec = deployment.spec.model_copy(update={"draft": draft.model_copy(update={"model": model})})
     return deployment.model_copy(update={"spec": spec}), None

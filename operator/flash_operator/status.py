@@ -20,6 +20,7 @@ from flash_api.v1alpha1.status import (
     ReplicaStatus,
 )
 from flash_operator import pod_reports
+from flash_operator.drafts import draft_status, drafts
 from flash_operator.facts import accepted_fact, facts
 from flash_operator.latency import latency
 from flash_operator.observation import Fact, Observation
@@ -39,11 +40,13 @@ def status(seen: Observation, previous: Manifest, now: datetime) -> dict[str, An
     all_engines = together(engines, role(seen.children, names.canary_name(seen.name)))
     gateways = role(seen.children, names.gateway_name(seen.name))
     gateways = with_pods(gateways, seen.pods, names.COMPONENT_GATEWAY)
-    found = facts(seen, engines, gateways)
+    drafting = drafts(seen, previous.get("draft"))
+    found = facts(seen, engines, gateways, drafting)
     value = FlashDeploymentStatus(
         observed_generation=seen.generation,
         conditions=[timed(fact, seen.generation, previous, now) for fact in found],
         engine=_replicas(seen.name, names.COMPONENT_ENGINE, all_engines),
+        draft=draft_status(seen, _replicas(seen.name, names.COMPONENT_DRAFT, drafting.pods), drafting),
         gateway=_replicas(seen.name, names.COMPONENT_GATEWAY, gateways),
         replicas=f"{all_engines.ready}/{all_engines.desired}" if engines.exists else "",
         endpoint=seen.endpoint if gateways.exists else "",
@@ -64,10 +67,9 @@ def status(seen: Observation, previous: Manifest, now: datetime) -> dict[str, An
 def _unread_status(seen: Observation, cause: str, previous: Manifest, now: datetime) -> dict[str, Any]:
     """The last counts, which something may still scale by, under conditions that admit that they are old."""
     accepted = accepted_fact(seen.refusal)
-    unknown = [
-        Fact(kind, "Unknown", Reason.READ_FAILED, cause)
-        for kind in (ConditionType.MODEL_READY, ConditionType.ENGINES_READY, ConditionType.ENDPOINT_READY)
-    ]
+    drafted = (ConditionType.DRAFT_READY,) if seen.draft is not None and seen.draft.in_pods else ()
+    kinds = (ConditionType.MODEL_READY, ConditionType.ENGINES_READY, *drafted, ConditionType.ENDPOINT_READY)
+    unknown = [Fact(kind, "Unknown", Reason.READ_FAILED, cause) for kind in kinds]
     ready = Fact(ConditionType.READY, "Unknown", Reason.READ_FAILED, cause)
     reconciling = Fact(ConditionType.RECONCILING, "True", Reason.READ_FAILED, cause)
     stalled = Fact(ConditionType.STALLED, "False", Reason.PROGRESSING)

@@ -11,6 +11,7 @@ from typing import Any
 from flash_api.conditions import ConditionType, Reason
 from flash_api.v1alpha1.flashdeployment import FlashDeployment
 from flash_api.v1alpha1.status_details import Latency
+from flash_operator.drafts import worth
 from flash_operator.latency import latency
 from flash_operator.observation import ProbeResult
 from flash_operator.plan.routes import asked_kinds
@@ -24,10 +25,14 @@ class Steady:
     url: str
     latency: Latency | None
     """As written in the status."""
+    draft: Mapping[str, Any] | None = None
+    """Figures of proposals, as written in the status; None = there are none to be written."""
 
     def holds(self, answer: ProbeResult) -> bool:
         """Nothing has changed."""
         written = self.latency.model_dump(by_alias=True) if self.latency is not None else None
+        if self.draft is not None and worth(answer.draft, self.draft) != worth(None, self.draft):
+            return False
         return answer.ok and latency(answer.milliseconds, written) == self.latency
 
 
@@ -41,4 +46,4 @@ def steady(deployment: FlashDeployment | None, status: Mapping[str, Any], probe_
     spec = deployment.spec
     if spec.engine.autoscaling is not None or spec.residency is not None or asked_kinds(deployment):
         return None
-    return Steady(probe_url, latency({}, status.get("latency")))
+    return Steady(probe_url, latency({}, status.get("latency")), status.get("draft"))

@@ -117,9 +117,13 @@ async def plans(
     *,
     status: Manifest,
     engine_replicas: int | None,
+    makes_room: bool = True,
     now: datetime,
 ) -> Plans | None:
-    """What must become of the plan, and what `status.rollout` must say before; None = revisions are not tried."""
+    """What must become of the plan, and what `status.rollout` must say before; None = revisions are not tried.
+
+    `makes_room` = a canary that is ready takes the place of other pods; not where another controller sets their number.
+    """
     own = tuple(child for child in children if owned_by(child, deployment.metadata.uid))
     live = {identity(child): child for child in own}
     canary = live.get(("Deployment", names.canary_name(key.name)))
@@ -141,6 +145,8 @@ async def plans(
     if witness is not None and course.record.step not in (Step.STARTING, Step.OBSERVING):
         witness.forget(key)
     stable, trying = engines(course, wanted, rollout)
+    if not makes_room:
+        stable = wanted
     trial = None if course.mode is Mode.ROLL else Trial(stable, trying if course.mode is Mode.TRY else None)
     # While the rest becomes what the canary is already, it goes on; otherwise it is not wanted any more.
     stays = course.mode is Mode.TRY or (course.mode is Mode.ROLL and fleet.canary == target)

@@ -7,6 +7,7 @@ import generation
 import gguf
 import gguf_export
 import install_vllm
+import instruction_sets
 import numpy as np
 import pytest
 import report
@@ -14,9 +15,12 @@ import run
 import shape
 import targets
 import whole
+from tiny_checkpoints import write_checkpoint
 from workers.protocol import Generation
 
+from flash_runtime.kernels import _native
 from flash_runtime.model.checkpoint import open_checkpoint
+from flash_runtime.model.pack import pack
 
 TINY = shape.Shape(2, 64, 2, 1, 32, 32, 512, experts=4, top_k=2)
 
@@ -105,3 +109,13 @@ def test_the_gguf_holds_the_weights_of_the_checkpoint(tmp_path: Path, kind: str,
         assert np.sqrt(np.mean((expected - found) ** 2)) <= error * expected.std(), name
     routers = [c.tensor("model.layers.0.mlp.gate.weight") for c in (checkpoint, exported)]
     assert np.array_equal(*routers)
+
+
+def test_every_instruction_set_takes_every_step_that_fits_into_the_context(tmp_path: Path) -> None:
+    checkpoint = open_checkpoint(write_checkpoint(tmp_path / "c", "llama"))
+    pack(checkpoint, tmp_path / "m.flash", variant="Lite", progress=lambda done, total: None)
+    samples = instruction_sets.measure(tmp_path / "m.flash", threads=1, repeats=range(2))
+    steps = ["decode, batch 1", "decode, batch 16", "prefill 512"]
+    assert list(samples) == [(step, isa) for step in steps for isa in _native.supported_isas()]
+    assert all(len(rates) == 2 and min(rates) > 0 for rates in samples.values())
+    assert {instruction_sets.title(*key) for key in samples} <= set(whole.TITLES)

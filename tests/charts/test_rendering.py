@@ -30,12 +30,14 @@ CHOICES: dict[str, tuple[str, ...]] = {
     ),
     "cluster": (
         "",
-        "cluster.metricsNamespace=monitoring,cluster.enforcesNetworkPolicies=false,metrics.podMonitor.enabled=true",
+        "cluster.metricsNamespace=monitoring,cluster.enforcesNetworkPolicies=false,metrics.podMonitor.enabled=true,"
+        "metrics.alerts.enabled=true,metrics.dashboard.enabled=true",
         "networkPolicy.apiServerCIDRs={10.0.0.0/28},log.verbose=true,priorityClassName=high,podLabels.team=ml",
+        "externalMetrics.enabled=true,keda.enabled=true",
     ),
 }
 VALIDATED_BY = "1.34.1"
-NOT_OF_KUBERNETES = ("PodMonitor",)
+NOT_OF_KUBERNETES = ("PodMonitor", "PrometheusRule", "ClusterTriggerAuthentication")
 
 
 def combinations() -> list[str]:
@@ -112,6 +114,7 @@ def test_the_schema_knows_exactly_the_values() -> None:
 
     free = ("resources.",)  # below it stand names that Kubernetes gives
     ours = {path for path in written(values) if not path.startswith(tuple(f".{each}" for each in free))}
+    ours -= {".metrics.dashboard.labels.grafana_dashboard"}  # as free as its neighbours
     assert ours == set(paths(schema)) - {".global", ".resources.requests", ".resources.limits"}
 
 

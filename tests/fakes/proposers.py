@@ -3,9 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import inf
 from random import Random
 
-from flash_runtime.engine.proposals import NOTHING, Ask, Proposal, ProposerError
+from flash_runtime.engine.proposals import NOTHING, Ask, Fallback, Proposal, ProposerError
+
+_EXCUSES = (
+    Fallback.FAILED,
+    Fallback.DISCONNECTED,
+    Fallback.LATE,
+    Fallback.OVERLOADED,
+    Fallback.BEHIND,
+    Fallback.TOKENIZER,
+    Fallback.REVISION,
+)
 
 
 class Oracle:
@@ -19,7 +30,7 @@ class Oracle:
         self._vocab_size = vocab_size
         self._random = Random(seed)
 
-    def propose(self, asks: list[Ask]) -> list[Proposal]:
+    def propose(self, asks: list[Ask], patience_seconds: float = inf) -> list[Proposal]:
         return [self._one(ask.token_ids, ask.num_tokens) for ask in asks]
 
     def forget(self, key: int) -> None:
@@ -42,10 +53,12 @@ class Oracle:
 class Liar(Oracle):
     """Besides guesses: too many ids, ids that do not exist, answers for others, no answers, and errors."""
 
-    def propose(self, asks: list[Ask]) -> list[Proposal]:
-        match self._random.randrange(8):
+    def propose(self, asks: list[Ask], patience_seconds: float = inf) -> list[Proposal]:
+        match self._random.randrange(9):
             case 0:
-                raise ProposerError("the connection is gone")
+                raise ProposerError("the connection is gone", self._random.choice(_EXCUSES))
+            case 6:
+                return [Proposal((), reason=self._random.choice(_EXCUSES)) for _ in asks]
             case 1:
                 return [*super().propose(asks), NOTHING]
             case 2:
@@ -71,7 +84,7 @@ class Always:
     def __init__(self, token_id: int) -> None:
         self._token_id = token_id
 
-    def propose(self, asks: list[Ask]) -> list[Proposal]:
+    def propose(self, asks: list[Ask], patience_seconds: float = inf) -> list[Proposal]:
         return [Proposal([self._token_id] * ask.num_tokens) for ask in asks]
 
     def forget(self, key: int) -> None:

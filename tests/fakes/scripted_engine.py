@@ -17,6 +17,7 @@ from flash_api.config.gateway import GatewayConfig
 from flash_runtime.gateway.access import Access
 from flash_runtime.gateway.app import create_app
 from flash_runtime.gateway.auth import ApiKeys
+from flash_runtime.gateway.draft_watch import DraftWatch
 from flash_runtime.gateway.drain import Drain
 from flash_runtime.gateway.engine import Chunk, EngineError
 from flash_runtime.gateway.gateway import Gateway, Surroundings
@@ -126,7 +127,9 @@ def a_stack(
     keys: Callable[[Clock], ApiKeys] | None = None,
     tokens: Tokens | None = None,
     traces: Traces | None = None,
+    drafts: DraftWatch | None = None,
     limits: dict[str, Any] | None = None,
+    patience_seconds: float = 0.0,
     **config: Any,
 ) -> Stack:
     """A gateway for the tiny tokenizer and a scripted engine."""
@@ -145,9 +148,10 @@ def a_stack(
         surroundings=Surroundings(
             clock=clock, wall_clock=lambda: 1_800_000_000.5, draw_seed=lambda: 7, draw_id=lambda: f"id{next(ids)}"
         ),
+        patience_seconds=patience_seconds,
     )
     access = Access(keys(clock) if keys else None, tokens)
-    app = create_app(gateway, access=access, drain=drain, traces=traces)
+    app = create_app(gateway, access=access, drain=drain, traces=traces, drafts=drafts)
     return Stack(app, gateway, engine, clock, drain)
 
 

@@ -36,6 +36,17 @@ def recorded(log: Path) -> set[Permission]:
     return found
 
 
+def recorded_statuses(log: Path) -> list[tuple[str, dict[str, Any]]]:
+    """Every status that the operator has written so far, each once, with the resource that it is of."""
+    found: dict[str, tuple[str, dict[str, Any]]] = {}
+    for line in log.read_text().splitlines():
+        event: dict[str, Any] = json.loads(line)
+        if event["objectRef"].get("subresource") == "status" and event["verb"] == "patch" and "requestObject" in event:
+            said = (event["objectRef"]["resource"], event["requestObject"]["status"])
+            found[json.dumps(said, sort_keys=True)] = said
+    return list(found.values())
+
+
 @pytest.fixture
 def recorded_calls(control_plane: ControlPlane) -> set[Permission]:
     return recorded(control_plane.audit_log)

@@ -7,17 +7,19 @@ import pytest
 from audit_plugin import pytest_collection_modifyitems, recorded_calls
 from control_plane_plugin import binaries, control_plane, namespace
 from control_plane_plugin import pytest_collection_finish as build_control_plane
+from external_metrics_plugin import external_metrics
 from helm_plugin import helm, operator_account, operator_rbac
 from local_plugin import stack
 from operator_plugin import kubectl, operator
 from stores_plugin import build_stores, gcs, login_registry, registry, s3, store_programs, token_registry, tokens
-from tritonserver_plugin import engine, launch, start_engine, start_packed_engine, tritonserver
+from tritonserver_plugin import engine, launch, start_draft, start_engine, start_packed_engine, tritonserver
 
 __all__ = [
     "binaries",
     "control_plane",
     "control_plane_crds",
     "engine",
+    "external_metrics",
     "gcs",
     "helm",
     "kubectl",
@@ -32,6 +34,7 @@ __all__ = [
     "registry",
     "s3",
     "stack",
+    "start_draft",
     "start_engine",
     "start_packed_engine",
     "store_programs",

@@ -60,10 +60,10 @@ def helm(tmp_path_factory: pytest.TempPathFactory) -> Helm:
 
 @pytest.fixture(scope="session")
 def operator_rbac(helm: Helm, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A file with the operator's namespace, its account and what the chart grants it, cluster-wide."""
+    """A file with the operator's namespace, its account and all that the chart may grant it, cluster-wide."""
     namespace = f"apiVersion: v1\nkind: Namespace\nmetadata: {{name: {NAMESPACE}}}\n"
     path = tmp_path_factory.mktemp("chart") / "rbac.yaml"
-    path.write_text(f"{namespace}{helm.template(only=['rbac'])}")
+    path.write_text(f"{namespace}{helm.template('--set', 'externalMetrics.enabled=true', only=['rbac'])}")
     return path
 
 

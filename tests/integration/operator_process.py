@@ -9,7 +9,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -18,6 +18,7 @@ from control_plane import ControlPlane
 POLL_SECONDS = 0.1
 DEADLINE_SECONDS = 60.0
 LEASE_SECONDS = 4.0
+ROOT = Path(__file__).parents[2]
 
 T = TypeVar("T")
 
@@ -60,20 +61,30 @@ class Kubectl:
 class OperatorProcess:
     """One replica. A context manager: leaving it stops it, so that the next one need not wait for the Lease."""
 
-    def __init__(self, kubeconfig: Path, log: Path, *, namespace: str | None, port: int | None = None) -> None:
+    def __init__(
+        self,
+        kubeconfig: Path,
+        log: Path,
+        *,
+        namespace: str | None,
+        port: int | None = None,
+        options: Sequence[str] = (),
+        source: Path = ROOT / "operator",
+    ) -> None:
+        """`source`: the folder with its packages; those of another release lie elsewhere."""
         self.log = log
+        self._source = source
         self.port = port if port is not None else free_port()
         self._command = [
             *(sys.executable, "-m", "flash_operator", "--kubeconfig", str(kubeconfig)),
             *(("--namespace", namespace) if namespace is not None else ()),
             *("--metrics-host", "127.0.0.1", "--metrics-port", str(self.port)),
-            *("--lease-seconds", str(LEASE_SECONDS), "--verbose"),
+            *("--lease-seconds", str(LEASE_SECONDS), "--verbose", *options),
         ]
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
-        root = Path(__file__).parents[2]
-        environment = {**os.environ, "PYTHONPATH": f"{root / 'operator'}", "PYTHONWARNINGS": "default"}
+        environment = {**os.environ, "PYTHONPATH": str(self._source), "PYTHONWARNINGS": "default"}
         environment.pop("KUBECONFIG", None)
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(self._command, stdout=log, stderr=log, env=environment)

@@ -1,6 +1,8 @@
 """The chart on a real Kubernetes API: installed, upgraded, rolled back, uninstalled, and for named namespaces only."""
 
+import contextlib
 import json
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ from builders import a_manifest
 from control_plane import ControlPlane
 from helm_plugin import CHART, NAMESPACE, RELEASE, Helm
 from hermetic_binaries import Binaries
+from hermetic_errors import KubectlFailed
 from operator_process import OperatorProcess, eventually
 
 from flash_api import names
@@ -107,3 +110,52 @@ def listed(cluster: ControlPlane, namespace: str) -> str:
 def condition(cluster: ControlPlane, kind: str) -> dict[str, Any] | None:
     status = json.loads(cluster.kubectl("get", "fd", "chat", "-n", "alpha", "-o", "json")).get("status") or {}
     return next((each for each in status.get("conditions") or () if each["type"] == kind), None)
+
+
+class ReadyPods(threading.Thread):
+    """Says of every pod of a namespace that it is ready: the part of a kubelet that a rollout waits for."""
+
+    def __init__(self, cluster: ControlPlane, namespace: str) -> None:
+        super().__init__(daemon=True)
+        self._cluster = cluster
+        self._namespace = namespace
+        self._leave = threading.Event()
+
+    def run(self) -> None:
+        ready = {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}
+        while not self._leave.wait(0.2):
+            found = json.loads(self._cluster.kubectl("get", "pods", "-n", self._namespace, "-o", "json"))
+            for pod in found["items"]:
+                name, told = pod["metadata"]["name"], pod["status"].get("phase") == "Running"
+                with contextlib.suppress(KubectlFailed):  # it went while we looked
+                    if "deletionTimestamp" in pod["metadata"]:
+                        self._cluster.kubectl("delete", "pod", name, "-n", self._namespace, "--force", "--now")
+                    elif not told:
+                        patch = ("--subresource=status", "-p", json.dumps({"status": ready}))
+                        self._cluster.kubectl("patch", "pod", name, "-n", self._namespace, *patch)
+
+    def leave(self) -> None:
+        self._leave.set()
+        self.join()
+
+
+def test_an_upgrade_can_be_waited_for(fresh: ControlPlane, helm: Helm) -> None:
+    on = helm.on(fresh.kubeconfig)
+    where = ("--namespace", NAMESPACE, "--wait", "--timeout", "60s")
+    kubelet = ReadyPods(fresh, NAMESPACE)
+    kubelet.start()
+    try:
+        on("upgrade", "--install", RELEASE, str(CHART), *where, "--create-namespace", "--take-ownership")
+        on("upgrade", RELEASE, str(CHART), *where, "--set", "replicas=2,log.verbose=true")
+    finally:
+        kubelet.leave()
+    status = json.loads(fresh.kubectl("get", "deployment", f"{RELEASE}-operator", "-n", NAMESPACE, "-o", "json"))[
+        "status"
+    ]
+    assert (status["updatedReplicas"], status["availableReplicas"]) == (2, 2)
+    # Nothing says any more that pods are ready, so an upgrade that needs new ones must not come to its end.
+    failed = on.run(
+        "upgrade", RELEASE, str(CHART), "--namespace", NAMESPACE, "--wait", "--timeout", "5s", "--set", "replicas=3"
+    )
+    assert failed.returncode != 0
+    on("uninstall", RELEASE, "--namespace", NAMESPACE)

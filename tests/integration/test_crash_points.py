@@ -164,8 +164,19 @@ async def open_and_close_the_door(run: Run) -> None:
 
 async def refuse_and_mend(run: Run) -> None:
     await run.apply()
-    await run.apply(draft={"mode": "Pods", "model": {"source": "builtin://smollm2-135m-instruct"}})
+    await run.apply(draft={"mode": "InProcess", "model": {"modelRef": {"name": "nano"}}})
     await run.apply(endpoint={"visibility": "Cluster"}, gateway={"auth": KEYS})
+
+
+DRAFT = {"model": {"source": "builtin://smollm2-135m-instruct"}}
+
+
+async def draft_comes_changes_and_goes(run: Run) -> None:
+    await run.apply()
+    run.begin()
+    await run.apply(draft=DRAFT)
+    await run.apply(draft={**DRAFT, "replicas": 2, "resources": {"cpu": "1"}}, engine={"maxConcurrentRequests": 7})
+    await run.apply()
 
 
 async def delete(run: Run) -> None:
@@ -197,6 +208,12 @@ async def try_and_promote(run: Run) -> None:
     await run.apply(engine={"maxConcurrentRequests": 7}, rollout=CANARY)
 
 
+async def try_a_draft_and_promote(run: Run) -> None:
+    await run.apply(draft=DRAFT, rollout=CANARY)
+    run.begin()
+    await run.apply(draft=DRAFT, engine={"maxConcurrentRequests": 7}, rollout=CANARY)
+
+
 async def try_another_and_take_it_back(run: Run) -> None:
     await run.apply(rollout=CANARY)
     run.begin()
@@ -224,14 +241,16 @@ WORKLOADS: tuple[Callable[[Run], Awaitable[None]], ...] = (
     pause_and_go_on,
     open_and_close_the_door,
     refuse_and_mend,
+    draft_comes_changes_and_goes,
     delete,
     delete_in_mid_roll,
     recreate_at_once,
     try_and_promote,
+    try_a_draft_and_promote,
     try_another_and_take_it_back,
 )
 
-TRIALS = (try_and_promote, try_another_and_take_it_back)
+TRIALS = (try_and_promote, try_a_draft_and_promote, try_another_and_take_it_back)
 WITH_A_DELETION = (delete, delete_in_mid_roll, recreate_at_once)
 
 
@@ -319,7 +338,11 @@ def settled_status(found: dict[str, Any]) -> dict[str, Any]:
 def masked(text: str, name: str, namespace: str) -> str:
     text = text.replace(namespace, "NAMESPACE").replace(name, "NAME")
     text = re.sub(r'(?<=[-"])[0-9a-f]{10}\b', "HASH", text)
-    text = re.sub(r"(?<=NAME-(?:engine|canary)-)[a-z0-9]+|(?<=NAME-gateway-)[a-z0-9]+", "HASH", text)
+    text = re.sub(
+        r"(?<=NAME-(?:engine|canary)-)[a-z0-9]+|(?<=NAME-gateway-)[a-z0-9]+|(?<=NAME-draft-HASH-)[a-z0-9]+",
+        "HASH",
+        text,
+    )
     text = re.sub(r'("(?:pod-template-hash|clusterIP)": )"(?!None)[^"]*"', r'\1"ANY"', text)
     return re.sub(r'"clusterIPs": \["(?!None)[^"]*"\]', '"clusterIPs": "ANY"', text)
 

@@ -155,7 +155,7 @@ def test_a_deleted_volume_is_made_anew_and_filled_again(operator: OperatorProces
     ends(kubectl, "Lite")
     eventually("it is packed", lambda: packed(kubectl) == ["Lite"])
     jobs = {job["metadata"]["uid"] for job in kubectl.items("jobs", "-l", names.LABEL_MODEL)}
-    kubectl("delete", "pvc", "olmoe-model")
+    kubectl("delete", "pvc", "olmoe-model", "--wait=false")
     eventually("nothing is packed", lambda: not packed(kubectl))
     ends(kubectl, "Lite")
     eventually("it is packed again", lambda: packed(kubectl) == ["Lite"])

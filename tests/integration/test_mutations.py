@@ -5,7 +5,7 @@ import asyncio
 import json
 import random
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any
 
 import pytest
@@ -16,13 +16,17 @@ from fakes.mutations import SEED, mutated, mutations, pairs
 from live_api import LiveApi
 from operator_in_process import Lives, World
 
+from flash_api import names
 from flash_api.conditions import EXPLANATIONS, Reason
 from flash_api.crd import custom_resource_definition
 from flash_api.manifest import stored_deployment
+from flash_api.v1alpha1.flashdeployment import FlashDeployment
 from flash_operator.checks import refusal
 from flash_operator.cluster.kubernetes import OWNED_KINDS
-from flash_operator.difference import identity, is_as_planned
+from flash_operator.cluster.protocol import Manifest
+from flash_operator.difference import Identity, identity, is_as_planned
 from flash_operator.plan import plan
+from flash_operator.plan.autoscalers import autoscaler_kind
 from flash_operator.reconcile import Outcome
 
 LEAST_MANIFESTS, LEAST_PAIRS = 560, 150
@@ -129,9 +133,9 @@ class Trial:
             assert found["reason"] not in NO_END, (found, stored["spec"])
         if served is not None and refusal(stored_deployment(served).spec) is not None:
             served = None
-        planned = plan(stored_deployment(served), world.settings.plan, served=()).objects if served else ()
         kinds = {kind for _, kind in OWNED_KINDS}
         children = {identity(o): o for o in await world.snapshot(lives.key.name) if o["kind"] in kinds}
+        planned = a_fresh_plan(stored_deployment(served), world, children) if served else ()
         left_over = children.keys() - {identity(o) for o in planned}
         # Pods of the former revision still mount theirs while a rollout is paused, or cannot end: no pod of the new one
         # is admitted. At rest nothing is left.
@@ -145,6 +149,24 @@ class Trial:
         assert different == [], (stored["spec"], different)
         ready = conditions["Ready"]
         return "Ready" if ready["status"] == "True" else f"not ready: {ready['reason']}"
+
+
+def a_fresh_plan(
+    deployment: FlashDeployment, world: World, children: Mapping[Identity, Manifest]
+) -> tuple[Manifest, ...]:
+    """With the number of engines that another controller has set, where one is asked to."""
+    live = children.get(("Deployment", names.engine_name(deployment.metadata.name)))
+    set_by_another = live is not None and autoscaler_kind(deployment) is not None
+    number = live["spec"]["replicas"] if live is not None and set_by_another else None
+    planned = plan(deployment, world.settings.plan, engine_replicas=number, served=OWNED_KINDS).objects
+    draft = deployment.spec.draft
+    if draft is None or draft.model is None or draft.model.model_ref is None:
+        return planned
+    return tuple(  # no FlashModel is there, so the pods of a draft wait for theirs
+        o
+        for o in planned
+        if o["kind"] != "Deployment" or o["metadata"]["labels"][names.LABEL_COMPONENT] != names.COMPONENT_DRAFT
+    )
 
 
 def needs_a_class(stored: dict[str, Any]) -> bool:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from builders import a_deployment, a_manifest
+from builders import a_deployment, a_manifest, a_model_manifest
 from control_plane import ControlPlane
 from hermetic_errors import KubectlFailed
 from operator_process import Kubectl, eventually
@@ -191,6 +191,25 @@ def test_a_pod_by_hand_is_kept_in_the_regions(control_plane: ControlPlane, resid
     resident("create", "-f", "-", stdin=json.dumps(a_pod("stray", {}, "free")))
     with pytest.raises(KubectlFailed, match="must be bound to its regions"):
         resident("label", "pod", "stray", "--overwrite", f"{names.LABEL_DEPLOYMENT}=chat")
+
+
+def test_a_pod_that_pulls_a_model_by_hand_is_kept_in_the_regions_of_the_model(
+    control_plane: ControlPlane, resident: Kubectl
+) -> None:
+    for name, spec in (("kept", {"residency": {"regions": ["eu-central-1", "eu-west-1"]}}), ("free", {})):
+        manifest = {**a_model_manifest(name, **spec), "metadata": {"name": name}}
+        resident("apply", "--server-side", "-f", "-", stdin=json.dumps(manifest))
+
+    def said(spec: dict[str, Any], model: str = "kept") -> str:
+        pod = a_pod("p", spec)
+        pod["metadata"]["labels"] = {names.LABEL_MODEL: model}
+        return refusal(control_plane, resident.namespace, pod)
+
+    eventually("the policy is in force", lambda: said({}))
+    for name, spec in OUTSIDE.items():
+        assert "FlashModel kept must be bound to its regions (eu-central-1, eu-west-1)" in said(spec), name
+    assert [said(spec) for spec in INSIDE.values()] == [""] * len(INSIDE)
+    assert [said({}, other) for other in ("free", "of-no-model")] == ["", ""]
 
 
 def test_the_pods_of_the_plan_are_in_the_regions(control_plane: ControlPlane, resident: Kubectl) -> None:

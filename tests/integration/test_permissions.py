@@ -10,6 +10,7 @@ import yaml
 from audit_plugin import Permission, recorded
 from builders import a_deployment, a_manifest, a_model_manifest
 from control_plane import ControlPlane
+from external_metrics_plugin import ExternalMetricsApi
 from hermetic_errors import KubectlFailed
 from operator_process import Kubectl, OperatorProcess, eventually
 
@@ -77,11 +78,14 @@ SPECS: dict[str, dict[str, Any]] = {
         "residency": {"regions": ["eu"]},
     },
     "routed": {
-        "engine": {"autoscaling": {"maxReplicas": 2}},
+        "engine": {"autoscaling": {"maxReplicas": 2, "provider": "HorizontalPodAutoscaler"}},
         "gateway": {"auth": {"apiKeysSecretRef": {"name": "keys"}}},
         "endpoint": {**NAMED, "gatewayRef": {"name": "edge"}},
     },
-    "certified": {"endpoint": {"hostname": "chat.example.com", "tls": {"issuerRef": {"name": "letsencrypt"}}}},
+    "certified": {
+        "engine": {"autoscaling": {"maxReplicas": 2, "provider": "KEDA"}},
+        "endpoint": {"hostname": "chat.example.com", "tls": {"issuerRef": {"name": "letsencrypt"}}},
+    },
 }
 """Deployments that have between them one object of each kind that a plan can hold."""
 
@@ -97,15 +101,17 @@ def test_the_rules_are_exactly_what_the_operator_uses(
     recorded_calls: set[Permission],
     optional_kinds: None,
     elsewhere: str,
+    external_metrics: ExternalMetricsApi,
     operator_account: Path,
     operator_rbac: Path,
 ) -> None:
     planned = {
         identity(o)
         for name, spec in SPECS.items()
-        for o in plan(a_deployment(name, **spec), PlanSettings(), served=OPTIONAL_KINDS).objects
+        for o in plan(a_deployment(name, **spec), PlanSettings(), served=(*OPTIONAL_KINDS, *OWNED_KINDS)).objects
     }
-    with OperatorProcess(operator_account, tmp_path / "operator.log", namespace=None) as operator:
+    log, told = tmp_path / "operator.log", external_metrics.options
+    with OperatorProcess(operator_account, log, namespace=None, options=told) as operator:
         operator.wait_until_leading()
         for name, spec in SPECS.items():
             manifest = {**a_manifest(name, **spec), "metadata": {"name": name}}
@@ -125,6 +131,7 @@ def test_the_rules_are_exactly_what_the_operator_uses(
             kubectl("create", "-f", "-", stdin=yaml.safe_dump(child))
         make_rolled_out(kubectl)
         eventually("what is left over is gone", lambda: len(children(kubectl)) == len(planned))
+        eventually("a HorizontalPodAutoscaler hears the number", lambda: hears(kubectl))
         stray = move_a_pod(kubectl, elsewhere)
         eventually("it is stopped", lambda: "deletionTimestamp" in (kubectl.get("pod", stray) or GONE)["metadata"])
         kubectl("delete", "pod", stray, "--force", "--ignore-not-found")
@@ -134,6 +141,12 @@ def test_the_rules_are_exactly_what_the_operator_uses(
     assert recorded_calls <= used
     assert used - granted(operator_rbac) == set()
     assert granted(operator_rbac) - used == FINALIZERS
+
+
+def hears(kubectl: Kubectl) -> bool:
+    found = kubectl.get("hpa", "routed-engine")
+    conditions = {c["type"]: c["status"] for c in found.get("status", {}).get("conditions", ())}
+    return conditions.get("ScalingActive") == "True"
 
 
 def pull_another_variant(kubectl: Kubectl) -> None:

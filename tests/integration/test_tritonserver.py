@@ -10,88 +10,26 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import tiny_checkpoints
-import tritonclient.grpc.aio as triton
+from engine_streams import Stream, StreamFailed, generate
 from fakes.paged_model import PagedModel
 from grpc.aio import AioRpcError
 from tritonserver_plugin import RunningEngine, children, eventually
 
-from flash_runtime import wire
 from flash_runtime.backend.canary import NotAlive, probe
 from flash_runtime.backend.load import Loaded, load
 from flash_runtime.backend.serve import read_config
 from flash_runtime.engine.loop import Engine, EngineLimits
-from flash_runtime.wire import Failure, FinishReason, GenerateRequest, StreamEvent, TokenLogprobs
+from flash_runtime.wire import Failure, FinishReason, GenerateRequest, StreamEvent
 
 StartEngine = Callable[..., RunningEngine]
 PROMPT = [5, 6, 7, 8, 9, 10]
 FOREVER = 90_000
-
-
-class StreamFailed(Exception):
-    """The error that ended a stream."""
-
-
-class Stream:
-    """One request as a client sees it."""
-
-    def __init__(self, engine: RunningEngine, prompt: list[int], **request: object) -> None:
-        self.tokens: list[int] = []
-        self.event = StreamEvent()
-        self.logprobs: list[TokenLogprobs] = []
-        self.num_responses = 0
-        self._client = triton.InferenceServerClient(engine.grpc)
-        body = GenerateRequest.model_validate({"max_tokens": 8, **request}).model_dump_json()
-        self._call = self._client.stream_infer(self._requests(prompt, body))
-
-    async def _requests(self, prompt: list[int], body: str) -> AsyncIterator[dict[str, object]]:
-        ids = triton.InferInput(wire.INPUT_IDS, [len(prompt)], "INT32")
-        ids.set_data_from_numpy(np.array(prompt, dtype=np.int32))
-        request = triton.InferInput(wire.REQUEST, [1], "BYTES")
-        request.set_data_from_numpy(np.array([body.encode()], dtype=np.object_))
-        yield {"model_name": "engine", "inputs": [ids, request]}
-
-    async def __aenter__(self) -> Stream:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        self._call.cancel()
-        await self._client.close()
-
-    async def receive(self) -> bool:
-        """One response; False after the last."""
-        result, error = await anext(self._call)
-        if error is not None:
-            raise StreamFailed(error.message())
-        self.num_responses += 1
-        self.tokens += result.as_numpy(wire.OUTPUT_IDS).tolist()
-        self.event = StreamEvent.model_validate_json(result.as_numpy(wire.EVENT)[0])
-        self.logprobs += self.event.logprobs
-        is_final = result.get_response().parameters["triton_final_response"].bool_param
-        assert is_final == (self.event.finish_reason is not None)
-        return not is_final
-
-    async def drain(self) -> Stream:
-        """Everything up to the end of the call."""
-        while await self.receive():
-            pass
-        with pytest.raises(StopAsyncIteration):
-            await anext(self._call)
-        return self
-
-    def cancel(self) -> None:
-        self._call.cancel()
-
-
-async def generate(engine: RunningEngine, prompt: list[int], **request: object) -> Stream:
-    async with Stream(engine, prompt, **request) as stream:
-        return await stream.drain()
 
 
 async def test_a_stream_brings_tokens_as_they_are_made_and_ends_with_a_reason(engine: RunningEngine) -> None:

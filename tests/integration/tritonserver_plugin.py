@@ -21,6 +21,7 @@ from pathlib import Path
 
 import pytest
 
+from flash_api.config.draft import DraftConfig
 from flash_api.config.engine import EngineConfig
 from flash_runtime.backend.command import Listen
 from flash_runtime.backend.rundir import SHARED_MEMORY, sweep
@@ -42,6 +43,36 @@ from flash_runtime.backend.load import Loaded
 class TritonPythonModel(model.TritonPythonModel):
     def load(self, config):
         return Loaded(PagedModel({arguments}), ())
+"""
+
+DRAFT_MODEL = """
+import sys
+
+sys.path.append({tests!r})
+from fakes.paged_model import PagedModel
+from flash_runtime.backend import draft_model
+from flash_runtime.backend.load import Loaded
+
+
+class TritonPythonModel(draft_model.TritonPythonModel):
+    def load(self, config):
+        return Loaded(PagedModel({arguments}), (), vocabulary={vocabulary!r})
+"""
+
+DRAFT_LAUNCHER = """
+import sys
+from pathlib import Path
+from flash_api.config.draft import DraftConfig
+from flash_runtime.backend import serve
+from flash_runtime.backend.command import Listen
+from flash_runtime.backend.repository import FILE_DRAFT, draft_repository
+from flash_runtime.tritonserver import locate
+
+config = DraftConfig.model_validate_json(Path(sys.argv[1]).read_text())
+repository = draft_repository(config) | {FILE_DRAFT: Path(sys.argv[2]).read_text()}
+ended = serve.serve(config, Listen("127.0.0.1", *map(int, sys.argv[3:])), repository, locate())
+print(ended.reason, file=sys.stderr)
+sys.exit(ended.status)
 """
 
 LAUNCHER = """
@@ -67,6 +98,8 @@ class RunningEngine:
     listen: Listen
     process: subprocess.Popen[bytes]
     log: Path
+    model: str = "engine"
+    """As tritonserver calls it."""
 
     @property
     def grpc(self) -> str:
@@ -75,6 +108,10 @@ class RunningEngine:
     def metrics(self) -> dict[str, float]:
         """The engine's own metrics, by name."""
         return {name.partition("{")[0]: value for name, value in self.series("flash_engine_")}
+
+    def metrics_of(self, name: str) -> float:
+        """One metric without labels that tell it from others."""
+        return sum(value for found, value in self.series(name) if found.partition("{")[0] == name)
 
     def series(self, prefix: str) -> list[tuple[str, float]]:
         """Name with labels, and value, of every series whose name begins so."""
@@ -91,7 +128,7 @@ class RunningEngine:
         return stub
 
     def wait_until_ready(self) -> None:
-        url = f"http://{self.listen.address}:{self.listen.http_port}/v2/models/engine/ready"
+        url = f"http://{self.listen.address}:{self.listen.http_port}/v2/models/{self.model}/ready"
         eventually(lambda: self._answers(url), START_SECONDS)
 
     def leftovers(self) -> list[Path]:
@@ -161,11 +198,13 @@ def launch(tritonserver: None) -> Iterator[Callable[..., RunningEngine]]:
     """Run a command on free ports with its output in `folder/log`; what it started is killed at the end."""
     started: list[RunningEngine] = []
 
-    def launch(folder: Path, command: Callable[[Listen], list[str]]) -> RunningEngine:
-        listen, log = free_listen(), folder / "log"
+    def launch(
+        folder: Path, command: Callable[[Listen], list[str]], *, model: str = "engine", listen: Listen | None = None
+    ) -> RunningEngine:
+        listen, log = listen or free_listen(), folder / "log"
         with log.open("wb") as output:
             process = subprocess.Popen(command(listen), stdout=output, stderr=output, start_new_session=True)
-        engine = RunningEngine(listen, process, log)
+        engine = RunningEngine(listen, process, log, model)
         started.append(engine)
         return engine
 
@@ -188,6 +227,38 @@ def start_engine(
         engine = launch(folder, lambda listen: [*launcher_command(folder), *map(str, ports(listen))])
         engine.wait_until_ready()
         return engine
+
+    return start
+
+
+@pytest.fixture(scope="session")
+def start_draft(
+    launch: Callable[..., RunningEngine], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., RunningEngine]:
+    """Start a draft with these config fields over a PagedModel with these arguments; at `listen`, or on free ports."""
+
+    def start(
+        *,
+        model: str = "max_context_tokens=100_000, num_blocks=25_000",
+        vocabulary: str = "",
+        listen: Listen | None = None,
+        **config: object,
+    ) -> RunningEngine:
+        folder = tmp_path_factory.mktemp("draft")
+        defaults = {"served_model_name": "tiny", "source": "builtin://x", "model_dir": str(folder)}
+        fields = DraftConfig.model_validate({**defaults, "rollout_revision": "1", **config})
+        (folder / "draft.json").write_text(fields.model_dump_json())
+        content = DRAFT_MODEL.format(tests=str(TESTS), arguments=model, vocabulary=vocabulary)
+        (folder / "model.py").write_text(content)
+        files = [str(folder / "draft.json"), str(folder / "model.py")]
+        draft = launch(
+            folder,
+            lambda listen: [sys.executable, "-c", DRAFT_LAUNCHER, *files, *map(str, ports(listen))],
+            model="draft",
+            listen=listen,
+        )
+        draft.wait_until_ready()
+        return draft
 
     return start
 

@@ -308,10 +308,10 @@ async def test_a_refused_spec_keeps_the_number_for_when_it_is_mended() -> None:
     await world.steps(2)
     world.holds(90)
     await world.step()
-    edit(world, lambda spec: spec["engine"]["autoscaling"].update(provider="KEDA"))
+    edit(world, lambda spec: spec["engine"]["autoscaling"].update(scaleToZeroAfterSeconds=900))
     await world.step()
     assert (world.engines, world.scaling["desiredReplicas"]) == (5, 5)
-    edit(world, lambda spec: spec["engine"]["autoscaling"].pop("provider"))
+    edit(world, lambda spec: spec["engine"]["autoscaling"].pop("scaleToZeroAfterSeconds"))
     await world.step()
     assert world.engines == 5
 

@@ -86,7 +86,7 @@ class World:
         return outcome
 
     def controllers_act(self) -> None:
-        for key in (ENGINE, CANARY, GATEWAY):
+        for key in (ENGINE, CANARY, GATEWAY, *(Key("default", name) for name in self.drafts)):
             if self.memory.get("Deployment", key) is not None and key not in self.waiting:
                 self.memory.edit("Deployment", key, self._broken if key in self.broken else settled)
 
@@ -125,6 +125,19 @@ class World:
     def pods(self, key: Key) -> int | None:
         found = self.memory.get("Deployment", key)
         return None if found is None else int(found["spec"]["replicas"])
+
+    @property
+    def drafts(self) -> dict[str, int]:
+        """Draft pods that are wanted, by their Deployment."""
+        live = self.memory.contents()
+        found = [name for name in live if name.startswith("Deployment/chat-draft-")]
+        return {name.partition("/")[2]: live[name]["spec"]["replicas"] for name in found}
+
+    def asked(self, key: Key = ENGINE) -> str:
+        """The draft Deployment that those engines ask."""
+        found = self.memory.get("Deployment", key)
+        assert found is not None
+        return names.drafts_name("chat", found["metadata"]["labels"].get(names.LABEL_DRAFT_REVISION, ""))
 
     def serves_at_most(self, key: Key = ENGINE) -> int:
         """What the engine configuration that its pods mount says."""
@@ -399,7 +412,7 @@ async def test_another_strategy_ends_the_trial() -> None:
 
 
 async def test_gateways_keep_the_former_model_until_the_new_one_is_everywhere() -> None:
-    world = await World().serving()
+    world = await World(model={"source": "pvc://models/demo"}).serving()
 
     def source() -> str:
         pod = world.memory.get("Deployment", GATEWAY)["spec"]["template"]["spec"]
@@ -412,7 +425,7 @@ async def test_gateways_keep_the_former_model_until_the_new_one_is_everywhere() 
 
     world.edits(model={"source": "hf://org/other"}, gateway={"limits": {"maxOutputTokens": 9}})
     await world.until(lambda: world.step_now == "Observing")
-    assert source() == "builtin://smollm2-135m-instruct"
+    assert source() == "file:///var/lib/flashplane/source/demo"
     assert egress("chat-engine") == [], "engines of the former revision need no network"
     assert egress("chat-canary") != []
     mounted = world.memory.get("Deployment", GATEWAY)["spec"]["template"]["spec"]["volumes"][0]["configMap"]["name"]
@@ -507,3 +520,59 @@ async def test_whatever_happens_what_serves_in_the_end_is_the_spec_or_what_was_p
     stalled = world.condition("Stalled").startswith("True")
     assert stalled == (world.serves_at_most() != wanted)
     assert world.condition("Ready").startswith("True")
+
+
+DRAFT = {"model": {"source": "file:///draft"}}
+
+
+async def test_a_canary_has_drafts_of_its_own_and_no_more_of_them_than_pods() -> None:
+    world = await observed(draft=DRAFT)
+    assert world.asked(CANARY) != world.asked()
+    # The former ones stay as they live, whatever becomes of the number of engines that ask them.
+    assert world.drafts == {world.asked(): 4, world.asked(CANARY): 1}
+    new = world.asked(CANARY)
+    await world.rest()
+    assert world.results == ["Complete"]
+    assert world.drafts == {new: 4}
+    assert world.asked() == new
+    assert world.condition("DraftReady") == "True DraftsReady"
+
+
+async def test_with_a_canary_that_is_taken_back_its_drafts_go_and_nobody_elses() -> None:
+    world = await World(draft=DRAFT).serving()
+    everything = {name for name in world.memory.contents() if "-draft" in name}
+    world.edits(engine={"replicas": 4, **NEW})
+    await world.until(lambda: world.step_now == "Observing")
+    await world.until(lambda: world.step_now == "RolledBack", traffic={"failed": 5})
+    await world.rest()
+    assert {name for name in world.memory.contents() if "-draft" in name} == everything
+    assert world.drafts == {world.asked(): 4}
+    world.restart()
+    for _ in range(3):
+        assert (await world.step()).writes == 0
+
+
+async def test_while_another_draft_is_tried_the_former_engines_reach_theirs() -> None:
+    world = await World(draft=DRAFT).serving()
+    (old,) = world.drafts
+    world.edits(draft={"model": {"source": "https://models.example.com/small.gguf"}})
+    await world.until(lambda: world.step_now == "Observing")
+    policies = world.memory.contents()
+    former, new = (policies[f"NetworkPolicy/{name}"]["spec"]["egress"] for name in (old, world.asked(CANARY)))
+    assert (former, bool(new)) == ([], True), "each pulls from its own source"
+    drafts = {"podSelector": {"matchLabels": names.pod_selector("chat", "draft")}}
+    for engines in ("engine", "canary"):
+        assert any(drafts in rule["to"] for rule in policies[f"NetworkPolicy/chat-{engines}"]["spec"]["egress"])
+
+
+async def test_to_leave_the_draft_out_is_tried_too_and_until_then_nothing_of_it_goes() -> None:
+    world = await World(draft=DRAFT).serving()
+    before = {name for name in world.memory.contents() if "-draft" in name}
+    world.memory.edit(names.KIND, KEY, lambda found: found["spec"].pop("draft"))
+    await world.until(lambda: world.step_now == "Observing")
+    assert {name for name in world.memory.contents() if "-draft" in name} == before
+    drafts = {"podSelector": {"matchLabels": names.pod_selector("chat", "draft")}}
+    egress = world.memory.contents()["NetworkPolicy/chat-engine"]["spec"]["egress"]
+    assert any(drafts in rule["to"] for rule in egress)
+    await world.rest()
+    assert not [name for name in world.memory.contents() if "-draft" in name]

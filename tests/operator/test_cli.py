@@ -67,7 +67,7 @@ def test_every_variant_is_served(variant: str) -> None:
             },
             "spec.model.credentialsSecretRef must be unset for source http://host/m.gguf",
         ),
-        ({"engine": {"autoscaling": {"maxReplicas": 4, "provider": "KEDA"}}}, "Use BuiltIn"),
+        ({"engine": {"autoscaling": {"maxReplicas": 4, "scaleToZeroAfterSeconds": 900}}}, "Remove it"),
     ],
 )
 @pytest.mark.parametrize("command", ["lint", "plan"])

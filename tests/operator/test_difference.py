@@ -50,7 +50,8 @@ def test_each_change_to_what_is_ours_is_a_difference(drift: Any) -> None:
     assert not is_as_planned(changed, ENGINE)
 
 
-POLICY = next(o for o in OBJECTS if o["kind"] == "NetworkPolicy")
+AT_HAND = plan(a_deployment(model={"source": "file:///models/m"}), PlanSettings()).objects
+POLICY = next(o for o in AT_HAND if o["kind"] == "NetworkPolicy")
 
 
 def live_policy() -> dict[str, Any]:

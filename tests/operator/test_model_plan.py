@@ -148,7 +148,7 @@ def test_a_pull_may_go_to_its_source_and_nobody_may_come_to_it() -> None:
     remote = planned(a_model())["NetworkPolicy/olmoe-pull"]["spec"]
     assert remote["ingress"] == []
     assert [port["port"] for rule in remote["egress"] for port in rule["ports"]][-1] == 443
-    assert planned(a_model(source="builtin://x"))["NetworkPolicy/olmoe-pull"]["spec"]["egress"] == []
+    assert planned(a_model(source="pvc://claim/x"))["NetworkPolicy/olmoe-pull"]["spec"]["egress"] == []
 
 
 @pytest.mark.parametrize(

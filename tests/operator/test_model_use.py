@@ -135,12 +135,16 @@ def test_no_pods_need_no_model() -> None:
 
 def test_the_index_knows_who_names_a_model_now() -> None:
     users, chat, code = ModelUsers(), Key("a", "chat"), Key("a", "code")
-    users.names_model(chat, "olmoe")
-    users.names_model(code, "olmoe")
+    users.names_models(chat, ["olmoe"])
+    users.names_models(code, ["olmoe", "nano"])
     assert users.of(Key("a", "olmoe")) == {chat, code}
     assert users.of(Key("b", "olmoe")) == set()
-    users.names_model(chat, "other")
-    users.names_model(code, None)
+    assert users.models_of(code) == {Key("a", "olmoe"), Key("a", "nano")}
+    users.names_models(chat, ["other"])
+    users.names_models(code, ["nano"])
     assert users.of(Key("a", "olmoe")) == set()
     assert users.of(Key("a", "other")) == {chat}
-    assert users.model_of(code) is None
+    assert users.of(Key("a", "nano")) == {code}
+    users.names_models(code, [])
+    assert users.of(Key("a", "nano")) == set()
+    assert users.models_of(code) == frozenset()

@@ -37,7 +37,13 @@ def pod(**draft: Any) -> dict[str, Any]:
 def test_prompt_lookup_is_a_line_in_the_engines_configuration_and_nothing_else() -> None:
     assert engine_config()["draft"] is None
     assert engine_config(mode="Off")["draft"] is None
-    assert engine_config(mode="PromptLookup")["draft"] == {"mode": "PromptLookup", "lookahead": None, "model_dir": None}
+    assert engine_config(mode="PromptLookup")["draft"] == {
+        "mode": "PromptLookup",
+        "lookahead": None,
+        "model_dir": None,
+        "endpoints": [],
+        "rollout_revision": None,
+    }
     assert engine_config(mode="PromptLookup", lookahead=3)["draft"]["lookahead"] == 3
     assert [each["name"] for each in pod(mode="PromptLookup")["initContainers"]] == [names.CONTAINER_PULL]
 
@@ -85,7 +91,6 @@ def test_engines_may_reach_where_the_draft_comes_from() -> None:
 @pytest.mark.parametrize(
     ("draft", "reason", "says"),
     [
-        ({"mode": "Pods", "model": MODEL}, Reason.FIELD_NOT_SERVED, "spec.draft.mode (Pods) is not served"),
         (
             {"mode": "InProcess", "model": {"modelRef": {"name": "nano"}}},
             Reason.FIELD_NOT_SERVED,

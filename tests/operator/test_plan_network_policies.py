@@ -11,6 +11,8 @@ from flash_operator.plan import PlanSettings, plan
 SETTINGS = PlanSettings(metrics_namespace="monitoring")
 PEERS: dict[str, tuple[str, dict[str, str]]] = {
     "engine": ("default", names.pod_selector("chat", "engine")),
+    "canary": ("default", names.pod_selector("chat", "canary")),
+    "draft": ("default", names.pod_selector("chat", "draft")),
     "gateway": ("default", names.pod_selector("chat", "gateway")),
     "engine of another": ("default", names.pod_selector("other", "engine")),
     "neighbour": ("default", {"app": "web"}),
@@ -26,7 +28,7 @@ PEERS: dict[str, tuple[str, dict[str, str]]] = {
 def policy(role: str, settings: PlanSettings = SETTINGS, **spec: Any) -> dict[str, Any]:
     (found,) = (
         o
-        for o in plan(a_deployment(**spec), settings).objects
+        for o in plan(a_deployment(**{"model": {"source": "file:///models/m"}, **spec}), settings).objects
         if (o["kind"], o["metadata"]["name"]) == ("NetworkPolicy", f"chat-{role}")
     )
     return dict(found["spec"])
@@ -57,7 +59,7 @@ def edges(rules: list[dict[str, Any]], side: str) -> set[tuple[str, int]]:
 
 
 ALWAYS = {("operator", 8080), ("prometheus", 8080)}
-NEAR = {(name, 8080) for name in ("engine", "gateway", "engine of another", "neighbour")}
+NEAR = {(name, 8080) for name in ("engine", "canary", "draft", "gateway", "engine of another", "neighbour")}
 EVERYBODY = {(name, 8080) for name in PEERS}
 
 
@@ -85,7 +87,7 @@ def test_gateways_reach_engines_and_dns() -> None:
     assert edges(policy("gateway")["egress"], "to") == {("engine", 8001), ("dns", 53), ("dns", 5353)}
 
 
-@pytest.mark.parametrize("source", ["builtin://smollm2-135m-instruct", "file:///models/m"])
+@pytest.mark.parametrize("source", ["file:///models/m", "pvc://claim/m"])
 def test_engines_reach_nobody_when_the_model_is_at_hand(source: str) -> None:
     assert policy("engine", model={"source": source})["egress"] == []
 
@@ -173,8 +175,42 @@ def test_pods_without_a_key_to_their_bucket_reach_what_hands_out_their_own_ident
     assert policy("engine", model={"source": source, "credentialsSecretRef": secret})["egress"][-1] == internet
 
 
-def test_every_pod_is_behind_a_policy_of_both_directions() -> None:
-    planned = plan(a_deployment(), SETTINGS).objects
+DRAFT = {"model": {"source": "file:///models/draft"}}
+AT_HAND = {"model": {"source": "file:///models/m"}}
+
+
+def drafts_policy(**spec: Any) -> dict[str, Any]:
+    planned = plan(a_deployment(**spec), SETTINGS).objects
+    (found,) = [o["spec"] for o in planned if o["kind"] == "NetworkPolicy" and "-draft-" in o["metadata"]["name"]]
+    return dict(found)
+
+
+def test_only_the_own_engines_reach_drafts_and_monitoring_their_metrics() -> None:
+    found = drafts_policy(draft=DRAFT)
+    assert edges(found["ingress"], "from") == {("engine", 8001), ("canary", 8001), ("prometheus", 8002)}
+    assert found["egress"] == []
+
+
+def test_drafts_reach_where_their_model_comes_from_and_engines_do_not() -> None:
+    remote = {"model": {"source": "https://models.example.com/small.gguf"}}
+    dns, pull = drafts_policy(draft=remote)["egress"]
+    assert edges([dns], "to") == {("dns", 53), ("dns", 5353)}
+    assert [port["port"] for port in pull["ports"]] == [443]
+    ports = [port["port"] for rule in policy("engine", draft=remote, **AT_HAND)["egress"] for port in rule["ports"]]
+    assert 443 not in ports
+
+
+def test_engines_reach_their_drafts_by_dns_and_tell_gateways_what_those_are_worth() -> None:
+    found = policy("engine", draft=DRAFT, **AT_HAND)
+    assert edges(found["egress"], "to") == {("draft", 8001), ("dns", 53), ("dns", 5353)}
+    assert edges(found["ingress"], "from") == {("gateway", 8001), ("gateway", 8002), ("prometheus", 8002)}
+    assert ("engine", 8002) in edges(policy("gateway", draft=DRAFT)["egress"], "to")
+    assert policy("engine", draft={"mode": "PromptLookup"}, **AT_HAND)["egress"] == []
+
+
+@pytest.mark.parametrize("spec", [{}, {"draft": DRAFT}])
+def test_every_pod_is_behind_a_policy_of_both_directions(spec: dict[str, Any]) -> None:
+    planned = plan(a_deployment(**spec), SETTINGS).objects
     policies = [o["spec"] for o in planned if o["kind"] == "NetworkPolicy"]
     assert all(found["policyTypes"] == ["Ingress", "Egress"] for found in policies)
     for pods in (o["spec"]["template"]["metadata"]["labels"] for o in planned if o["kind"] == "Deployment"):
@@ -193,3 +229,30 @@ def test_the_order_in_which_namespaces_are_written_does_not_matter() -> None:
 def test_the_policies_come_before_the_pods() -> None:
     kinds = [o["kind"] for o in plan(a_deployment(), SETTINGS).objects]
     assert max(i for i, kind in enumerate(kinds) if kind == "NetworkPolicy") < kinds.index("Deployment")
+
+
+@pytest.mark.parametrize(
+    ("index", "port", "is_inside"),
+    [
+        (None, 443, False),
+        ("http://packages.packages.svc:8080/", 8080, True),
+        ("https://nexus.example.com/pypi", 443, False),
+    ],
+)
+def test_pods_of_a_builtin_model_reach_the_package_index(index: str | None, port: int, is_inside: bool) -> None:
+    settings = PlanSettings(package_index=index)
+    for role in ("engine", "gateway"):
+        rule = policy(role, settings, model={"source": "builtin://smollm2-135m-instruct"})["egress"][-1]
+        assert rule["ports"] == [{"protocol": "TCP", "port": port}]
+        assert ("namespaceSelector" in rule["to"][0]) is is_inside
+
+
+def test_pulls_of_builtin_models_are_told_the_index() -> None:
+    settings = PlanSettings(package_index="http://packages.packages.svc:8080/")
+    for source, told in (("builtin://smollm2-135m-instruct", True), ("hf://org/name", False)):
+        planned = plan(a_deployment(model={"source": source}), settings).objects
+        pods = [o["spec"]["template"]["spec"] for o in planned if o["kind"] == "Deployment"]
+        for each in (entry for pod in pods for entry in pod["initContainers"]):
+            env = {variable["name"]: variable["value"] for variable in each["env"]}
+            assert (env.get("PIP_INDEX_URL") == "http://packages.packages.svc:8080/") is told
+            assert (env.get("PIP_TRUSTED_HOST") == "packages.packages.svc:8080") is told

@@ -21,7 +21,13 @@ from flash_operator.reconcile_model import reconcile_model
 KEY = Key("default", "olmoe")
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 SETTINGS = ReconcileSettings()
-WORDS = {"name": "OLMoE", "sizeBytes": 100, "digest": "sha256:source", "packedDigest": "sha256:packed"}
+WORDS = {
+    "name": "OLMoE",
+    "sizeBytes": 100,
+    "digest": "sha256:source",
+    "packedDigest": "sha256:packed",
+    "tokenizer": "ab",
+}
 
 
 def a_cluster(**spec: Any) -> MemoryCluster:
@@ -85,6 +91,7 @@ async def test_a_model_is_downloaded_packed_and_then_ready() -> None:
     ends(cluster, jobs(cluster)[0])
     second = await run(cluster)
     assert condition(second) == ("True", "ModelPacked")
+    assert second.status["tokenizer"] == "ab"
     assert (second.status["name"], second.status["digest"], second.status["sizeBytes"]) == (
         "OLMoE",
         "sha256:source",
@@ -299,7 +306,7 @@ async def test_the_deployment_that_names_it_waits_mounts_and_outlives_it() -> No
     """Both loops on one cluster: the whole story of a shared model."""
     cluster = MemoryCluster()
     cluster.create(a_manifest(model={"modelRef": {"name": "olmoe"}}))
-    told: list[tuple[Key, str | None]] = []
+    told: list[tuple[Key, Any]] = []
 
     async def answers(url: str) -> ProbeResult:
         return ProbeResult(ok=True, message="")
@@ -311,7 +318,7 @@ async def test_the_deployment_that_names_it_waits_mounts_and_outlives_it() -> No
             probe=answers,
             now=lambda: NOON,
             settings=SETTINGS,
-            names_model=lambda key, model: told.append((key, model)),
+            names_models=lambda key, models: told.append((key, models)),
         )
 
     def settle(live: dict[str, Any]) -> None:
@@ -322,7 +329,7 @@ async def test_the_deployment_that_names_it_waits_mounts_and_outlives_it() -> No
     assert condition(waiting) == condition(waiting, "ModelReady") == ("False", "ModelNotFound")
     assert condition(waiting, "Stalled")[0] == "False"
     assert not [name for name in cluster.contents() if name.startswith("Deployment/")]
-    assert told == [(Key("default", "chat"), "olmoe")]
+    assert told == [(Key("default", "chat"), ("olmoe",))]
 
     cluster.create(a_model_manifest())
     await run(cluster)

@@ -150,7 +150,9 @@ def test_what_asks_for_nothing_else_than_what_happens_is_accepted(spec: dict[str
 
 
 def test_the_refusal_names_field_value_and_remedy() -> None:
-    found = refusal(a_deployment(draft={"mode": "Pods", "model": {"source": "file:///draft"}}).spec)
+    scaled = {"maxReplicas": 3, "scaleToZeroAfterSeconds": 600}
+    found = refusal(a_deployment(engine={"autoscaling": scaled}).spec)
     assert found is not None
     assert found.reason is Reason.FIELD_NOT_SERVED
-    assert found.message.startswith("spec.draft.mode (Pods) is not served by this release. Write mode: InProcess")
+    start = "spec.engine.autoscaling.scaleToZeroAfterSeconds (600) is not served by this release. Remove it"
+    assert found.message.startswith(start)

@@ -7,6 +7,10 @@
 {{- printf "%s-operator" (include "flashplane.name" .) -}}
 {{- end -}}
 
+{{- define "flashplane.externalMetrics" -}}
+{{- printf "%s-metrics" (include "flashplane.fullname" .) -}}
+{{- end -}}
+
 {{- define "flashplane.selector" -}}
 app.kubernetes.io/name: flashplane-operator
 app.kubernetes.io/instance: {{ .Release.Name }}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from flash_api.v1alpha1.engine import LOOKAHEAD_MAX, DraftMode, KVCacheDtype
 from flash_api.v1alpha1.flashdeployment import Variant
@@ -19,6 +21,23 @@ class EngineDraft(BaseModel):
     """Tokens proposed at once; None = what pays, as measured."""
     model_dir: str | None = None
     """Of mode InProcess: the folder that holds the draft's `model.flash`."""
+    endpoints: tuple[str, ...] = ()
+    """Of mode Pods: `host:port` of the drafts' gRPC. A name stands for all addresses that it resolves to."""
+    rollout_revision: str | None = Field(default=None, min_length=1, max_length=128)
+    """Of mode Pods: drafts of another one (`DraftConfig.rollout_revision`) are not asked."""
+
+    @model_validator(mode="after")
+    def _pods_are_named(self) -> Self:
+        if self.mode is DraftMode.PODS:
+            if not self.endpoints:
+                raise ValueError("endpoints must name at least one host:port when mode is Pods")
+            if self.rollout_revision is None:
+                raise ValueError("rollout_revision must be set when mode is Pods: drafts are rolled with their engines")
+        for endpoint in self.endpoints:
+            host, _, port = endpoint.rpartition(":")
+            if not host or not port.isdigit() or not 0 < int(port) < 65536:
+                raise ValueError(f"endpoints ({endpoint}) must be host:port with a port from 1 to 65535")
+        return self
 
 
 class EngineConfig(BaseModel):

@@ -72,6 +72,8 @@ class GatewayConfig(BaseModel):
     """`host:port` of the engines' gRPC; every address the host resolves to is one replica."""
     canary: CanaryEngines | None = None
     """None = no revision is ever tried on a share of the requests."""
+    engine_metrics: str | None = None
+    """`host:port` of the engines' metrics, which say what proposals are worth; None = there is no draft to tell of."""
     model_dir: str
     """Folder that holds `model.flash`: the tokenizer and chat template are read from it."""
     max_context_tokens: int | None = None

@@ -163,8 +163,9 @@ class Autoscaling(ApiModel):
 
     provider: ScalingProvider = Field(
         default=ScalingProvider.BUILT_IN,
-        description="Who decides: BuiltIn = the operator, which needs nothing else; HorizontalPodAutoscaler and KEDA "
-        "are refused by this release, with what to do instead. Example: BuiltIn.",
+        description="Who sets the number that was decided: BuiltIn = the operator, which needs nothing else; "
+        "HorizontalPodAutoscaler and KEDA = an object of that kind, which is told the number as a metric. "
+        "Example: BuiltIn.",
     )
     min_replicas: int = Field(
         default=1, ge=1, le=REPLICAS_MAX, description="Fewest engine pods, as a count. Example: 1."

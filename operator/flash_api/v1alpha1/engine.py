@@ -187,6 +187,11 @@ class Draft(ApiModel):
     resources: Resources | None = Field(default=None, description="CPU and memory of one draft pod.")
 
     @property
+    def in_pods(self) -> bool:
+        """Whether there are draft pods, which need a small model."""
+        return self.mode is DraftMode.PODS and self.model is not None
+
+    @property
     def in_process(self) -> ModelChoice | None:
         """The small model that runs inside the engine, where one does."""
         return self.model if self.mode is DraftMode.IN_PROCESS else None

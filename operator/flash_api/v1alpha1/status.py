@@ -78,7 +78,9 @@ class FlashDeploymentStatus(ApiModel):
         json_schema_extra=_BY_TYPE,
     )
     engine: ReplicaStatus = Field(default=ReplicaStatus(), description="Engine pods.")
-    draft: DraftStatus | None = Field(default=None, description="Draft pods; unset = the spec has none.")
+    draft: DraftStatus | None = Field(
+        default=None, description="Draft pods, and what proposals are worth; unset = the spec has no draft."
+    )
     gateway: ReplicaStatus = Field(default=ReplicaStatus(), description="Gateway pods.")
     replicas: Annotated[str, StringConstraints(max_length=32)] = Field(
         default="", description="Ready and wanted engine pods. Example: 1/2."
@@ -143,6 +145,11 @@ class FlashModelStatus(ApiModel):
     digest: Digest = Field(
         default="",
         description="Digest of the weights as downloaded: sha256: and 64 hexadecimal digits. Example: sha256:9f86d08….",
+    )
+    tokenizer: Annotated[str, StringConstraints(max_length=64)] = Field(
+        default="",
+        description="SHA-256 of its tokenizer, 64 hexadecimal digits: a draft and its model must have the same. "
+        "Example: 9f86d08….",
     )
     size_bytes: Bytes | None = Field(
         default=None, description="Bytes of all packed variants together. Example: 141557760."

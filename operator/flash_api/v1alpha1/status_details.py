@@ -13,6 +13,8 @@ GENERATION_MAX: Final = 2**53 - 1
 HISTORY_MAX: Final = 10
 REPLICAS_MAX: Final = 100_000
 MILLISECONDS_MAX: Final = 86_400_000
+PERCENT_MAX: Final = 100_000
+"""Of what may be many times as much as something else."""
 
 TIME: Final[dict[str, Any]] = {"format": "date-time"}
 
@@ -47,7 +49,7 @@ class ReplicaStatus(ApiModel):
 
 
 class DraftStatus(ReplicaStatus):
-    """Draft pods, and what their proposals are worth."""
+    """Draft pods, and what proposals are worth, wherever they come from."""
 
     active: bool | None = Field(
         default=None,
@@ -56,7 +58,17 @@ class DraftStatus(ReplicaStatus):
     acceptance_percent: Percent | None = Field(
         default=None, description="Share of the proposed tokens that were accepted lately, in percent. Example: 71."
     )
-    speedup_percent: Annotated[int, Field(ge=0, le=100_000)] | None = Field(
+    why_not: Annotated[str, StringConstraints(max_length=64)] | None = Field(
+        default=None,
+        description="Why proposals are not used, as one word of a closed list; unset = they are. "
+        "Example: BelowBreakEven.",
+    )
+    tokens_per_step: Annotated[str, StringConstraints(max_length=8)] | None = Field(
+        default=None,
+        description="Tokens that a request got from one step of the engine lately, in the mean, as a decimal number; "
+        "1.0 = as many as without proposals. Example: 2.4.",
+    )
+    speedup_percent: Annotated[int, Field(ge=0, le=PERCENT_MAX)] | None = Field(
         default=None,
         description="Tokens per second with proposals as a share of those without, in percent; 100 = no difference. "
         "Example: 168.",
@@ -119,6 +131,22 @@ class ScalingEvent(ApiModel):
     )
 
 
+class AutoscalerStatus(ApiModel):
+    """The object of another controller that sets the number of engine pods, and what it did."""
+
+    kind: Annotated[str, StringConstraints(max_length=64)] = Field(
+        description="Kind of the object. Example: HorizontalPodAutoscaler."
+    )
+    name: Name = Field(description="Name of the object. Example: chat-engine.")
+    replicas: Count = Field(default=0, description="Engine pods that are set now, as a count. Example: 4.")
+    history: Annotated[list[ScalingEvent], Field(max_length=HISTORY_MAX)] = Field(
+        default_factory=list,
+        json_schema_extra=LIST_OF_ITS_OWN,
+        description="Last numbers that it set, the newest first, at most 10, each with the reason for which it was "
+        "asked to. Example: [{fromReplicas: 2, toReplicas: 4}].",
+    )
+
+
 class ScalingStatus(ApiModel):
     """What autoscaling decided, and why."""
 
@@ -141,6 +169,11 @@ class ScalingStatus(ApiModel):
         default_factory=list,
         json_schema_extra=LIST_OF_ITS_OWN,
         description="Last changes, the newest first, at most 10. Example: [{fromReplicas: 2, toReplicas: 4}].",
+    )
+    autoscaler: AutoscalerStatus | None = Field(
+        default=None,
+        description="What carries the decision out; unset = the operator does. "
+        "Example: {kind: HorizontalPodAutoscaler, name: chat-engine, replicas: 4}.",
     )
 
 

@@ -12,14 +12,14 @@ from typing import Final
 from flash_api.conditions import EXPLANATIONS, Reason, Refusal
 from flash_api.endpoints import BUCKETS, endpoint, is_object, is_plain
 from flash_api.rules import value_at
-from flash_api.v1alpha1.flashdeployment import FlashDeploymentSpec
+from flash_api.v1alpha1.flashdeployment import DraftMode, FlashDeploymentSpec
 from flash_api.v1alpha1.source import ModelChoice, scheme
 from flash_operator.checks.unserved import UNSERVED, Unserved
 
 
 def PlainSourceIsSafe(spec: FlashDeploymentSpec) -> Refusal | None:  # noqa: N802
     """What comes over http:// is compared with a digest, and no token goes out over it."""
-    draft = spec.draft.in_process if spec.draft else None
+    draft = spec.draft.model if spec.draft and spec.draft.mode is not DraftMode.OFF else None
     return _plain_source(spec.model, "spec.model") or (_plain_source(draft, "spec.draft.model") if draft else None)
 
 
@@ -29,6 +29,8 @@ def FieldIsServed(field: Unserved, spec: FlashDeploymentSpec) -> Refusal | None:
     if value is None or value in field.harmless:
         return None
     if any(value_at(spec, other) is not None for other in field.served_with):
+        return None
+    if field.but_where is not None and value_at(spec, field.but_where[0]) in field.but_where[1]:
         return None
     written = f" ({value})" if isinstance(value, str | int) and not isinstance(value, bool) else ""
     what = f"spec.{field.path}{written} is not served by this release"

@@ -22,21 +22,15 @@ class Unserved:
     """Values that ask for what happens anyway."""
     served_with: tuple[str, ...] = ()
     """Fields beside which it is in force."""
+    but_where: tuple[str, tuple[object, ...]] | None = None
+    """A field, and its values with which it is in force."""
 
 
 UNSERVED: Final = (
     Unserved(
-        "draft.mode",
-        "Write mode: InProcess, which runs the draft inside the engine, or PromptLookup, which needs no model; answers "
-        "are the same.",
-        harmless=("InProcess", "PromptLookup", "Off"),
-    ),
-    Unserved("draft.model.modelRef", "Write the source of the FlashModel into spec.draft.model.source."),
-    Unserved(
-        "engine.autoscaling.provider",
-        "Use BuiltIn, or replace spec.engine.autoscaling by spec.engine.replicas and point a HorizontalPodAutoscaler "
-        "or a ScaledObject of your own at the scale subresource of this FlashDeployment.",
-        harmless=("BuiltIn",),
+        "draft.model.modelRef",
+        "Write mode: Pods, whose pods mount the FlashModel; or write its source into spec.draft.model.source.",
+        but_where=("draft.mode", ("Pods", "Off")),
     ),
     Unserved(
         "engine.autoscaling.scaleToZeroAfterSeconds",

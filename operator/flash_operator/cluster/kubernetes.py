@@ -34,6 +34,7 @@ OWNED_KINDS: Final = (
     ("networking.k8s.io/v1", "NetworkPolicy"),
     ("networking.k8s.io/v1", "Ingress"),
     ("policy/v1", "PodDisruptionBudget"),
+    ("autoscaling/v2", "HorizontalPodAutoscaler"),
 )
 """Every kind that a plan holds and that every cluster knows. We watch them."""
 MODEL_OWNED_KINDS: Final = (
@@ -46,10 +47,13 @@ MODEL_OWNED_KINDS: Final = (
 OPTIONAL_KINDS: Final = (
     ("cert-manager.io/v1", "Certificate"),
     ("gateway.networking.k8s.io/v1", "HTTPRoute"),
+    ("keda.sh/v1alpha1", "ScaledObject"),
     ("monitoring.coreos.com/v1", "PodMonitor"),
 )
 """Kinds that a plan may hold where the cluster knows them. A watch of an unknown kind would fail for ever, so what
 happens to them is seen by the next pass."""
+SCALED_TRIES: Final = 5
+"""How often a Deployment that changes under our hands is read anew: its status does, while pods start."""
 DISCOVERY_SECONDS: Final = 60.0
 """How long the kinds of an API group are taken for what they were."""
 
@@ -69,6 +73,8 @@ PLURALS: Final = {
     "PodDisruptionBudget": "poddisruptionbudgets",
     "Certificate": "certificates",
     "HTTPRoute": "httproutes",
+    "HorizontalPodAutoscaler": "horizontalpodautoscalers",
+    "ScaledObject": "scaledobjects",
     "PodMonitor": "podmonitors",
     "Pod": "pods",
     "Event": "events",
@@ -140,7 +146,8 @@ class KubernetesCluster:
         return await self._select(api_version, kind, key.namespace, f"{names.LABEL_MODEL}={key.name}")
 
     async def users_of_model(self, key: Key) -> tuple[Manifest, ...]:
-        chosen = f"{names.LABEL_USES_MODEL}={key.name},{names.LABEL_COMPONENT}={names.COMPONENT_ENGINE}"
+        components = f"{names.LABEL_COMPONENT} in ({names.COMPONENT_ENGINE}, {names.COMPONENT_DRAFT})"
+        chosen = f"{names.LABEL_USES_MODEL}={key.name},{components}"
         return await self._select("apps/v1", "Deployment", key.namespace, chosen)
 
     async def write_model_status(self, key: Key, status: Manifest) -> None:
@@ -172,8 +179,30 @@ class KubernetesCluster:
         return kind in kinds
 
     async def apply(self, manifest: Manifest) -> None:
+        await self._apply(manifest, await self._get(_path_of(manifest)))
+
+    async def apply_scaled(self, manifest: Manifest) -> None:
+        for last in (False,) * (SCALED_TRIES - 1) + (True,):
+            present = await self._get(_path_of(manifest))
+            number = (present or {}).get("spec", {}).get("replicas")
+            if not present or not number:
+                await self._apply(manifest, present)
+                return
+            version = present["metadata"]["resourceVersion"]
+            followed = {
+                **manifest,
+                "metadata": {**manifest["metadata"], "resourceVersion": version},
+                "spec": {**manifest["spec"], "replicas": number},
+            }
+            try:
+                await self._apply(followed, present)
+                return
+            except Conflict:
+                if last:
+                    raise
+
+    async def _apply(self, manifest: Manifest, present: Manifest | None) -> None:
         path = _path_of(manifest)
-        present = await self._get(path)
         if present is not None and _controller(present) != _controller(manifest):
             kind, name = manifest["kind"], manifest["metadata"]["name"]
             raise ClusterError(

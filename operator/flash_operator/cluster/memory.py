@@ -61,7 +61,8 @@ class MemoryCluster:
 
     async def users_of_model(self, key: Key) -> tuple[Manifest, ...]:
         users = (found for found in self._labelled(key, names.LABEL_USES_MODEL) if found["kind"] == "Deployment")
-        return tuple(u for u in users if u["metadata"]["labels"][names.LABEL_COMPONENT] == names.COMPONENT_ENGINE)
+        mounting = (names.COMPONENT_ENGINE, names.COMPONENT_DRAFT)
+        return tuple(user for user in users if user["metadata"]["labels"][names.LABEL_COMPONENT] in mounting)
 
     async def write_model_status(self, key: Key, status: Manifest) -> None:
         self._write_status(names.MODEL_KIND, key, status)
@@ -102,6 +103,11 @@ class MemoryCluster:
             stored = self._store(identity, merged)
         self._applied[stored["metadata"]["uid"]] = copy.deepcopy(manifest)
         self.writes.append(f"apply {identity[0]}/{identity[2]}")
+
+    async def apply_scaled(self, manifest: Manifest) -> None:
+        present = self._objects.get(_identity(manifest), {})
+        number = present.get("spec", {}).get("replicas") or manifest["spec"]["replicas"]
+        await self.apply({**manifest, "spec": {**manifest["spec"], "replicas": number}})
 
     async def delete(self, manifest: Manifest) -> None:
         present = self._objects.get(_identity(manifest))

@@ -55,6 +55,10 @@ class Cluster(Protocol):
     async def apply(self, manifest: Manifest) -> None:
         """Make the object exist as written (server-side apply of the whole object, field manager `flashplane`)."""
 
+    async def apply_scaled(self, manifest: Manifest) -> None:
+        """As `apply`, for a Deployment whose number of pods another controller sets: one that has pods keeps the number
+        it has at the moment of the write, whatever the manifest says."""
+
     async def delete(self, manifest: Manifest) -> None:
         """Delete exactly this incarnation (uid and resourceVersion as preconditions). Gone already is no error."""
 

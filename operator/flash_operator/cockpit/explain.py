@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from flash_api import names
 from flash_api.conditions import EXPLANATIONS, ConditionType, Reason
+from flash_operator.cockpit.explain_draft import explain_draft
 from flash_operator.cockpit.facts import Served
 
 Manifest = Mapping[str, Any]
@@ -44,6 +45,7 @@ def explain(served: Served, planned: Sequence[Manifest] = ()) -> tuple[Sentence,
         ("Model", _model(served)),
         ("Engine pods", _engines(served)),
         ("Gateway pods", _gateways(served)),
+        ("Draft", explain_draft(served)),
         ("Rollout", _rollout(served)),
         ("Route", _route(served)),
         ("Nodes", _nodes(served, planned)),

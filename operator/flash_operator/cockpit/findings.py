@@ -143,6 +143,13 @@ def _secrets(facts: ClusterFacts) -> Iterator[Finding]:
 def _deployments(facts: ClusterFacts) -> Iterator[Finding]:
     for served in facts.served:
         yield _judged(served, served.label)
+        drafts = served.condition(ConditionType.DRAFT_READY)
+        if drafts and drafts["status"] == "False" and drafts.get("reason") not in _AT_REST:
+            reason = str(drafts.get("reason", ""))
+            explained = EXPLANATIONS.get(Reason(reason)) if reason in set(Reason) else None
+            cause = f"{drafts.get('message') or reason} ({reason}). Answers are the same, and slower."
+            remedy = explained.remedy if explained else ""
+            yield Finding(Severity.WARNING, f"draft pods of {served.namespace}/{served.name}", cause, remedy)
 
 
 def _judged(served: Served, label: str) -> Finding:
@@ -194,6 +201,7 @@ def named_secrets(served: Served) -> tuple[str, ...]:
     references = (
         ((spec.get("gateway") or {}).get("auth") or {}).get("apiKeysSecretRef"),
         (spec.get("model") or {}).get("credentialsSecretRef"),
+        ((spec.get("draft") or {}).get("model") or {}).get("credentialsSecretRef"),
     )
     return tuple(dict.fromkeys(reference["name"] for reference in references if reference))
 

@@ -45,6 +45,8 @@ NEEDED: Final = (
     *_all("", ("services", "configmaps", "serviceaccounts"), OWNER),
     *_all("networking.k8s.io", ("networkpolicies", "ingresses"), OWNER),
     *_all("policy", ("poddisruptionbudgets",), OWNER),
+    *_all("autoscaling", ("horizontalpodautoscalers",), OWNER),
+    *_all("keda.sh", ("scaledobjects",), UNWATCHED),
     *_all("gateway.networking.k8s.io", ("httproutes",), UNWATCHED),
     *_all("cert-manager.io", ("certificates",), UNWATCHED),
     *_all("monitoring.coreos.com", ("podmonitors",), UNWATCHED),

@@ -79,8 +79,9 @@ def deployment(served: Served, now: datetime) -> RenderableType:
 
 def _roles(served: Served) -> Table:
     table = _table("ROLE", "WANTED", "READY", "UPDATED", "STARTING", "EXIST")
-    for role in (names.COMPONENT_ENGINE, "draft", names.COMPONENT_GATEWAY):
-        if counts := served.status.get(role):
+    for role in (names.COMPONENT_ENGINE, names.COMPONENT_DRAFT, names.COMPONENT_GATEWAY):
+        counts = served.status.get(role)
+        if counts and (role != names.COMPONENT_DRAFT or counts.get("selector")):
             keys = ("desired", "ready", "updated", "starting", "replicas")
             table.add_row(role, *(str(counts.get(key, 0)) for key in keys))
     return table
@@ -102,6 +103,8 @@ def _facts(served: Served) -> Iterable[Text]:
     if model := status.get("model"):
         size = f" · {local_view.size(model['sizeBytes'])}" if "sizeBytes" in model else ""
         yield _fact("MODEL", f"{model.get('name', '')} · {model.get('digest', '')}{size}")
+    if worth := local_view.proposals(status):
+        yield _fact("DRAFT", worth)
     if felt := status.get("latency"):
         kinds = (("ttftMilliseconds", "to the first token"), ("tpotMilliseconds", "per further token"))
         figures = ", ".join(f"{felt[key]} ms {what}" for key, what in kinds if key in felt)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any, Final
 
@@ -17,6 +17,14 @@ LOOPBACK: Final = "127.0.0.1"
 _IGNORED: Final = (
     ("engine.resources.cpu", None, "a process on this machine is not limited"),
     ("engine.resources.memory", None, "a process on this machine is not limited"),
+    ("draft.resources.cpu", None, "a process on this machine is not limited"),
+    ("draft.resources.memory", None, "a process on this machine is not limited"),
+    ("draft.placement", "SameNode", "there is no other node than this machine"),
+    (
+        "draft.model.modelRef",
+        None,
+        "there are no volumes on this machine; its deployments share one cache of downloads",
+    ),
     ("gateway.resources.cpu", None, "a process on this machine is not limited"),
     ("gateway.resources.memory", None, "a process on this machine is not limited"),
     ("endpoint.visibility", "Private", f"the endpoint is on {LOOPBACK}, reachable from this machine only"),
@@ -27,6 +35,11 @@ _IGNORED: Final = (
     ("endpoint.tls", None, "clients on this machine come by plain HTTP"),
     ("endpoint.gatewayRef", None, "there are no routes on this machine"),
     ("endpoint.ingressClassName", None, "there are no routes on this machine"),
+    (
+        "engine.autoscaling.provider",
+        "BuiltIn",
+        "there is no other controller on this machine",
+    ),
     ("model.modelRef", None, "there are no volumes on this machine; its deployments share one cache of downloads"),
     ("residency.regions", None, "everything is on this machine, wherever that is"),
     ("placement.nodeSelector", None, "there is no other node than this machine"),
@@ -42,8 +55,10 @@ _IGNORED: Final = (
 class LocalCluster:
     """Objects of one state directory; a supervisor turns its Deployments into processes."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, pods: Callable[[Key], tuple[Manifest, ...]] = lambda _: ()) -> None:
+        """`pods` tells of those that run for a FlashDeployment."""
         self._store = store
+        self._pods = pods
 
     async def deployment(self, key: Key) -> Manifest | None:
         return self._store.get(Ref(KIND, key.namespace, key.name))
@@ -70,17 +85,20 @@ class LocalCluster:
         return True
 
     async def pods(self, key: Key) -> tuple[Manifest, ...]:
-        return ()
+        return self._pods(key)
 
     async def node_regions(self) -> Mapping[str, str] | None:
         return None
 
     async def serves(self, api_version: str, kind: str) -> bool:
         # What the spec asks for by name is kept and told to be without effect; what is nice to have is left out.
-        return kind != "PodMonitor"
+        return kind not in ("PodMonitor", "HorizontalPodAutoscaler", "ScaledObject")
 
     async def apply(self, manifest: Manifest) -> None:
         self._store.apply(manifest)
+
+    async def apply_scaled(self, manifest: Manifest) -> None:
+        await self.apply(manifest)  # nobody else scales here
 
     async def delete(self, manifest: Manifest) -> None:
         live = self._store.get(ref_of(manifest))

@@ -10,6 +10,7 @@ import json
 import os
 import sys
 import time
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -236,8 +237,8 @@ def _wait_until_up(client: Client, applied: Manifest, started: float, timeout: f
         out.print(f"[green]✓[/green] [bold]{metadata['name']}[/bold] is as it should be: {seen.message}")
         return
     asks_for_key = _stored_key(entry) is not None
-    seconds, credit = time.monotonic() - started, view.credit(entry["processes"])
-    out.print(view.up_message(metadata["name"], seen.endpoint, seconds, api_key=asks_for_key, credit=credit))
+    seconds, credits = time.monotonic() - started, view.credits(entry["processes"])
+    out.print(view.up_message(metadata["name"], seen.endpoint, seconds, api_key=asks_for_key, credits=credits))
 
 
 def _provide_tritonserver() -> None:
@@ -296,6 +297,21 @@ def _stored_key(entry: dict[str, Any]) -> str | None:
     from flash_operator.local.store import Store
 
     return first_api_key(Store(_place().objects, now=utc_timestamp), entry["manifest"])
+
+
+@dataclass(frozen=True)
+class LocalEndpoint:
+    """How to reach a deployment of this machine."""
+
+    base_url: str
+    model: str
+    api_key: str | None
+
+
+def local_endpoint(name: str | None, namespace: str | None) -> LocalEndpoint:
+    """Of the named deployment, or the only one; ends the program with what there is instead."""
+    entry = _entry(name, namespace)
+    return LocalEndpoint(_endpoint(entry), entry["manifest"]["metadata"]["name"], _stored_key(entry))
 
 
 def _endpoint(entry: dict[str, Any]) -> str:

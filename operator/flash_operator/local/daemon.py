@@ -27,6 +27,7 @@ from flash_operator.cluster.protocol import Key
 from flash_operator.local.clock import MonotonicClock, utc_timestamp
 from flash_operator.local.cluster import LocalCluster
 from flash_operator.local.place import ENV_OWNER, Place, cache_dir
+from flash_operator.local.pod_report import pods_of
 from flash_operator.local.podspec import Machine
 from flash_operator.local.processes import kill_marked
 from flash_operator.local.report import report
@@ -60,8 +61,8 @@ class Daemon:
     def __init__(self, place: Place, machine: Machine) -> None:
         self._place = place
         self._store = Store(place.objects, now=utc_timestamp)
-        self._cluster = LocalCluster(self._store)
         self._supervisor = Supervisor(self._store, machine, clock=MonotonicClock())
+        self._cluster = LocalCluster(self._store, lambda key: pods_of(key, self._supervisor.pods()))
         self._probe = HttpProbe()
         self._scrape = HttpScrape()
         self._scaler = Scaler(self._scrape)

@@ -31,7 +31,7 @@ DEFAULT_GRACE_SECONDS: Final = 30
 GRACE_MAX_SECONDS: Final = 45
 """Someone sits before this machine and waits for the end."""
 
-_ENGINE: Final = "flash-engine"
+_SERVERS: Final = frozenset({"flash-engine", "flash-draft"})
 _ENGINE_PORT_FLAGS: Final = {
     PORT_ENGINE_HTTP: "--http-port",
     PORT_ENGINE_GRPC: "--grpc-port",
@@ -184,7 +184,7 @@ class _Context:
             previous = argument
 
     def _listening(self, program: str, has_ports: bool) -> tuple[str, ...]:
-        if program != _ENGINE or not has_ports:
+        if program not in _SERVERS or not has_ports:
             return ()
         flags = [
             word

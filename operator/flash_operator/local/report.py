@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 from flash_api.names import KIND, LABEL_DEPLOYMENT
@@ -56,7 +55,7 @@ def _row(pod: Pod, container: Container, is_init: bool) -> dict[str, Any]:
         "probeFailure": state.probe_failure,
         "residentBytes": resident_bytes(state.pid) if state.pid is not None else 0,
         "log": str(container.spec.log),
-        "progress": _progress(container.spec.progress) if state.pid is not None or state.done else None,
+        "progress": progress(container),
     }
 
 
@@ -73,10 +72,12 @@ def _state(pod: Pod, container: Container, is_init: bool) -> str:
     return "Running" if state.ready or is_init else "Starting"
 
 
-def _progress(path: Path) -> dict[str, Any] | None:
+def progress(container: Container) -> dict[str, Any] | None:
     """`{phase, done, total, unit}`, at the end of a pull with `{model}`, as the container last wrote it."""
+    if container.state.pid is None and not container.state.done:
+        return None
     try:
-        written = json.loads(path.read_bytes())
+        written = json.loads(container.spec.progress.read_bytes())
     except (OSError, ValueError):
         return None
     return written if isinstance(written, dict) else None

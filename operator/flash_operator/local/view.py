@@ -75,13 +75,30 @@ def details(entry: Mapping[str, Any]) -> RenderableType:
         if not row["init"] or row["pid"] or row["restarts"]:
             processes.add_row(*_process(row, entry["manifest"]["metadata"]["name"]))
     parts: list[RenderableType] = [conditions(status)]
-    if by := credit(entry["processes"]):
-        parts += ["", Text.assemble(("MODEL  ", "bold"), by)]
+    for use, by in credits(entry["processes"]).items():
+        parts += ["", Text.assemble((f"{use.upper()}  ", "bold"), by)]
+    if worth := proposals(status):
+        parts += ["", Text.assemble(("DRAFT  ", "bold"), worth)]
     if processes.row_count:
         parts += ["", processes]
     if ignored := status.get("ignoredFields"):
         parts += ["", Text("Not in force on this machine:", style="bold"), *(f"  {field}" for field in ignored)]
     return Group(*parts)
+
+
+def proposals(status: Mapping[str, Any]) -> str:
+    """What proposals for speculative decoding are worth; empty where there is no draft, or nothing is known yet."""
+    draft = status.get("draft") or {}
+    if "active" not in draft:
+        return ""
+    parts = ["proposals are used" if draft["active"] else f"proposals are not used ({draft.get('whyNot', 'Unknown')})"]
+    if "acceptancePercent" in draft:
+        parts.append(f"{draft['acceptancePercent']} % of them hold")
+    if "tokensPerStep" in draft:
+        parts.append(f"{draft['tokensPerStep']} tokens a step")
+    if "speedupPercent" in draft:
+        parts.append(f"{draft['speedupPercent'] / 100:.2f}x as fast as without, measured")
+    return ", ".join(parts)
 
 
 def _process(row: Mapping[str, Any], deployment: str) -> Iterator[str]:
@@ -99,23 +116,27 @@ def _process(row: Mapping[str, Any], deployment: str) -> Iterator[str]:
         yield str(row["lastExitCode"]) if row["ready"] else f"{row['lastExitCode']}: {row['lastLine']}"
 
 
-def credit(processes: Sequence[Mapping[str, Any]]) -> str:
-    """Whose model is served and under which licence, as its pull found out; empty when that is not known (yet)."""
-    models = [row["progress"]["model"] for row in processes if row["progress"] and row["progress"].get("model")]
-    return (
-        " · ".join(models[0][field] for field in ("name", "license", "attribution") if field in models[0])
-        if models
-        else ""
-    )
+def credits(processes: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Whose `model` is served, and whose `draft` helps, under which licences; what no pull has told is left out."""
+    found: dict[str, str] = {}
+    for row in sorted(processes, key=lambda row: row["component"] == "draft"):
+        if model := (row["progress"] or {}).get("model"):
+            use = "draft" if row["component"] == "draft" else "model"
+            found.setdefault(
+                use, " · ".join(model[field] for field in ("name", "license", "attribution") if field in model)
+            )
+    return found
 
 
-def up_message(name: str, endpoint: str, seconds: float, *, api_key: bool, credit: str) -> RenderableType:
+def up_message(
+    name: str, endpoint: str, seconds: float, *, api_key: bool, credits: Mapping[str, str]
+) -> RenderableType:
     """What to do with a deployment that is up."""
     table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
     key = "the key of its Secret" if api_key else "any text as api_key"
     table.add_row("OpenAI API", Text(endpoint, style="bold cyan"), f'model "{name}", {key}')
-    if credit:
-        table.add_row("model", Text(credit.partition(" · ")[0]), credit.partition(" · ")[2])
+    for use, by in credits.items():
+        table.add_row(use, Text(by.partition(" · ")[0]), by.partition(" · ")[2])
     table.add_row("talk to it", Text(f"flash chat {name}", style="bold"))
     table.add_row("look at it", Text("flash status", style="bold"), f"logs: flash logs {name} -f")
     table.add_row("stop it", Text(f"flash down {name}", style="bold"))

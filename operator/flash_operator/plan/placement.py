@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from flash_api import names
@@ -31,10 +31,21 @@ def scheduling(deployment: FlashDeployment, component: str, of_model: Mapping[st
         "runtimeClassName": placement.runtime_class_name if component != names.COMPONENT_GATEWAY else None,
         "affinity": {**of_model, **(affinity(deployment.spec.residency) if deployment.spec.residency else {})},
         "topologySpreadConstraints": [
-            _constraint(spread, selector(deployment, component)) for spread in placement.topology_spread or _SPREAD
+            _constraint(spread, selector(deployment, component)) for spread in _spread(placement, component)
         ],
     }
     return {key: value for key, value in wanted.items() if value}
+
+
+def _spread(placement: Placement, component: str) -> Sequence[TopologySpread]:
+    wanted = placement.topology_spread or _SPREAD
+    if component != names.COMPONENT_DRAFT:
+        return wanted
+    # Drafts go where engines are, which are even already: as a condition it would keep a draft from its engine.
+    return [
+        TopologySpread(topology_key=key, max_skew=skew)
+        for key, skew in {s.topology_key: s.max_skew for s in wanted}.items()
+    ]
 
 
 def affinity(residency: Residency) -> dict[str, Any]:

@@ -4,14 +4,15 @@ how it replaces them."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, Protocol
+from urllib.parse import urlsplit
 
 from flash_api import names
 from flash_api.quantities import canonical
 from flash_api.v1alpha1.base import SecretKeyRef
 from flash_api.v1alpha1.flashdeployment import FlashDeployment, Resources, Rollout
-from flash_api.v1alpha1.source import Variant
+from flash_api.v1alpha1.source import Variant, scheme
 from flash_operator.plan.metadata import Manifest, content_hash, labels, owned_object, selector
 from flash_operator.plan.placement import scheduling
 from flash_operator.plan.settings import PlanSettings
@@ -114,7 +115,11 @@ def pull_container(
         "command": ["flash-pull"],
         "args": args,
         # Beside the result, so that it is linked rather than copied; the root file system is read-only.
-        "env": [{"name": names.ENV_CACHE, "value": f"{root}/.cache"}, *source_env],
+        "env": [
+            {"name": names.ENV_CACHE, "value": f"{root}/.cache"},
+            *source_env,
+            *(_index_env(settings.package_index) if scheme(weights.uri) == "builtin" else []),
+        ],
         "volumeMounts": [mount(volume, root), mount("tmp", "/tmp"), *source_mounts],
         "terminationMessagePolicy": LAST_WORDS,
         "securityContext": container_security(),
@@ -140,6 +145,16 @@ def source_access(
         volumes.append({"name": source, "persistentVolumeClaim": {"claimName": claim, "readOnly": True}})
         mounts.append(mount(source, names.DIR_SOURCE, read_only=True))
     return volumes, mounts, env
+
+
+def _index_env(index: str | None) -> list[Manifest]:
+    """How pip finds the installation's index. It asks an index without TLS only where it is told to; what comes from
+    there has a pinned digest."""
+    if index is None:
+        return []
+    parts = urlsplit(index)
+    plain = [{"name": "PIP_TRUSTED_HOST", "value": parts.netloc}] if parts.scheme == "http" else []
+    return [{"name": "PIP_INDEX_URL", "value": index}, *plain]
 
 
 def _claim(uri: str) -> str | None:
@@ -169,6 +184,15 @@ class ModelInPods:
     labels: Mapping[str, str] = field(default_factory=dict)
     affinity: Manifest = field(default_factory=dict)
     """On top of what the deployment itself asks for."""
+
+
+def near(model: ModelInPods, affinity: Manifest) -> ModelInPods:
+    """With one more wish for its pods' place, beside those that the model brings."""
+    merged: dict[str, Any] = dict(model.affinity)
+    for kind, wishes in affinity.items():
+        former = merged.get(kind, {})
+        merged[kind] = {**former, **{when: [*former.get(when, ()), *terms] for when, terms in wishes.items()}}
+    return replace(model, affinity=merged)
 
 
 def drain_seconds(deployment: FlashDeployment) -> int:
@@ -201,17 +225,21 @@ def deployment_of_pods(
     settings: PlanSettings,
     annotations: Mapping[str, str] | None = None,
     revision: str = "",
+    extra_labels: Mapping[str, str] | None = None,
+    chosen_by: Mapping[str, str] | None = None,
 ) -> Manifest:
     """A Deployment that replaces pods one by one: with `surge` 1 the new one comes first, with 0 the old one goes.
 
-    `revision` names the pod template; empty = it is named by its content.
+    `revision` names the pod template; empty = it is named by its content. Pods are labelled with `extra_labels`, and
+    with `chosen_by`, which tells them from those of another Deployment of the component.
     """
     rollout = deployment.spec.rollout or Rollout()
     grace = settings.unroute_seconds + drain_seconds(deployment) + settings.stop_margin_seconds
     digest = {names.LABEL_CONFIG_HASH: config_map["metadata"]["labels"][names.LABEL_CONFIG_HASH]}
+    added = {**(extra_labels or {}), **(chosen_by or {}), **model.labels}
     template = {
         "metadata": {
-            "labels": {**labels(deployment, component), **digest, **model.labels},
+            "labels": {**labels(deployment, component), **digest, **added},
             **({"annotations": dict(annotations)} if annotations else {}),
         },
         "spec": {
@@ -233,14 +261,14 @@ def deployment_of_pods(
         api_version="apps/v1",
         kind="Deployment",
         name=name,
-        extra_labels={**digest, **model.labels, names.LABEL_REVISION: revision or content_hash(template)},
+        extra_labels={**digest, **added, names.LABEL_REVISION: revision or content_hash(template)},
         spec={
             "replicas": replicas,
             "revisionHistoryLimit": 3,
             "progressDeadlineSeconds": rollout.progress_deadline_seconds,
             **({"paused": True} if rollout.paused else {}),
             "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 1 - surge, "maxSurge": surge}},
-            "selector": {"matchLabels": selector(deployment, component)},
+            "selector": {"matchLabels": {**selector(deployment, component), **(chosen_by or {})}},
             "template": template,
         },
     )

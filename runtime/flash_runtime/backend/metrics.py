@@ -6,7 +6,7 @@ do. Updating one metric from two threads crashes the server, so only the deliver
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -14,12 +14,15 @@ import numpy as np
 import triton_python_backend_utils as pb
 
 from flash_runtime.backend.experts import Counts, has_series, skews
+from flash_runtime.backend.speculation_metrics import SpeculationMetrics
 from flash_runtime.engine.loop import EngineStats
-from flash_runtime.engine.speculation import Fallback
+from flash_runtime.engine.proposals import Fallback
 
 
 @dataclass(frozen=True)
-class _Metric:
+class Metric:
+    """One number of a stats object."""
+
     field: str
     name: str
     description: str
@@ -27,28 +30,28 @@ class _Metric:
 
 
 _METRICS: Final = (
-    _Metric("running", "flash_engine_requests_running", "Requests that share the engine's steps", False),
-    _Metric("waiting", "flash_engine_requests_waiting", "Requests that wait for a place or for memory", False),
-    _Metric("kv_blocks_used", "flash_engine_kv_blocks_used", "KV cache blocks held by requests", False),
-    _Metric("kv_blocks_total", "flash_engine_kv_blocks", "KV cache blocks", False),
-    _Metric("steps", "flash_engine_steps_total", "Batches computed", True),
-    _Metric("prompt_tokens", "flash_engine_prompt_tokens_total", "Prompt tokens taken in", True),
-    _Metric(
+    Metric("running", "flash_engine_requests_running", "Requests that share the engine's steps", False),
+    Metric("waiting", "flash_engine_requests_waiting", "Requests that wait for a place or for memory", False),
+    Metric("kv_blocks_used", "flash_engine_kv_blocks_used", "KV cache blocks held by requests", False),
+    Metric("kv_blocks_total", "flash_engine_kv_blocks", "KV cache blocks", False),
+    Metric("steps", "flash_engine_steps_total", "Batches computed", True),
+    Metric("prompt_tokens", "flash_engine_prompt_tokens_total", "Prompt tokens taken in", True),
+    Metric(
         "cached_prompt_tokens",
         "flash_engine_cached_prompt_tokens_total",
         "Prompt tokens whose keys and values were found in the cache",
         True,
     ),
-    _Metric("generated_tokens", "flash_engine_generated_tokens_total", "Tokens generated", True),
-    _Metric(
+    Metric("generated_tokens", "flash_engine_generated_tokens_total", "Tokens generated", True),
+    Metric(
         "answers",
         "flash_engine_sequence_steps_total",
         "Times a request got tokens of a step; generated tokens over this = tokens per step",
         True,
     ),
-    _Metric("proposed_tokens", "flash_engine_proposed_tokens_total", "Proposed tokens that were verified", True),
-    _Metric("accepted_tokens", "flash_engine_accepted_tokens_total", "Proposed tokens that held", True),
-    _Metric("preemptions", "flash_engine_preemptions_total", "Requests set back for lack of KV cache memory", True),
+    Metric("proposed_tokens", "flash_engine_proposed_tokens_total", "Proposed tokens that were verified", True),
+    Metric("accepted_tokens", "flash_engine_accepted_tokens_total", "Proposed tokens that held", True),
+    Metric("preemptions", "flash_engine_preemptions_total", "Requests set back for lack of KV cache memory", True),
 )
 
 
@@ -120,26 +123,23 @@ class FallbackMetrics:
         del self._family
 
 
-class EngineMetrics:
-    """All metrics of one engine. Families must outlive their metrics, so both are kept."""
+class MetricTable:
+    """A metric for each of some fields. Families must outlive their metrics, so both are kept."""
 
-    def __init__(self, served_model_name: str, expert_load: Callable[[], Counts | None]) -> None:
-        self._expert_load = expert_load
-        load = expert_load()
-        self._experts = None if load is None else ExpertMetrics(served_model_name, load)
-        self._fallbacks = FallbackMetrics(served_model_name)
+    def __init__(self, metrics: Sequence[Metric], served_model_name: str) -> None:
+        self._rows = metrics
         self._families: list[Any] = []
         self._metrics: list[Any] = []
-        self._values = [0] * len(_METRICS)
-        for metric in _METRICS:
+        self._values = [0.0] * len(metrics)
+        for metric in metrics:
             kind = pb.MetricFamily.COUNTER if metric.is_counter else pb.MetricFamily.GAUGE
             family = pb.MetricFamily(name=metric.name, description=metric.description, kind=kind)
             self._families.append(family)
             self._metrics.append(family.Metric(labels={"model": served_model_name}))
 
-    def publish(self, stats: EngineStats) -> None:
+    def publish(self, stats: object) -> None:
         """Bring every metric up to date; each changed one costs a round trip to the server."""
-        for index, metric in enumerate(_METRICS):
+        for index, metric in enumerate(self._rows):
             value = getattr(stats, metric.field)
             if value != self._values[index]:
                 if metric.is_counter:
@@ -147,14 +147,39 @@ class EngineMetrics:
                 else:
                     self._metrics[index].set(value)
                 self._values[index] = value
+
+    def close(self) -> None:
+        """Metrics before families: otherwise the process crashes on its way out."""
+        self._metrics.clear()
+        self._families.clear()
+
+
+class EngineMetrics:
+    """All metrics of one engine."""
+
+    def __init__(self, served_model_name: str, expert_load: Callable[[], Counts | None], *, proposes: bool) -> None:
+        """`proposes`: whether the engine has a proposer."""
+        self._expert_load = expert_load
+        load = expert_load()
+        self._experts = None if load is None else ExpertMetrics(served_model_name, load)
+        self._fallbacks = FallbackMetrics(served_model_name)
+        self._speculation = SpeculationMetrics(served_model_name) if proposes else None
+        self._table = MetricTable(_METRICS, served_model_name)
+
+    def publish(self, stats: EngineStats) -> None:
+        """Bring every metric up to date."""
+        self._table.publish(stats)
         self._fallbacks.publish(stats.fallbacks)
+        if self._speculation is not None and stats.speculation is not None:
+            self._speculation.publish(stats.speculation)
         if self._experts is not None and (load := self._expert_load()) is not None:
             self._experts.publish(load, everything=stats.running == 0)
 
     def close(self) -> None:
-        """Let go, metrics before families: otherwise the process crashes on its way out."""
+        """Let go, in the order that each asks for."""
         if self._experts is not None:
             self._experts.close()
         self._fallbacks.close()
-        self._metrics.clear()
-        self._families.clear()
+        if self._speculation is not None:
+            self._speculation.close()
+        self._table.close()

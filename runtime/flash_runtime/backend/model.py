@@ -19,7 +19,7 @@ from flash_api.config.engine import EngineConfig
 from flash_runtime import wire
 from flash_runtime.backend.delivery import StreamClosed
 from flash_runtime.backend.lifeline import Lifeline
-from flash_runtime.backend.load import Loaded, limits, load, speculation, warm_up
+from flash_runtime.backend.load import Loaded, draft_link, limits, load, speculation, warm_up
 from flash_runtime.backend.metrics import EngineMetrics
 from flash_runtime.backend.worker import EngineWorker, Submission
 from flash_runtime.engine.loop import Engine
@@ -75,7 +75,7 @@ class TritonPythonModel:
         logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
         self._lifeline = Lifeline()
         try:
-            _check_numpy()
+            check_numpy()
             folder = Path(args["model_repository"]) / args["model_version"]
             config = EngineConfig.model_validate_json((folder / "engine.json").read_text())
             logging.getLogger().setLevel(config.log_level.upper())
@@ -83,18 +83,21 @@ class TritonPythonModel:
             warm_up(loaded.provider)
             if loaded.draft is not None:
                 warm_up(loaded.draft)
+            self._link = draft_link(config, loaded, clock=time.monotonic)
             engine = Engine(
                 loaded.provider,
                 limits=limits(config),
                 eos_token_ids=loaded.eos_token_ids,
-                speculation=speculation(config, loaded, clock=time.perf_counter),
+                speculation=speculation(config, loaded, clock=time.perf_counter, link=self._link),
             )
         except Exception as error:
             # Whatever it is, the person who started the server must hear it as one line, not only as a traceback.
             self._lifeline.say(f"cannot load the model: {error}")
             raise
         parent = os.getppid()
-        self._metrics = EngineMetrics(config.served_model_name, loaded.expert_load)
+        self._metrics = EngineMetrics(
+            config.served_model_name, loaded.expert_load, proposes=engine.stats().speculation is not None
+        )
         self._metrics.publish(engine.stats())
         self._worker = EngineWorker(
             engine,
@@ -107,6 +110,8 @@ class TritonPythonModel:
             on_orphaned=lambda: os._exit(1),
         )
         self._worker.start()
+        if self._link is not None:
+            self._link.start()
 
     def load(self, config: EngineConfig) -> Loaded:
         """The provider to serve with."""
@@ -125,6 +130,8 @@ class TritonPythonModel:
         """tritonserver is about to end this process; it has waited for running streams."""
         if not self._worker.stop(_STOP_SECONDS):
             logging.getLogger(__name__).warning("the engine's step did not end in %.0f s", _STOP_SECONDS)
+        if self._link is not None:
+            self._link.close()
         self._metrics.close()
 
     def _crash(self, error: BaseException) -> None:
@@ -133,7 +140,8 @@ class TritonPythonModel:
         os._exit(1)
 
 
-def _check_numpy() -> None:
+def check_numpy() -> None:
+    """Raise RuntimeError where tensors would be read wrong."""
     if int(np.__version__.split(".")[0]) >= 2:
         raise RuntimeError(
             f"numpy ({np.__version__}) must be older than 2: tritonserver's Python backend reads and writes wrong "

@@ -1,4 +1,7 @@
-"""The console script `flash-engine`: reads a config, prepares tritonserver and stays as its thin parent."""
+"""The console script `flash-engine`, and what `flash-draft` shares with it.
+
+Reads a config, prepares tritonserver and stays as its thin parent.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +12,14 @@ import secrets
 import socket
 import sys
 import sysconfig
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Final, Generic, TypeVar
 
 from pydantic import ValidationError
 
+from flash_api.config.draft import DraftConfig
 from flash_api.config.engine import EngineConfig
 from flash_api.names import (
     FILE_ENGINE_CONFIG,
@@ -33,24 +39,58 @@ class StartError(Exception):
     """The engine cannot start: one line for the person who started it."""
 
 
+Config = TypeVar("Config", EngineConfig, DraftConfig)
+
+
+@dataclass(frozen=True)
+class Program(Generic[Config]):
+    """What `flash-engine` and `flash-draft` differ in."""
+
+    name: str
+    what: str
+    description: str
+    grpc_help: str
+    config: type[Config]
+    config_file: str
+    repository: Callable[[Config], Mapping[str, str]]
+
+
+ENGINE: Final = Program(
+    name="flash-engine",
+    what="engine",
+    description="Serve one packed model with tritonserver: token ids in, token ids out, over gRPC streams.",
+    grpc_help="the gateway's streams",
+    config=EngineConfig,
+    config_file=FILE_ENGINE_CONFIG,
+    repository=model_repository,
+)
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run an engine until SIGTERM. Exit status 2 = it could not start as asked."""
-    options = _parser().parse_args(arguments)
+    return run(ENGINE, arguments)
+
+
+def run(program: Program[Config], arguments: list[str] | None = None) -> int:
+    """Run it until SIGTERM. Exit status 2 = it could not start as asked."""
+    options = _parser(program).parse_args(arguments)
     listen = Listen(options.address, options.http_port, options.grpc_port, options.metrics_port)
     try:
-        config = read_config(options.config)
+        config = _read(options.config, program)
         _check_packed_model(config)
         _check_ports(listen)
-        ended = serve(config, listen, model_repository(config), locate())
+        ended = serve(config, listen, program.repository(config), locate())
     except (StartError, TritonserverMissing) as error:
-        print(f"flash-engine: {error}", file=sys.stderr)
+        print(f"{program.name}: {error}", file=sys.stderr)
         return 2
     if ended.reason:
-        print(f"flash-engine: {ended.reason}", file=sys.stderr)
+        print(f"{program.name}: {ended.reason}", file=sys.stderr)
     return ended.status
 
 
-def serve(config: EngineConfig, listen: Listen, repository: Mapping[str, str], server: Tritonserver) -> Exit:
+def serve(
+    config: EngineConfig | DraftConfig, listen: Listen, repository: Mapping[str, str], server: Tritonserver
+) -> Exit:
     """Write the repository to a fresh folder and run the server on it until it ends."""
     with run_dir() as run:
         _write_files(run.path / "repository", repository)
@@ -75,12 +115,17 @@ def serve(config: EngineConfig, listen: Listen, repository: Mapping[str, str], s
 
 def read_config(path: Path) -> EngineConfig:
     """The engine config in a file. Raises StartError naming the file and what is wrong with it."""
+    return _read(path, ENGINE)
+
+
+def _read(path: Path, program: Program[Config]) -> Config:
+    """The config in a file. Raises StartError naming the file and what is wrong with it."""
     try:
         text = path.read_text()
     except OSError as error:
-        raise StartError(f"{path}: {error.strerror}; name the engine's config with --config") from error
+        raise StartError(f"{path}: {error.strerror}; name the {program.what}'s config with --config") from error
     try:
-        return EngineConfig.model_validate_json(text)
+        return program.config.model_validate_json(text)
     except ValidationError as error:
         problem = error.errors(include_url=False)[0]
         field = ".".join(map(str, problem["loc"]))
@@ -88,21 +133,24 @@ def read_config(path: Path) -> EngineConfig:
         raise StartError(f"{path}: {field + ': ' if field else ''}{problem['msg']}{more}") from error
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(program: Program[Config]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="flash-engine",
-        description="Serve one packed model with tritonserver: token ids in, token ids out, over gRPC streams.",
+        prog=program.name,
+        description=program.description,
         epilog="SIGTERM lets running streams finish for up to `shutdown_seconds` of the config, then ends the server.",
     )
     parser.add_argument(
-        "--config", type=Path, default=Path(FILE_ENGINE_CONFIG), help="engine config, JSON (default: %(default)s)"
+        "--config",
+        type=Path,
+        default=Path(program.config_file),
+        help=f"{program.what} config, JSON (default: %(default)s)",
     )
     parser.add_argument("--address", default="0.0.0.0", help="address to listen on (default: %(default)s)")
     parser.add_argument(
         "--http-port", type=int, default=PORT_ENGINE_HTTP, help="health and canary (default: %(default)s)"
     )
     parser.add_argument(
-        "--grpc-port", type=int, default=PORT_ENGINE_GRPC, help="the gateway's streams (default: %(default)s)"
+        "--grpc-port", type=int, default=PORT_ENGINE_GRPC, help=f"{program.grpc_help} (default: %(default)s)"
     )
     parser.add_argument(
         "--metrics-port", type=int, default=PORT_ENGINE_METRICS, help="Prometheus metrics (default: %(default)s)"
@@ -110,7 +158,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _check_packed_model(config: EngineConfig) -> None:
+def _check_packed_model(config: EngineConfig | DraftConfig) -> None:
     packed = Path(config.model_dir) / PACKED_MODEL
     if not packed.is_file():
         pull = f"flash-pull --source {config.source} --variant {config.variant.value} --to {config.model_dir}"

@@ -22,7 +22,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Final
 
-from flash_runtime.backend.lifeline import FILE_BUSY
+from flash_runtime.backend.lifeline import FILE_BUSY, FILE_STOPPING
 
 _PR_SET_PDEATHSIG: Final = 1
 _PR_SET_CHILD_SUBREAPER: Final = 36
@@ -67,7 +67,9 @@ def supervise(
     try:
         with _wakeups() as wakeup:
             server = subprocess.Popen(command, env=dict(environ), preexec_fn=die_with_parent)  # noqa: PLW1509
-            return _Watch(server, pipe, busy, wakeup, exit_timeout_seconds + _KILL_GRACE_SECONDS, clock).run()
+            stop_seconds = exit_timeout_seconds + _KILL_GRACE_SECONDS
+            stopping = lifeline.with_name(FILE_STOPPING)
+            return _Watch(server, pipe, busy, wakeup, stopping, stop_seconds, clock).run()
     finally:
         os.close(busy)
         os.close(pipe)
@@ -82,6 +84,7 @@ class _Watch:
         pipe: int,
         busy: int,
         wakeup: int,
+        stopping: Path,
         stop_seconds: float,
         clock: Callable[[], float],
     ) -> None:
@@ -89,6 +92,7 @@ class _Watch:
         self._pipe: int | None = pipe
         self._busy = busy
         self._wakeup = wakeup
+        self._stopping = stopping
         self._stop_seconds = stop_seconds
         self._clock = clock
         self._deadline: float | None = None
@@ -145,6 +149,7 @@ class _Watch:
                 if number in (signal.SIGTERM, signal.SIGINT) and self._deadline is None:
                     self._busy_at = self._clock()
                     self._deadline = self._busy_at + self._stop_seconds
+                    self._stopping.touch()
                     self._server.send_signal(signal.SIGTERM)
             self._reap()
 

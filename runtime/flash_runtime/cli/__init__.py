@@ -1,4 +1,4 @@
-"""The commands of `flash` about models: `pack`, `eval`, `info`. Says and asks; the work is in `model` and `kernels`.
+"""The commands of `flash` about models: `pack`, `eval`, `info`, `distill`. Says and asks; the work is elsewhere.
 
 `flash` finds them through the entry point group `flashplane.commands`, so that neither plane imports the other.
 Nothing heavy is imported until a command runs.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import typer
 
+from flash_runtime.cli.distill import distill
 from flash_runtime.cli.evaluate import evaluate
 from flash_runtime.cli.info import info
 from flash_runtime.cli.pack import pack
@@ -19,3 +20,4 @@ def register(app: typer.Typer) -> None:
     app.command("pack", rich_help_panel=panel)(pack)
     app.command("eval", rich_help_panel=panel)(evaluate)
     app.command("info", rich_help_panel=panel)(info)
+    app.command("distill", rich_help_panel=panel)(distill)

@@ -120,6 +120,7 @@ def _packed_facts(path: Path, *, verify: bool) -> tuple[dict[str, Any], ModelPla
         "variant": packed.header.get("variant"),
         "weight_format": plan.weight_format.value,
         "head_format": plan.head_format.value,
+        "wide": len(plan.wide),
         "rotated": bool(packed.header.get("rotated", False)),
         "calibration": packed.header.get("calibration"),
     }
@@ -195,6 +196,8 @@ def _lines(document: dict[str, Any]) -> Iterator[tuple[str, str]]:
         return
     yield "model", f"{model['name']}, licence {model['license']}"
     yield "attribution", model["attribution"]
+    if model.get("training"):
+        yield "training", model["training"]
     if "source" in model:
         yield "source", f"{model['source']}\nsha256 {model.get('sha256', 'unknown')}"
     if "file" in model:
@@ -203,6 +206,7 @@ def _lines(document: dict[str, Any]) -> Iterator[tuple[str, str]]:
         only = ", tokenizer only" if model["contents"] == "text" else ""
         basis = ", rotated" if model["rotated"] else ""
         numbers = f"weights {model['weight_format']}, head {model['head_format']}"
+        numbers += f", {model['wide']} linears bf16" if model["wide"] else ""
         yield "variant", f"{model['variant']}: {numbers}{basis}{only}"
         if (how := model["calibration"]) is not None:
             yield "calibration", f"{how['method']}, {how['tokens']:,} tokens of {how['text']}\nsha256 {how['sha256']}"

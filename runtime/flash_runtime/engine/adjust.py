@@ -48,6 +48,9 @@ class Adjuster:
         if request.repetition_penalty != 1.0:
             for token_id in prompt_ids:
                 self._context.add(token_id)
+        if request.frequency_penalty or request.presence_penalty:
+            for token_id in prompt_ids[max(0, len(prompt_ids) - request.num_resumed) :]:
+                self._output.add(token_id)
 
     def advance(self, token_id: int) -> None:
         """Take in the token that was chosen."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 from bisect import bisect_left, insort
 from collections import deque
 from collections.abc import Callable, Sequence
+from math import inf
 from typing import Final
 
 WIDTHS: Final = (*range(1, 13), *range(14, 33, 2), *range(36, 65, 4), *range(72, 145, 8))
@@ -107,12 +108,14 @@ def plan(
     probabilities: Sequence[float],
     limits: Sequence[int],
     seconds: Callable[[int], float | None],
-    proposer_seconds: float = 0.0,
+    proposer_seconds: Callable[[int], float | None] = lambda depth: 0.0,
+    is_free: Sequence[bool] = (),
 ) -> list[int]:
     """Tokens to propose for each sequence; all 0 where proposals do not pay.
 
-    `limits`: the most for each. `seconds(width)`: a step's cost. `proposer_seconds`: what one more token of the longest
-    proposal costs; tokens of several sequences are proposed at once.
+    `limits`: the most for each. `seconds(width)`: a step's cost. `proposer_seconds(depth)`: what a longest proposal of
+    so many tokens costs, of those sequences whose proposals are not `is_free`; tokens of several sequences are proposed
+    at once. What is not known costs nothing, so that it is tried.
     """
     count = len(probabilities)
     counts = [0] * count
@@ -129,18 +132,36 @@ def plan(
     gains.sort()
     expected = float(count)
     best_rate, best_size, deepest = expected / base * _WORTH, 0, 0
-    for size, (gain, depth, _) in enumerate(gains, start=1):
+    for size, (gain, depth, index) in enumerate(gains, start=1):
         expected -= gain
-        deepest = max(deepest, depth)
+        if depth > deepest and not (is_free and is_free[index]):
+            deepest = depth
         width = count + size
         if size < len(gains) and width not in _WIDTHS:
             continue
-        rate = expected / ((seconds(width) or base) + deepest * proposer_seconds)
+        asked = (proposer_seconds(deepest) or 0.0) if deepest else 0.0
+        rate = expected / ((seconds(width) or base) + asked)
         if rate > best_rate:
             best_rate, best_size = rate, size
     for _, _, index in gains[:best_size]:
         counts[index] += 1
     return counts
+
+
+def patience(probabilities: Sequence[float], counts: Sequence[int], seconds: Callable[[int], float | None]) -> float:
+    """Seconds that waiting for these proposals may take: then the step brings no more tokens per second than without.
+
+    0 where they cannot pay at all, infinite while the steps' costs are not known.
+    """
+    count = len(probabilities)
+    base, wide = seconds(count), seconds(count + sum(counts))
+    if base is None or wide is None:
+        return inf
+    expected = sum(
+        sum(probability**depth for depth in range(num_tokens + 1))
+        for probability, num_tokens in zip(probabilities, counts, strict=True)
+    )
+    return max(0.0, expected / count * base - wide)
 
 
 _WIDTHS: Final = frozenset(WIDTHS)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_right
 from collections.abc import Sequence as Ids
+from math import inf
 from typing import Final
 
 from flash_runtime.engine.proposals import NOTHING, Ask, Proposal
@@ -35,7 +36,7 @@ class PromptLookup:
     def __init__(self) -> None:
         self._indices: dict[int, _Index] = {}
 
-    def propose(self, asks: list[Ask]) -> list[Proposal]:
+    def propose(self, asks: list[Ask], patience_seconds: float = inf) -> list[Proposal]:
         """The continuation of the longest match of each sequence's end."""
         budget = _INDEXED_PER_CALL
         proposals = []

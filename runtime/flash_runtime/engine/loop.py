@@ -17,6 +17,7 @@ from flash_runtime.engine.batch import Batch, Provider
 from flash_runtime.engine.blocks import NO_BLOCK, BlockPool, root_key
 from flash_runtime.engine.choose import Choices, Chosen
 from flash_runtime.engine.errors import EngineError, NonFiniteLogits, QueueFull, RequestRefused
+from flash_runtime.engine.record import SpeculationStats
 from flash_runtime.engine.scheduler import Chunk, Scheduler
 from flash_runtime.engine.sequence import Sequence
 from flash_runtime.engine.speculation import Speculation
@@ -71,6 +72,7 @@ class EngineStats:
     accepted_tokens: int = 0
     fallbacks: tuple[tuple[str, int], ...] = ()
     """Why proposals were missing, and how often."""
+    speculation: SpeculationStats | None = None
 
 
 class Engine:
@@ -187,6 +189,7 @@ class Engine:
             proposed_tokens=speculation.proposed_tokens if speculation else 0,
             accepted_tokens=speculation.accepted_tokens if speculation else 0,
             fallbacks=tuple(speculation.fallbacks.items()) if speculation else (),
+            speculation=speculation.stats() if speculation else None,
         )
 
     def check_integrity(self) -> None:

@@ -10,43 +10,41 @@ from collections import Counter
 from collections.abc import Callable
 from collections.abc import Sequence as Ids
 from dataclasses import dataclass, field
-from enum import StrEnum
 from typing import Final
 
 from flash_runtime.engine.batch import Answers, Batch, Provider
-from flash_runtime.engine.lookahead import Acceptance, StepCosts, plan
-from flash_runtime.engine.proposals import MAX_LOOKAHEAD, NOTHING, Ask, Proposal, Proposer, ProposerError
+from flash_runtime.engine.lookahead import Acceptance, StepCosts, patience, plan
+from flash_runtime.engine.proposals import (
+    MAX_LOOKAHEAD,
+    NOTHING,
+    Ask,
+    Fallback,
+    Proposal,
+    Proposer,
+    ProposerError,
+)
+from flash_runtime.engine.record import Record, SpeculationStats
 from flash_runtime.engine.scheduler import Chunk, Scheduler
 from flash_runtime.engine.sequence import Sequence
 
 _FIRST_GUESS: Final = 0.6
 """How often proposals hold before any was tried."""
+_GUESS_WEIGHT: Final = 16.0
+"""Trials that this guess is worth: an engine decides for long, so a few misses at its beginning settle nothing."""
+_PRIOR_WEIGHT: Final = 8.0
+"""Trials of one sequence that what is known of all is worth."""
 _SLOW_MEMORY: Final = 0.998
 """Of what is known of all sequences together."""
 _PATIENCE: Final = (16, 512)
 """Steps without proposals before a proposer that costs time is tried again: at first, and at most."""
 _TRIAL: Final = 2
 """Tokens of such a trial."""
-_BLEND: Final = 0.2
-
-
-class Fallback(StrEnum):
-    """Why a sequence got no proposal in a step, or not all of one."""
-
-    NO_MATCH = "no_match"
-    """The proposer had none."""
-    BELOW_BREAK_EVEN = "below_break_even"
-    """Verifying would have cost more than it promised."""
-    PROMPTS = "prompts"
-    """The step computed prompts."""
-    NO_ROOM = "no_room"
-    """The step's budget, the KV cache or the answer's length left no room."""
-    FAILED = "failed"
-    """The proposer said that it cannot."""
-    INVALID = "invalid"
-    """It proposed something that no proposal may be; what stands before that is used."""
-    GRAMMAR = "grammar"
-    """The request's token mask forbids what was proposed."""
+_TRIAL_SHARE: Final = 0.5
+"""Of a plain step's time, what a trial may wait for its answer at least."""
+_MOST_PATIENCE_SECONDS: Final = 0.05
+"""While nothing is known of what pays."""
+_BESIDE_KIND: Final = 1
+"""Kinds of the proposer beside come after the one of the proposer itself."""
 
 
 @dataclass(slots=True)
@@ -61,13 +59,28 @@ class _Track:
     is_given_up: bool = False
 
 
+_NOT_ASKED: Final = Proposal((), reason=Fallback.BELOW_BREAK_EVEN)
+
+
 class Speculation:
     """A proposer, and the measured worth of its proposals."""
 
     def __init__(
-        self, proposer: Proposer, *, vocab_size: int, clock: Callable[[], float], lookahead: int | None = None
+        self,
+        proposer: Proposer,
+        *,
+        vocab_size: int,
+        clock: Callable[[], float],
+        lookahead: int | None = None,
+        beside: Proposer | None = None,
     ) -> None:
-        """`lookahead`: tokens to propose for each sequence; None = what pays. `clock`: seconds, steadily rising."""
+        """`lookahead`: tokens to propose for each sequence; None = what pays. `clock`: seconds, steadily rising.
+
+        `beside`: a free proposer for sequences where it is right more often than the other one, which then is not
+        asked, and for those where the other one has nothing.
+        """
+        if beside is not None and not beside.is_free:
+            raise ValueError("beside must be a proposer that is free")
         if lookahead is not None and not 1 <= lookahead <= MAX_LOOKAHEAD:
             raise ValueError(f"lookahead ({lookahead}) must be from 1 to {MAX_LOOKAHEAD}, or unset for what pays")
         self.proposed_tokens = 0
@@ -76,6 +89,8 @@ class Speculation:
         self.fallbacks: Counter[Fallback] = Counter()
         self.costs = StepCosts()
         self._proposer = proposer
+        self._beside = beside
+        self._record = Record()
         self._vocab_size = vocab_size
         self._clock = clock
         self._lookahead = lookahead
@@ -85,14 +100,23 @@ class Speculation:
         self._num_keys = 0
         self._width = 0
         """Tokens of the step that was joined last; 0 = one that computes prompts, whose cost says nothing here."""
-        self._token_seconds = 0.0
-        """What one more token of the longest proposal costs the proposer."""
+        self._asked_costs = StepCosts()
+        """What calls of the proposer take, by the length of the longest proposal."""
+        self._idle_steps, self._patience_steps = 0, _PATIENCE[0]
+        """Steps since a proposer that costs time was asked, and how many of them until it is tried again."""
+        self._last_plan: list[int] = []
+        """What would have been asked for without trials."""
+        self._asked_seconds = self._step_seconds = 0.0
+        """Of the step that was joined last: what its proposals and its computing took."""
+        self._num_chunks = self._num_verified = self._num_tokens = 0
+        """Of that step: sequences, proposed tokens, tokens that came of it."""
 
     def join(self, chunks: list[Chunk], scheduler: Scheduler) -> list[Chunk]:
         """The step's chunks, with proposals to verify after those that decode."""
+        self._take_note()
         self._width = 0
         if not all(chunk.is_decode for chunk in chunks):
-            self.fallbacks.update(Fallback.PROMPTS for chunk in chunks if chunk.is_decode)
+            self._count(Counter(Fallback.PROMPTS for chunk in chunks if chunk.is_decode))
             return chunks
         tracks = [self._track(chunk.sequence) for chunk in chunks]
         most = self._lookahead or MAX_LOOKAHEAD
@@ -100,24 +124,28 @@ class Speculation:
         for (sequence, _, _, _), track in zip(chunks, tracks, strict=True):
             # The token after the last proposal is sampled too, and must fit into the answer.
             room = sequence.max_total_tokens - len(sequence.token_ids) - 1
-            limits.append(0 if track.is_given_up else most if room >= most else room)
-        counts = limits if self._proposer.is_free or self._lookahead else self._planned(tracks, limits)
-        proposals = self._ask(chunks, tracks, counts)
-        if self._proposer.is_free and not self._lookahead:
+            limits.append(0 if track.is_given_up else most if room >= most else max(0, room))
+        if self._proposer.is_free:
+            proposals = self._ask(self._proposer, chunks, tracks, limits)
             counts = self._worth(tracks, proposals)
         else:
-            counts = [len(proposal.token_ids) for proposal in proposals]
-        self._width = len(chunks)
+            proposals, counts = self._weighed(chunks, tracks, limits)
+        self._width = self._num_chunks = len(chunks)
         spare = scheduler.max_batch_tokens - len(chunks)
         joined = []
-        for chunk, track, proposal, count in zip(chunks, tracks, proposals, counts, strict=True):
+        missed: Counter[Fallback] = Counter()
+        for chunk, track, proposal, count, limit in zip(chunks, tracks, proposals, counts, limits, strict=True):
             track.proposal = proposal
+            if limit and not count:
+                missed[Fallback.BELOW_BREAK_EVEN if proposal.token_ids else proposal.reason] += 1
             room = self._fit(chunk.sequence, proposal.token_ids[:count], spare, scheduler) if count else 0
             if room:
                 spare -= room
-                self._width += room
-                self.proposed_tokens += room
+                self._num_verified += room
             joined.append(chunk._replace(proposed=tuple(proposal.token_ids[:room])) if room else chunk)
+        self._width += self._num_verified
+        self.proposed_tokens += self._num_verified
+        self._count(missed)
         return joined
 
     def timed(self, provider: Provider, batch: Batch) -> Answers:
@@ -125,15 +153,17 @@ class Speculation:
         began = self._clock()
         answers = provider.step(batch)
         if self._width:
-            self.costs.observe(self._width, self._clock() - began)
+            self._step_seconds = self._clock() - began
+            self.costs.observe(self._width, self._step_seconds)
         return answers
 
     def learn(self, sequence: Sequence, num_proposed: int, token_ids: Ids[int]) -> None:
         """Tokens that the sequence got in this step; also of proposals that were not verified, the first is judged."""
+        self._num_tokens += len(token_ids)
         track = self._tracks.get(sequence)
         if track is None or not track.proposal.token_ids:
             return
-        (guessed, kind), track.proposal = track.proposal, NOTHING
+        (guessed, kind, _), track.proposal = track.proposal, NOTHING
         held = 0
         for guess, token in zip(guessed, token_ids, strict=False):
             if guess != token:
@@ -141,7 +171,9 @@ class Speculation:
             held += 1
         missed = held < len(guessed) and held < len(token_ids)
         if num_proposed:
-            self.accepted_tokens += min(held, num_proposed)
+            accepted = min(held, num_proposed)
+            self.accepted_tokens += accepted
+            self._record.verified(sequence.num_prompt_tokens, num_proposed, accepted)
         if held or missed:
             self._of_kind(self._kinds, kind, _SLOW_MEMORY).learn(held, missed)
             self._of_kind(track.kinds, kind).learn(held, missed)
@@ -155,6 +187,12 @@ class Speculation:
         track = self._tracks.pop(sequence, None)
         if track is not None:
             self._proposer.forget(track.key)
+            if self._beside is not None:
+                self._beside.forget(track.key)
+
+    def stats(self) -> SpeculationStats:
+        """What came of proposals so far."""
+        return self._record.stats()
 
     def _track(self, sequence: Sequence) -> _Track:
         track = self._tracks.get(sequence)
@@ -163,7 +201,63 @@ class Speculation:
             self._num_keys += 1
         return track
 
-    def _ask(self, chunks: list[Chunk], tracks: list[_Track], counts: list[int]) -> list[Proposal]:
+    def _take_note(self) -> None:
+        """Of the step before, now that it is over."""
+        if self._width:
+            base = self.costs.seconds(self._num_chunks)
+            plain = None if base is None else base * self._num_tokens / self._num_chunks
+            took = self._asked_seconds + self._step_seconds
+            self._record.stepped(plain_seconds=plain, took_seconds=took, num_verified=self._num_verified)
+        self._asked_seconds = self._step_seconds = 0.0
+        self._num_verified = self._num_tokens = 0
+
+    def _count(self, missed: Counter[Fallback]) -> None:
+        if missed:
+            self.fallbacks.update(missed)
+            self._record.missed(missed)
+
+    def _weighed(
+        self, chunks: list[Chunk], tracks: list[_Track], limits: list[int]
+    ) -> tuple[list[Proposal], list[int]]:
+        """Proposals of a proposer that costs time, and of the one beside it where that is better or alone."""
+        found = [NOTHING] * len(chunks)
+        if self._beside is not None:
+            answers = self._ask(self._beside, chunks, tracks, limits)
+            found = [answer._replace(kind=answer.kind + _BESIDE_KIND) for answer in answers]
+        probabilities, is_free, most = [], [], []
+        for track, free, limit in zip(tracks, found, limits, strict=True):
+            probability = self._probability(track, 0)
+            likely = self._probability(track, free.kind) if free.token_ids else 0.0
+            is_free.append(bool(free.token_ids) and likely >= probability)
+            probabilities.append(likely if is_free[-1] else probability)
+            most.append(len(free.token_ids) if is_free[-1] else limit)
+        planned = most if self._lookahead else self._planned(tracks, probabilities, most, is_free)
+        wanted = [0 if free else count for free, count in zip(is_free, planned, strict=True)]
+        own = self._ask(self._proposer, chunks, tracks, wanted, self._patience(probabilities, planned))
+        proposals = [
+            mine if mine.token_ids else free if free.token_ids else mine for mine, free in zip(own, found, strict=True)
+        ]
+        worth = self._worth(tracks, proposals)
+        return proposals, [len(mine.token_ids) or count for mine, count in zip(own, worth, strict=True)]
+
+    def _patience(self, probabilities: list[float], counts: list[int]) -> float:
+        """How long the proposer may let this step wait."""
+        base = self.costs.seconds(len(counts))
+        if base is None:
+            return _MOST_PATIENCE_SECONDS
+        if self._lookahead or counts != self._last_plan:  # asked for whatever it pays, or a trial
+            hopeful = [max(_FIRST_GUESS, probability) for probability in probabilities]
+            return max(_TRIAL_SHARE * base, patience(hopeful, counts, self.costs.seconds))
+        return patience(probabilities, counts, self.costs.seconds)
+
+    def _ask(
+        self,
+        proposer: Proposer,
+        chunks: list[Chunk],
+        tracks: list[_Track],
+        counts: list[int],
+        patience_seconds: float = 0.0,
+    ) -> list[Proposal]:
         """One proposal for each chunk, of ids that exist and no longer than asked for."""
         asks = [
             Ask(track.key, chunk.sequence.token_ids, count)
@@ -171,37 +265,43 @@ class Speculation:
             if count > 0
         ]
         if not asks:
-            return [NOTHING] * len(chunks)
+            return [_NOT_ASKED] * len(chunks)
         began = self._clock()
+        reason = None
+        answers: list[Proposal] = []
         try:
-            answers = self._proposer.propose(asks)
-        except ProposerError:
-            self.fallbacks[Fallback.FAILED] += len(asks)
-            return [NOTHING] * len(chunks)
+            answers = proposer.propose(asks, patience_seconds)
+        except ProposerError as error:
+            reason = error.reason
+            if reason is Fallback.DISCONNECTED:
+                self._asked_costs = StepCosts()  # the next one is met without prejudice
         seconds = self._clock() - began
-        if len(answers) != len(asks):
-            self.fallbacks[Fallback.INVALID] += len(asks)
-            return [NOTHING] * len(chunks)
-        if all(answer.token_ids for answer in answers):  # otherwise it may have been busy catching up
-            per_token = seconds / max(ask.num_tokens for ask in asks)
-            self._token_seconds += _BLEND * (per_token - self._token_seconds) if self._token_seconds else per_token
+        self._asked_seconds += seconds
+        if not proposer.is_free:
+            self._record.proposed(seconds)
+            # Whoever lacks an answer may have been busy catching up; who was waited for in vain cost that.
+            if reason is Fallback.LATE or (reason is None and all(answer.token_ids for answer in answers)):
+                self._asked_costs.observe(max(ask.num_tokens for ask in asks), seconds)
+        if reason is None and len(answers) != len(asks):
+            reason = Fallback.INVALID
+        if reason is not None:
+            return [Proposal((), reason=reason if count > 0 else Fallback.BELOW_BREAK_EVEN) for count in counts]
         found = iter(answers)
-        return [self._checked(next(found), count) if count > 0 else NOTHING for count in counts]
+        return [self._checked(next(found), count) if count > 0 else _NOT_ASKED for count in counts]
 
     def _checked(self, proposal: Proposal, count: int) -> Proposal:
         token_ids = proposal.token_ids
         if not token_ids:
-            self.fallbacks[Fallback.NO_MATCH] += 1
-            return NOTHING
+            return proposal
         if len(token_ids) <= count and min(token_ids) >= 0 and max(token_ids) < self._vocab_size:
             return proposal
-        self.fallbacks[Fallback.INVALID] += 1
+        self._count(Counter([Fallback.INVALID]))
         good: list[int] = []
         for token in token_ids[:count]:
             if not 0 <= token < self._vocab_size:
                 break
             good.append(token)
-        return Proposal(good, proposal.kind)
+        return Proposal(good, proposal.kind, Fallback.INVALID)
 
     def _fit(self, sequence: Sequence, token_ids: Ids[int], spare: int, scheduler: Scheduler) -> int:
         """How many of these proposed tokens the grammar, the step and the cache let in; takes blocks for them."""
@@ -209,47 +309,54 @@ class Speculation:
         if sequence.adjuster is not None:
             count = sequence.adjuster.count_allowed(token_ids)
             if count < len(token_ids):
-                self.fallbacks[Fallback.GRAMMAR] += 1
+                self._count(Counter([Fallback.GRAMMAR]))
         room = scheduler.reserve(sequence, min(count, spare))
         if room < count:
-            self.fallbacks[Fallback.NO_ROOM] += 1
+            self._count(Counter([Fallback.NO_ROOM]))
         return room
 
     def _worth(self, tracks: list[_Track], proposals: list[Proposal]) -> list[int]:
-        """How much of proposals that cost nothing is worth verifying."""
+        """How much of proposals that are there is worth verifying."""
         limits = [len(proposal.token_ids) for proposal in proposals]
-        if not any(limits):
+        if self._lookahead or not any(limits):
             return limits
         probabilities = [
             self._probability(track, proposal.kind) if limit else 0.0
             for track, proposal, limit in zip(tracks, proposals, limits, strict=True)
         ]
-        counts = plan(probabilities, limits, self.costs.seconds)
-        for limit, count in zip(limits, counts, strict=True):
-            if limit and not count:
-                self.fallbacks[Fallback.BELOW_BREAK_EVEN] += 1
-        return counts
+        return plan(probabilities, limits, self.costs.seconds)
 
-    def _planned(self, tracks: list[_Track], limits: list[int]) -> list[int]:
+    def _planned(
+        self, tracks: list[_Track], probabilities: list[float], limits: list[int], is_free: list[bool]
+    ) -> list[int]:
         """How much to ask a proposer for whose work costs time. What does not pay is tried again now and then."""
-        probabilities = [self._probability(track, 0) for track in tracks]
-        counts = plan(probabilities, limits, self.costs.seconds, self._token_seconds)
+        counts = plan(probabilities, limits, self.costs.seconds, self._asked_costs.seconds, is_free)
+        self._last_plan = list(counts)
+        is_asked = any(count and not free for count, free in zip(counts, is_free, strict=True))
+        # A trial lets the whole step wait, unless the step waits anyway.
+        self._idle_steps = 0 if is_asked else self._idle_steps + 1
+        is_due = is_asked or self._idle_steps >= self._patience_steps
         for index, track in enumerate(tracks):
+            if is_free[index]:
+                continue
             if counts[index]:
                 track.idle_steps, track.patience = 0, _PATIENCE[0]
                 continue
-            self.fallbacks[Fallback.BELOW_BREAK_EVEN] += 1
             track.idle_steps += 1
-            if track.idle_steps >= track.patience:
+            if is_due and track.idle_steps >= track.patience:
                 track.idle_steps, track.patience = 0, min(2 * track.patience, _PATIENCE[1])
                 counts[index] = min(_TRIAL, limits[index])
+        if is_asked:
+            self._patience_steps = _PATIENCE[0]
+        elif is_due:
+            self._idle_steps, self._patience_steps = 0, min(2 * self._patience_steps, _PATIENCE[1])
         return counts
 
     def _probability(self, track: _Track, kind: int) -> float:
         of_all = self._kinds.get(kind)
-        prior = _FIRST_GUESS if of_all is None else of_all.probability(_FIRST_GUESS)
+        prior = _FIRST_GUESS if of_all is None else of_all.probability(_FIRST_GUESS, _GUESS_WEIGHT)
         own = track.kinds.get(kind)
-        return prior if own is None else own.probability(prior)
+        return prior if own is None else own.probability(prior, _PRIOR_WEIGHT)
 
     @staticmethod
     def _of_kind(kinds: dict[int, Acceptance], kind: int, memory: float = 0.97) -> Acceptance:

@@ -9,6 +9,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp
 
 from flash_runtime.gateway.access import Access
+from flash_runtime.gateway.draft_watch import DraftWatch
 from flash_runtime.gateway.drain import Drain
 from flash_runtime.gateway.errors import ApiError, internal_error
 from flash_runtime.gateway.gateway import Gateway
@@ -19,11 +20,18 @@ from flash_runtime.gateway.record import Traces, record_of
 from flash_runtime.gateway.routes import Routes
 
 
-def create_app(gateway: Gateway, *, access: Access, drain: Drain, traces: Traces | None = None) -> ASGIApp:
-    """The application for one gateway; `traces` None = requests are not traced."""
+def create_app(
+    gateway: Gateway,
+    *,
+    access: Access,
+    drain: Drain,
+    traces: Traces | None = None,
+    drafts: DraftWatch | None = None,
+) -> ASGIApp:
+    """The application for one gateway; `traces` None = requests are not traced, `drafts` None = there is no draft."""
     clock = gateway.surroundings.clock
     inner = Starlette(
-        routes=Routes(gateway, Canary(gateway, clock=clock), drain).table(),
+        routes=Routes(gateway, Canary(gateway, clock=clock), drain, drafts).table(),
         exception_handlers={
             ApiError: _api_error,
             HTTPException: _http_error,

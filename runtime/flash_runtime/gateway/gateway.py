@@ -22,6 +22,7 @@ from flash_runtime.gateway.metrics import Metrics
 from flash_runtime.gateway.recent import Recent
 from flash_runtime.gateway.record import Record
 from flash_runtime.gateway.requests import ChatRequest, CompletionRequest
+from flash_runtime.gateway.resume import Resuming
 from flash_runtime.gateway.tracks import Tracks
 from flash_runtime.text.assets import TextAssets
 from flash_runtime.text.chat import ChatRefused, ChatTemplate, ChatTemplateBroken, Message
@@ -58,8 +59,11 @@ class Gateway:
         tokenizer: Tokenizer,
         chat_template: ChatTemplate,
         surroundings: Surroundings,
+        patience_seconds: float = 0.0,
     ) -> None:
+        """`patience_seconds`: how long a stream that an engine broke off waits for another one; 0 = it fails."""
         self.config = config
+        self._patience_seconds = patience_seconds
         self.metrics = Metrics(config.served_model_name)
         self.recent_ttft, self.recent_tpot = Recent(surroundings.clock), Recent(surroundings.clock)
         self.surroundings = surroundings
@@ -137,8 +141,11 @@ class Gateway:
         record.track = trial.track
         seconds = self.config.limits.request_timeout_seconds
         deadline = asyncio.get_running_loop().time() + seconds
+        engine: Engine = trial
+        if self._patience_seconds:
+            engine = Resuming(trial, patience_seconds=self._patience_seconds, clock=self.surroundings.clock)
         pieces = until(
-            run_choices(trial, self._tokenizer.decode, self._tokenizer.spell, choices),
+            run_choices(engine, self._tokenizer.decode, self._tokenizer.spell, choices),
             deadline=deadline,
             late=lambda: ApiError(
                 504,

@@ -3,6 +3,8 @@ rollout only: no client can add a series."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from flash_runtime.gateway.tracks import Result, Track
@@ -95,6 +97,15 @@ class Metrics:
     def count_request(self, *, route: str, code: int) -> None:
         """One request was answered."""
         self._requests.labels(route, str(code)).inc()
+
+    def watch_certificate(self, expires_at: Callable[[], float]) -> None:
+        """Show when the certificate ends that clients see, in Unix time."""
+        Gauge(
+            "flashplane_gateway_certificate_expiry_timestamp_seconds",
+            "When the certificate ends that clients see, in Unix time.",
+            ("model",),
+            registry=self._registry,
+        ).labels(self._model).set_function(expires_at)
 
     def render(self) -> bytes:
         """The page in Prometheus' text format."""

@@ -13,6 +13,7 @@ from starlette.types import ASGIApp
 
 from flash_runtime.gateway.answers import ChatForm, CompletionForm, Form, Head, Usage, collect, events
 from flash_runtime.gateway.choices import Choice
+from flash_runtime.gateway.draft_watch import DraftWatch
 from flash_runtime.gateway.drain import Drain
 from flash_runtime.gateway.errors import ApiError
 from flash_runtime.gateway.gateway import Gateway
@@ -32,10 +33,11 @@ BODY_SECONDS = 30.0
 class Routes:
     """All endpoints of one gateway."""
 
-    def __init__(self, gateway: Gateway, canary: Canary, drain: Drain) -> None:
+    def __init__(self, gateway: Gateway, canary: Canary, drain: Drain, drafts: DraftWatch | None = None) -> None:
         self._gateway = gateway
         self._canary = canary
         self._drain = drain
+        self._drafts = drafts
 
     def table(self) -> list[Route]:
         """What Starlette routes by."""
@@ -77,12 +79,15 @@ class Routes:
         return PlainTextResponse("ok\n")
 
     async def readyz(self, request: Request) -> Response:
-        """GET /readyz: a request would be answered with tokens. What requests lately took is in Server-Timing."""
+        """GET /readyz: a request would be answered with tokens. What requests lately took is in Server-Timing, what
+        proposals are worth in Flashplane-Draft."""
         if self._drain.started:
             return PlainTextResponse("draining\n", status_code=503)
         verdict = await self._canary.verdict()
         lately = server_timing(ttft=self._gateway.recent_ttft.percentile(), tpot=self._gateway.recent_tpot.percentile())
-        return PlainTextResponse(f"{verdict.reason}\n", status_code=200 if verdict.ready else 503, headers=lately)
+        worth = {} if self._drafts is None else self._drafts.headers()
+        status_code = 200 if verdict.ready else 503
+        return PlainTextResponse(f"{verdict.reason}\n", status_code=status_code, headers={**lately, **worth})
 
     async def metrics(self, request: Request) -> Response:
         """GET /metrics."""

@@ -27,11 +27,13 @@ from flash_runtime.gateway.access import Access
 from flash_runtime.gateway.app import create_app
 from flash_runtime.gateway.auth import ApiKeys, ApiKeysError
 from flash_runtime.gateway.discovery import Discovery, Dns, HostsFile
+from flash_runtime.gateway.draft_watch import DraftWatch
 from flash_runtime.gateway.drain import Drain
 from flash_runtime.gateway.gateway import Gateway, Surroundings
 from flash_runtime.gateway.listen import Server, StartError, bind, passed_socket
 from flash_runtime.gateway.logs import set_up_logging
 from flash_runtime.gateway.replicas import Connection, ReplicaPool
+from flash_runtime.gateway.resume import PATIENCE_SECONDS
 from flash_runtime.gateway.tls import Certificate, CertificateError
 from flash_runtime.gateway.tracks import Tracks
 from flash_runtime.packed import PackedError
@@ -98,14 +100,18 @@ def serve(config: GatewayConfig, listener: socket.socket, *, environment: Mappin
         tokenizer=tokenizer,
         chat_template=chat_template,
         surroundings=real_surroundings(),
+        patience_seconds=PATIENCE_SECONDS,
     )
+    if certificate is not None:
+        gateway.metrics.watch_certificate(certificate.expires_at)
     drain = Drain()
     fetch = None if config.oidc is None else provider_fetch()
     access = Access(keys, tokens(config, fetch))
     traces = tracer(config)
+    drafts = draft_watch(config, environment)
     server = Server(
         uvicorn.Config(
-            create_app(gateway, access=access, drain=drain, traces=traces),
+            create_app(gateway, access=access, drain=drain, traces=traces, drafts=drafts),
             loop="uvloop",
             http="httptools",
             ws="none",
@@ -121,6 +127,7 @@ def serve(config: GatewayConfig, listener: socket.socket, *, environment: Mappin
     set_up_logging(log_level)
     with asyncio.Runner(loop_factory=server.config.get_loop_factory()) as runner:
         closing = (pool.close, *((canary.close,) if canary else ()), *((fetch.aclose,) if fetch else ()))
+        closing += (drafts.aclose,) if drafts is not None else ()
         runner.run(_serve(server, listener, *closing))
     if traces is not None:
         traces.close()
@@ -181,6 +188,16 @@ def canary_pool(config: GatewayConfig, environment: Mapping[str, str]) -> Replic
         return None
     found = _discovery("canary.engine", config.canary.engine, environment, may_be_empty=True)
     return ReplicaPool(found, lambda address: connect(address, config), clock=time.monotonic)
+
+
+def draft_watch(config: GatewayConfig, environment: Mapping[str, str]) -> DraftWatch | None:
+    """What reads from the engines what proposals are worth, if there are any. Raises StartError."""
+    if config.engine_metrics is None:
+        return None
+    from flash_runtime.gateway.page_fetch import HttpFetch
+
+    found = _discovery("engine_metrics", config.engine_metrics, environment, may_be_empty=True)
+    return DraftWatch(found, HttpFetch(), clock=time.monotonic)
 
 
 def tracks(config: GatewayConfig, stable: ReplicaPool, canary: ReplicaPool | None) -> Tracks:

@@ -37,15 +37,20 @@ class Certificate:
         self._failing = False
         try:
             self._version = self._look()
-            self._newest = self._load()
+            self._newest, self._expires_at = self._load(), self._end()
             self.context = self._load()
-        except (OSError, ssl.SSLError) as error:
+        except (OSError, ValueError) as error:  # SSLError is an OSError
             raise CertificateError(
                 f"tls ({files.certificate_file}, {files.key_file}) cannot be used: {_reason(error)}; "
                 "provide a certificate chain and its key, not encrypted, as PEM"
             ) from error
         # Called for clients that name no server, too.
         self.context.sni_callback = self._show
+
+    def expires_at(self) -> float:
+        """When the newest certificate ends, in Unix time."""
+        self._refresh()
+        return self._expires_at
 
     def _show(self, handshake: ssl.SSLObject | ssl.SSLSocket, name: str | None, context: ssl.SSLContext) -> None:
         self._refresh()
@@ -59,10 +64,10 @@ class Certificate:
         try:
             version = self._look()
             if version != self._version:
-                self._newest, self._version = self._load(), version
+                self._newest, self._expires_at, self._version = self._load(), self._end(), version
                 logger.info("certificate renewed")
             self._failing = False
-        except (OSError, ssl.SSLError) as error:
+        except (OSError, ValueError) as error:
             # The old one may still be good, and between two writes the files need not belong together.
             if not self._failing:
                 logger.error("certificate cannot be renewed: the old one stays", extra={"error": _reason(error)})
@@ -71,6 +76,14 @@ class Certificate:
     def _look(self) -> Version:
         stats = (Path(file).stat() for file in (self._files.certificate_file, self._files.key_file))
         return tuple((stat.st_mtime_ns, stat.st_size, stat.st_ino) for stat in stats)
+
+    def _end(self) -> float:
+        # Imported late: most gateways end no TLS.
+        from cryptography.x509 import load_pem_x509_certificate
+
+        return load_pem_x509_certificate(
+            Path(self._files.certificate_file).read_bytes()
+        ).not_valid_after_utc.timestamp()
 
     def _load(self) -> ssl.SSLContext:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -81,5 +94,5 @@ class Certificate:
         return context
 
 
-def _reason(error: OSError) -> str:
-    return getattr(error, "reason", None) or error.strerror or str(error)
+def _reason(error: OSError | ValueError) -> str:
+    return getattr(error, "reason", None) or getattr(error, "strerror", None) or str(error)

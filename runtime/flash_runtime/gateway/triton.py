@@ -1,4 +1,4 @@
-"""One engine replica over tritonserver's gRPC: a decoupled stream per request. The only module that knows tritonclient.
+"""One engine replica over tritonserver's gRPC: a decoupled stream per request. The only user of tritonclient here.
 
 tritonserver keeps streams of a dead Python stub open for ever, so silence has a deadline here.
 """

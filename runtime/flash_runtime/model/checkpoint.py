@@ -107,6 +107,8 @@ class About:
     name: str
     license: str
     attribution: str
+    training: str | None = None
+    """How it was made, where we made it."""
 
 
 class Checkpoint(Protocol):
@@ -141,10 +143,14 @@ class Checkpoint(Protocol):
 
 
 def open_checkpoint(path: Path) -> Checkpoint:
-    """A GGUF file, or a folder in the Hugging Face layout."""
+    """A GGUF file, a folder in the Hugging Face layout, or a folder of a base and what was derived from it."""
+    from flash_runtime.model.derived import DerivedCheckpoint
     from flash_runtime.model.gguf_checkpoint import GgufCheckpoint
     from flash_runtime.model.safetensors_checkpoint import SafetensorsCheckpoint
+    from flash_runtime.model.shipped import BASE, DIFFERENCE
 
+    if (path / DIFFERENCE).is_file():
+        return DerivedCheckpoint.open(path, GgufCheckpoint.open(path / BASE))
     if path.is_dir():
         return SafetensorsCheckpoint.open(path)
     if is_packed(path):

@@ -74,6 +74,10 @@ def pack(
     _check_vocabulary(checkpoint, text)
     windows = None if calibration is None or text_only else calibration.windows(checkpoint)
     with PackedWriter(path) as writer:
+        writer.add_bytes(TOKENIZER_BLOB, text.tokenizer_json)
+        if not text_only:
+            wide = _write_weights(checkpoint, replace(found, plan=plan), windows, writer, progress)
+            plan = replace(plan, wide=wide)
         writer.set_header(
             {
                 "key": key,
@@ -82,14 +86,11 @@ def pack(
                 "rotated": rotate,
                 "calibration": None if calibration is None else _calibration_header(calibration, windows or ()),
                 "contents": "text" if text_only else "model",
-                "about": {**vars(checkpoint.about), **(about or {})},
+                "about": {**_known(vars(checkpoint.about)), **(about or {})},
                 "text": _text_header(text),
                 "model": plan.to_json(),
             }
         )
-        writer.add_bytes(TOKENIZER_BLOB, text.tokenizer_json)
-        if not text_only:
-            _write_weights(checkpoint, replace(found, plan=plan), windows, writer, progress)
 
 
 def _write_weights(
@@ -98,8 +99,8 @@ def _write_weights(
     windows: Sequence[IntArray] | None,
     writer: PackedWriter,
     progress: Progress,
-) -> None:
-    """With windows of token ids, the linears of the layers are rounded for them."""
+) -> tuple[str, ...]:
+    """With windows of token ids, the linears of the layers are rounded for them. Returns those that were left wide."""
     total, done = sources.num_reads, 0
 
     def tell(tensors: int) -> None:
@@ -113,7 +114,7 @@ def _write_weights(
         writer.add(name, read_vector(checkpoint, vector))
         tell(1)
     plan = sources.plan
-    calibrated = set() if windows is None else plan.linear_shapes().keys() - {plan.embedding, plan.head}
+    calibrated = set() if windows is None else plan.linear_shapes().keys() - {plan.embedding}
 
     for name, linear in sources.linears.items():
         if name not in calibrated:
@@ -128,14 +129,13 @@ def _write_weights(
     def keep(name: str, stack: Sequence[PackedLinear]) -> None:
         leading = (len(stack),) if name in sources.experts else ()
         linears = sources.experts.get(name) or (sources.linears[name],)
-        parts = part_shapes(plan.weight_format, linears[0].num_rows, linears[0].columns)
+        parts = part_shapes(stack[0].format, linears[0].num_rows, linears[0].columns)
         for part, expected in parts.items():
             arrays = (packed.parts[part] for packed in stack)
             writer.stream(f"{name}.{part}", expected.dtype, (*leading, *expected.shape), arrays)
         tell(sum(len(linear.modules) for linear in linears))
 
-    if windows is not None:
-        round_layers(checkpoint, sources, windows, keep)
+    return () if windows is None else round_layers(checkpoint, sources, windows, keep)
 
 
 def _write_linears(
@@ -220,6 +220,10 @@ def _check_vocabulary(checkpoint: Checkpoint, text: TextAssets) -> None:
 def _calibration_header(calibration: Calibration, windows: Sequence[IntArray]) -> dict[str, Any]:
     tokens = sum(len(window) for window in windows)
     return {"method": METHOD, "text": calibration.name, "sha256": calibration.sha256, "tokens": tokens}
+
+
+def _known(facts: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: fact for name, fact in facts.items() if fact is not None}
 
 
 def _text_header(text: TextAssets) -> dict[str, Any]:

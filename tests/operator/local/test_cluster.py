@@ -87,6 +87,8 @@ async def test_an_object_that_changed_meanwhile_is_not_deleted(store: Store) -> 
         ({"rollout": {"surge": 1, "paused": False, "progressDeadlineSeconds": 60}}, ()),
         ({"rollout": {"surge": 0, "paused": True}}, ("rollout.surge", "rollout.paused")),
         ({"engine": {"resources": {"cpu": "2", "memory": None}}}, ("engine.resources.cpu",)),
+        ({"draft": {"mode": "Pods", "placement": "SameNode", "replicas": 2}}, ()),
+        ({"draft": {"placement": "SameZone", "resources": {"cpu": "1"}}}, ("draft.resources.cpu", "draft.placement")),
         ({"rollout": {"strategy": "Canary", "canaryPercent": 10, "paused": True}}, ()),
         ({"rollout": {"canaryPercent": 10}, "gateway": {"replicas": 2}}, ("rollout.canaryPercent",)),
     ],

@@ -80,8 +80,11 @@ def test_only_unfinished_steps_are_shown() -> None:
     assert found == [("engine: pack", 3, 9, "tensors")]
 
 
-def test_a_finished_pull_credits_the_model() -> None:
+def test_a_finished_pull_credits_its_model() -> None:
     model = {"name": "Tiny", "license": "Apache-2.0", "attribution": "Tiny by its makers"}
     ready = {"phase": "ready", "done": 1, "total": 1, "unit": "tensors", "model": model}
-    assert view.credit([a_process(), a_process(progress=ready)]) == "Tiny · Apache-2.0 · Tiny by its makers"
-    assert view.credit([a_process()]) == ""
+    whose = "Tiny · Apache-2.0 · Tiny by its makers"
+    assert view.credits([a_process(), a_process(progress=ready)]) == {"model": whose}
+    both = [a_process("draft", progress={**ready, "model": {"name": "Tinier"}}), a_process(progress=ready)]
+    assert view.credits(both) == {"model": whose, "draft": "Tinier"}
+    assert view.credits([a_process()]) == {}

@@ -13,7 +13,7 @@ from flash_operator.local.pods import MissingObjectError, translate
 from flash_operator.local.podspec import Machine, PodSpec, Probe
 from flash_operator.plan import PlanSettings, plan
 
-DEPLOYMENT = {
+DEPLOYMENT: dict[str, Any] = {
     "apiVersion": "flashplane.dev/v1alpha1",
     "kind": "FlashDeployment",
     "metadata": {"name": "chat", "namespace": "default", "uid": "u"},
@@ -80,6 +80,24 @@ def test_the_engine_listens_on_its_own_loopback_ports(machine: Machine) -> None:
         *("--config", f"{volume(pod, 'config')}/engine.json"),
         *("--address", "127.0.0.1", "--http-port", "5000", "--grpc-port", "5001", "--metrics-port", "5002"),
     )
+
+
+def test_a_draft_listens_on_its_own_loopback_ports_and_is_asked_there(machine: Machine) -> None:
+    drafted = {**DEPLOYMENT, "spec": {**DEPLOYMENT["spec"], "draft": {"model": {"source": "file:///tmp/models/tiny"}}}}
+    objects = {(o["kind"], o["metadata"]["name"]): o for o in plan(stored_deployment(drafted), PlanSettings()).objects}
+    (template,) = [
+        o["spec"]["template"] for (kind, name), o in objects.items() if kind == "Deployment" and "-draft-" in name
+    ]
+    pod = translated(template, machine, ports={8000: 5000, 8001: 5001, 8002: 5002}, objects=objects)
+    draft = pod.containers[0]
+    assert draft.argv == (
+        str(machine.bin / "flash-draft"),
+        *("--config", f"{volume(pod, 'config')}/draft.json"),
+        *("--address", "127.0.0.1", "--http-port", "5000", "--grpc-port", "5001", "--metrics-port", "5002"),
+    )
+    assert draft.liveness is not None
+    assert draft.liveness.command is not None
+    assert draft.liveness.command[-3:] == ("--draft", "--http-port", "5000")
 
 
 def test_the_gateway_gets_its_socket_instead_of_a_port(machine: Machine) -> None:

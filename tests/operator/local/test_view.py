@@ -45,6 +45,17 @@ def test_a_process_keeps_its_name_in_one_piece_in_a_narrow_terminal() -> None:
     assert "254 MiB" in text
 
 
+DRAFT = {"active": True, "acceptancePercent": 71, "tokensPerStep": "2.4", "speedupPercent": 168}
+
+
+def test_what_proposals_are_worth_is_one_line() -> None:
+    worth = view.proposals({"draft": DRAFT})
+    assert worth == "proposals are used, 71 % of them hold, 2.4 tokens a step, 1.68x as fast as without, measured"
+    idle = view.proposals({"draft": {"active": False, "whyNot": "BelowBreakEven"}})
+    assert idle == "proposals are not used (BelowBreakEven)"
+    assert view.proposals({}) == view.proposals({"draft": {"desired": 1}}) == ""
+
+
 def test_a_container_is_named_when_it_is_not_the_one_of_its_component() -> None:
     assert "engine-071e3f52-0 pull" in shown(a_row(container="pull", init=True))
 

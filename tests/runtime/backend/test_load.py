@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from tiny_checkpoints import PROMPT, write_checkpoint
 from flash_api.config.engine import EngineConfig, EngineDraft
 from flash_api.names import PACKED_MODEL
 from flash_api.v1alpha1.engine import DraftMode
-from flash_runtime.backend.load import limits, load, speculation, warm_up
+from flash_runtime.backend.load import draft_link, limits, load, speculation, warm_up
 from flash_runtime.engine.batch import Batch
 from flash_runtime.engine.loop import Engine
 from flash_runtime.model.checkpoint import open_checkpoint
@@ -105,7 +106,8 @@ def test_active_experts_that_the_model_has_not_are_refused(
 def answer(config: EngineConfig) -> tuple[list[int], int]:
     """Tokens of one greedy answer, and how many of them were proposed."""
     loaded = load(config)
-    drafts = speculation(config, loaded, clock=time.perf_counter)
+    link = draft_link(config, loaded, clock=time.monotonic)
+    drafts = speculation(config, loaded, clock=time.perf_counter, link=link)
     engine = Engine(loaded.provider, limits=limits(config), speculation=drafts)
     engine.add("a", list(PROMPT), GenerateRequest(max_tokens=40, ignore_eos=True))
     token_ids = []
@@ -122,6 +124,7 @@ def test_a_draft_of_any_kind_changes_no_token_of_an_answer(tmp_path: Path) -> No
         EngineDraft(mode=DraftMode.PROMPT_LOOKUP, lookahead=4),
         EngineDraft(mode=DraftMode.IN_PROCESS, lookahead=4, model_dir=str(small)),
         EngineDraft(mode=DraftMode.IN_PROCESS, model_dir=str(small)),
+        EngineDraft(mode=DraftMode.PODS, endpoints=("127.0.0.1:1",), rollout_revision="1"),
     ):
         assert answer(config_for(target, draft=draft))[0] == plain
     twin = EngineDraft(mode=DraftMode.IN_PROCESS, lookahead=4, model_dir=str(target))
@@ -139,10 +142,20 @@ def test_a_draft_with_another_tokenizer_is_refused_with_both_hashes(tmp_path: Pa
         load(config_for(target, draft=draft))
 
 
-def test_a_draft_inside_the_engine_needs_its_folder_and_pods_are_refused(tmp_path: Path) -> None:
+def test_a_draft_inside_the_engine_needs_its_folder(tmp_path: Path) -> None:
     target = packed_in(tmp_path, "llama")
     with pytest.raises(ValueError, match=r"draft\.model_dir must be set when draft\.mode is InProcess"):
         load(config_for(target, draft=EngineDraft(mode=DraftMode.IN_PROCESS)))
-    config = config_for(target, draft=EngineDraft(mode=DraftMode.PODS))
-    with pytest.raises(ValueError, match=r"draft\.mode \(Pods\) must be PromptLookup, InProcess or Off"):
-        speculation(config, load(config), clock=time.perf_counter)
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({}, "endpoints must name at least one host:port when mode is Pods"),
+        ({"endpoints": ("drafts:8001",)}, "rollout_revision must be set when mode is Pods"),
+        ({"endpoints": ("drafts",), "rollout_revision": "1"}, r"endpoints \(drafts\) must be host:port"),
+    ],
+)
+def test_draft_pods_are_named_with_their_revision(fields: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        EngineDraft(mode=DraftMode.PODS, **fields)

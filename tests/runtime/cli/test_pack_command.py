@@ -52,7 +52,11 @@ def test_a_file_that_exists_is_replaced_only_by_force(flash: Flash, tmp_path: Pa
         (["tiny", "--variant", "huge"], 2, "variant (huge) must be one of Cloud, Lite, Nano"),
         (["tiny", "--variant", "cloud", "--head", "int4"], 2, "head (int4) must be bf16 for variant Cloud"),
         (["nowhere"], 3, "does not exist on this machine"),
-        (["builtin://nothing"], 2, "no builtin model of that name; known: smollm2-135m-instruct"),
+        (
+            ["builtin://nothing"],
+            2,
+            "no builtin model of that name; known: flash-tiny, flash-tiny-draft, smollm2-135m-instruct",
+        ),
         (["tiny", "--sha256", "0" * 64], 3, "is expected; the weights are not the ones that were pinned"),
     ],
 )

@@ -169,6 +169,16 @@ def test_another_variant_is_refused(packed_files: Any, cuda: Any) -> None:
         cuda(cloud)
 
 
+def test_a_model_with_bf16_linears_is_refused_with_the_remedy(packed_files: Any, cuda: Any) -> None:
+    packed = packed_files("llama")
+    wide = copy.copy(packed)
+    wide.header = {**packed.header, "model": {**packed.header["model"], "wide": ["layers.0.down"]}}
+    with pytest.raises(
+        ValueError, match=r"linears of it are bf16 \(wide\), the `cuda` provider runs int8; pack it without"
+    ):
+        cuda(wide)
+
+
 def test_a_missing_blob_is_named(packed_files: Any, cuda: Any) -> None:
     packed = packed_files("llama")
     damaged = copy.copy(packed)

@@ -89,3 +89,23 @@ def test_a_mask_is_told_every_token_of_the_output() -> None:
     for token in (4, 4, 8):
         adjust.advance(token)
     assert mask.seen == [4, 4, 8]
+
+
+@settings(deadline=None)
+@given(prompt=tokens, output=tokens, cut=st.integers(0, 150))
+def test_an_answer_that_goes_on_elsewhere_is_penalised_as_if_it_had_not_moved(
+    prompt: list[int], output: list[int], cut: int
+) -> None:
+    penalties = {"frequency_penalty": 0.7, "presence_penalty": 0.5, "repetition_penalty": 1.3}
+    whole = adjuster(GenerateRequest(max_tokens=1, **penalties), prompt)  # type: ignore[arg-type]
+    cut = min(cut, len(output))
+    moved = GenerateRequest(max_tokens=1, num_resumed=cut, **penalties)  # type: ignore[arg-type]
+    rest = adjuster(moved, prompt + output[:cut])
+    assert whole is not None
+    assert rest is not None
+    for token_id in output:
+        whole.advance(token_id)
+    for token_id in output[cut:]:
+        rest.advance(token_id)
+    row = np.linspace(-5, 5, V, dtype=np.float32)
+    np.testing.assert_array_equal(whole(row), rest(row))

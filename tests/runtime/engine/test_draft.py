@@ -10,7 +10,7 @@ from fakes.paged_model import PagedModel
 
 from flash_runtime.engine.draft import InProcessDraft
 from flash_runtime.engine.loop import Engine, EngineLimits
-from flash_runtime.engine.proposals import NOTHING, Ask
+from flash_runtime.engine.proposals import NOTHING, Ask, Fallback
 from flash_runtime.engine.speculation import Speculation
 from flash_runtime.wire import GenerateRequest
 
@@ -35,7 +35,7 @@ def test_its_proposals_are_the_models_greedy_continuation_after_any_acceptance()
             sequences[over] = [draw.randrange(97)]
     for key in range(5):
         draft.forget(key)
-    assert draft._pool.num_used == 0
+    assert draft.num_blocks_used == 0
 
 
 def test_a_long_prompt_is_caught_up_with_over_several_calls() -> None:
@@ -43,7 +43,7 @@ def test_a_long_prompt_is_caught_up_with_over_several_calls() -> None:
     draft = InProcessDraft(model)
     prompt = [at % 90 for at in range(600)]
     ask = Ask(0, prompt, 3)
-    assert [draft.propose([ask])[0] for _ in range(2)] == [NOTHING, NOTHING]
+    assert [draft.propose([ask])[0].reason for _ in range(2)] == [Fallback.BEHIND] * 2
     assert list(draft.propose([ask])[0].token_ids) == model.expected(prompt, 3)
     assert max(model.batch_sizes) == 256
 
@@ -86,5 +86,5 @@ def test_an_engine_with_its_own_twin_as_draft_answers_the_same_in_fewer_steps(lo
         draft.check_integrity()
         engine.check_integrity()
     assert answers == [model.expected(prompt, 30) for prompt in prompts]
-    assert draft._pool.num_used == 0
+    assert draft.num_blocks_used == 0
     assert engine.stats().accepted_tokens > (50 if lookahead is None else 100)

@@ -49,8 +49,8 @@ def test_no_other_choice_promises_more_tokens_per_second() -> None:
 
 
 def test_a_draft_that_takes_as_long_as_the_step_is_not_asked() -> None:
-    assert plan([0.8], [8], linear(0.05), proposer_seconds=0.05)[0] > 2
-    assert plan([0.8], [8], linear(0.05), proposer_seconds=1.0) == [0]
+    assert plan([0.8], [8], linear(0.05), proposer_seconds=lambda depth: 0.05 * depth)[0] > 2
+    assert plan([0.8], [8], linear(0.05), proposer_seconds=lambda depth: 1.0 * depth) == [0]
 
 
 def test_what_plain_steps_cost_is_measured_before_anything_is_proposed() -> None:

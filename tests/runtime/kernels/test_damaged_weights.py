@@ -9,7 +9,7 @@ import pytest
 
 from flash_runtime.engine.errors import NonFiniteLogits
 from flash_runtime.engine.loop import Engine, EngineLimits, Output
-from flash_runtime.kernels.provider import CpuProvider
+from flash_runtime.kernels.provider import CpuProvider, KvDtype
 from flash_runtime.wire import FinishReason, GenerateRequest
 
 ONES = np.array([0xFFFFFFFF], dtype=np.uint32).view(np.float32)[0]
@@ -94,3 +94,29 @@ def test_a_damaged_row_of_the_head_gives_no_best_token(
     logits = CpuProvider(model, kv_cache_bytes=2**21, isa=isa).step(batch(piece(GOOD, 0, [0]))).logits
     assert np.isnan(logits[:, 90]).all()
     assert np.isfinite(np.delete(logits, 90, axis=1)).all()
+
+
+@pytest.mark.parametrize("kv_dtype", list(KvDtype))
+@pytest.mark.parametrize("window", [None, 9])
+def test_tokens_before_a_damaged_one_do_not_notice_it(
+    tiny_model: Any, batch: Any, piece: Any, isa: str, window: int | None, kv_dtype: KvDtype
+) -> None:
+    whole = tiny_model(window=window)
+    tokens = [1, 2, 3, 4, 5] * 28
+    tokens[131] = DAMAGED
+    everything = piece(tokens, 0, list(range(9)))
+    expected, found = (
+        CpuProvider(model, kv_cache_bytes=2**21, isa=isa, kv_dtype=kv_dtype).step(batch(everything)).logits
+        for model in (whole, damage(whole, "int8", "embedding", DAMAGED))
+    )
+    np.testing.assert_array_equal(found[:131], expected[:131])
+    assert np.isnan(found[131:]).all()
+
+
+def test_a_request_goes_on_when_a_damaged_token_has_left_its_windows(tiny_model: Any, isa: str) -> None:
+    whole = tiny_model(window=9)
+    whole = whole.with_plan(layers=[{**layer, "window": 9} for layer in whole.plan["layers"]])
+    prompt = [*[1, 2, 3, 4] * 5, DAMAGED, *[11, 12, 13, 14] * 8]
+    outputs = answers(damage(whole, "int8", "embedding", DAMAGED), isa, one=prompt)["one"]
+    assert outputs == answers(whole, isa, one=prompt)["one"]
+    assert outputs[-1].finish_reason == FinishReason.LENGTH

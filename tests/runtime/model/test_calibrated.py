@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import importlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 from tiny_checkpoints import CONFIGS, VOCAB_SIZE, write_checkpoint
 from tiny_gguf import write_gguf
 
@@ -87,7 +89,43 @@ def test_a_calibrated_model_stays_close_to_its_checkpoint(kind: str, variant: st
     errors = np.linalg.norm(found - expected, axis=-1) / np.linalg.norm(expected, axis=-1)
     assert errors.max() <= RELATIVE_ERROR[variant]
     kernels = Sequence(CpuProvider(packed, kv_cache_bytes=2**20, threads=1)).feed(token_ids)
-    assert (np.linalg.norm(kernels - found, axis=-1) / np.linalg.norm(found, axis=-1)).max() <= 0.06
+    assert (np.linalg.norm(kernels - found, axis=-1) / np.linalg.norm(found, axis=-1)).max() <= 0.08
+
+
+def spiked(folder: Path, name: str) -> Path:
+    """The checkpoint with one input of a linear a thousand times as heavy as the others."""
+    tensors = load_file(folder / "model.safetensors")
+    tensors[name][:, 7] *= 1000
+    save_file(tensors, folder / "model.safetensors")
+    return folder
+
+
+def test_a_down_that_a_few_weights_dominate_is_kept_in_bf16(tmp_path: Path) -> None:
+    plain = write_checkpoint(tmp_path / "p", "llama", shape={"vocab_size": 8192})  # so that there is room for it
+    folder = spiked(plain, "model.layers.1.mlp.down_proj.weight")
+    packed = calibrated(folder, tmp_path / "m.flash")
+    plan = ModelPlan.from_json(packed.header["model"])
+    assert "layers.1.down" in plan.wide
+    down = pack_linear(np.zeros((96, 160), dtype=np.float32), LinearFormat.BF16)
+    assert packed.blob("layers.1.down.weight").shape == down.weight.shape
+    extra = sum(packed.blob(f"{name}.weight").size for name in plan.wide)
+    assert extra <= 0.04 * sum(blob.nbytes for blob in packed.blobs.values())
+
+
+def test_a_small_model_has_no_room_for_wide_downs(tmp_path: Path) -> None:
+    folder = spiked(write_checkpoint(tmp_path / "c", "llama"), "model.layers.1.mlp.down_proj.weight")
+    assert ModelPlan.from_json(calibrated(folder, tmp_path / "m.flash").header["model"]).wide == ()
+
+
+def test_a_head_of_its_own_is_rounded_for_its_inputs(tmp_path: Path) -> None:
+    """And one that is the embedding too is not: its rows are read as they are."""
+    for kind, same in (("llama", False), ("qwen3", True)):
+        folder = write_checkpoint(tmp_path / kind, kind)
+        options: dict[str, Any] = {"variant": "Nano", "progress": lambda done, total: None}
+        pack(open_checkpoint(folder), tmp_path / f"{kind}.flash", **options)
+        plain, rounded = PackedFile.open(tmp_path / f"{kind}.flash"), calibrated(folder, tmp_path / "c.flash", "Nano")
+        name = ModelPlan.from_json(plain.header["model"]).head
+        assert np.array_equal(plain.blob(f"{name}.weight"), rounded.blob(f"{name}.weight")) == same
 
 
 @pytest.mark.parametrize("kind", sorted(ROUTED_KINDS))
@@ -116,7 +154,7 @@ def test_a_checkpoints_own_int4_blocks_stay_as_they_are(tmp_path: Path) -> None:
     pack(open_checkpoint(gguf), tmp_path / "p.flash", variant="Nano", progress=lambda done, total: None)
     plain, again = PackedFile.open(tmp_path / "p.flash"), calibrated(gguf, tmp_path / "a.flash", "Nano")
     assert plain.blobs.keys() == again.blobs.keys()
-    for name in plain.blobs:
+    for name in plain.blobs.keys() - {"head.weight"}:  # int8, rounded for its inputs
         np.testing.assert_array_equal(plain.blob(name), again.blob(name), err_msg=name)
 
 

@@ -55,6 +55,7 @@ def test_the_json_form_of_a_dense_layer(plan: ModelPlan) -> None:
         "head": "embedding",
         "weight_format": "int8",
         "head_format": "int8",
+        "wide": [],
         "embedding_factor": 1.0,
         "attention_factor": None,
         "residual_factor": 1.0,
@@ -90,6 +91,7 @@ def test_the_json_form_of_experts(plan: ModelPlan) -> None:
         ({"surprise": 1}, "surprise"),
         ({"layers": [{"mlp": {"kind": "sparse"}}] * 3}, r"layers\.0"),
         ({"head": None}, "head"),
+        ({"wide": ["layers.0.qkv"]}, r"wide names 'layers\.0\.qkv', which is not the down of a dense MLP"),
         ({"weight_format": "int2"}, "weight_format.*found 'int2'"),
     ],
 )
@@ -104,6 +106,13 @@ def test_every_linear_has_a_shape(plan: ModelPlan) -> None:
     heads = (plan.num_heads + 2 * plan.num_kv_heads) * plan.head_dim
     assert shapes["layers.0.qkv"] == (heads, 96)
     assert shapes[plan.layers[0].mlp.down] == (96, plan.layers[0].mlp.width)
+
+
+@pytest.mark.parametrize("plan", ["qwen2"], indirect=True)
+def test_the_down_of_a_dense_layer_may_be_bf16_whatever_the_others_are(plan: ModelPlan) -> None:
+    wide = ModelPlan.from_json({**plan.to_json(), "wide": ["layers.1.down"]})
+    assert wide.linear_format("layers.1.down") == "bf16"
+    assert wide.linear_format("layers.0.down") == "int8"
 
 
 def test_embedding_and_head_may_have_a_format_of_their_own(plan: ModelPlan) -> None:

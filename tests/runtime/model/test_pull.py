@@ -316,7 +316,11 @@ def test_a_remembered_digest_is_counted_again_when_the_file_changes(cache: Cache
         ),
         ("pvc://claim/path", None, r"names a volume of a cluster; on this machine write file:///PATH"),
         ("/models/x.gguf", None, "a source without a scheme is not supported"),
-        ("builtin://gpt-5", None, "no builtin model of that name; known: smollm2-135m-instruct"),
+        (
+            "builtin://gpt-5",
+            None,
+            "no builtin model of that name; known: flash-tiny, flash-tiny-draft, smollm2-135m-instruct",
+        ),
         ("builtin://smollm2-135m-instruct", "main", "has only revision"),
         ("file://models/x.gguf", None, "file:// takes an absolute path"),
         ("file:///tmp", "main", "has no revisions"),
@@ -506,6 +510,8 @@ def test_in_a_container_the_last_words_name_the_model(cache: Cache, gguf: Path, 
     said = json.loads(words.read_text())
     assert said["digest"] == f"sha256:{hashlib.sha256(gguf.read_bytes()).hexdigest()}"
     assert said["sizeBytes"] == packed.stat().st_size
+    tokenizer = PackedFile.open(packed).text_bytes("tokenizer.json")
+    assert said["tokenizer"] == hashlib.sha256(tokenizer).hexdigest()
     assert "packedDigest" not in said
     leave_last_words(words, header, packed, cache.digest(packed))
     assert json.loads(words.read_text())["packedDigest"] == f"sha256:{hashlib.sha256(packed.read_bytes()).hexdigest()}"

@@ -72,6 +72,11 @@ class CudaProvider:
                 f"{packed.path}: variant is {variant}, the `cuda` provider runs {_VARIANT}; pull it as that"
             )
         plan = ModelPlan.from_json(packed.header["model"])
+        if plan.wide:
+            raise ValueError(
+                f"{packed.path}: linears of it are bf16 (wide), the `cuda` provider runs int8; pack it without "
+                "--calibrate"
+            )
         if active_experts is not None:
             plan = plan.with_active_experts(active_experts)
         if plan.num_heads % plan.num_kv_heads or plan.head_dim % 2:

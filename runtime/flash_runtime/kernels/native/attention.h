@@ -108,24 +108,67 @@ void update_row(const ChunkPlace<Element>& place, ChunkState& state, int row, in
     state.max[row] = max;
 }
 
-// out[r][dims] = out[r][dims] * rescale[r] + weights . values, for so many vectors of dims
+// The keys of a chunk, counted from its begin, that the rows of a tile see: each of its own, and those that all share.
+template <int Rows> struct TileKeys {
+    int first[Rows];
+    int end[Rows];
+    int any_first = kKeyChunk; // seen by some row
+    int any_end = 0;
+    int all_first = 0; // seen by every row
+    int all_end = kKeyChunk;
+
+    TileKeys(const AttentionJob& job, int chunk_begin, int num_keys, int row) {
+        for (int r = 0; r < Rows; ++r) {
+            const int from = job.first[row + r] - chunk_begin;
+            const int to = job.visible[row + r] - chunk_begin;
+            first[r] = from > 0 ? from : 0;
+            end[r] = to < num_keys ? to : num_keys;
+            any_first = first[r] < any_first ? first[r] : any_first;
+            any_end = end[r] > any_end ? end[r] : any_end;
+            all_first = first[r] > all_first ? first[r] : all_first;
+            all_end = end[r] < all_end ? end[r] : all_end;
+        }
+        all_first = all_first < any_end ? all_first : any_end;
+        all_end = all_end > all_first ? all_end : all_first;
+    }
+    bool sees(int r, int key) const { return key >= first[r] && key < end[r]; }
+};
+
+// out[r][dims] = out[r][dims] * rescale[r] + weights . values, for so many vectors of dims. A value that a row does not
+// see is left out, not multiplied by zero: it may be a NaN.
 template <int Rows, int Vecs, class Element>
-FLASH_INLINE void value_tile(const AttentionJob& job, const ChunkPlace<Element>& place, int num_keys, int row, int dim,
-                             ChunkState& state) {
+FLASH_INLINE void value_tile(const AttentionJob& job, const ChunkPlace<Element>& place, const TileKeys<Rows>& seen,
+                             int row, int dim, ChunkState& state) {
     Wide total[Rows][Vecs];
     for (int r = 0; r < Rows; ++r) {
         const float* from = state.out + (row + r) * job.value_dim + dim;
         for (int v = 0; v < Vecs; ++v) total[r][v] = load_wide(from + v * kWide) * state.rescale[row + r];
     }
-    for (int key = 0; key < num_keys; ++key) {
+    const auto read = [&](int key, Wide (&value)[Vecs]) __attribute__((always_inline)) {
         const Element* from = place.values[key / kLanes] + static_cast<ptrdiff_t>(key % kLanes) * job.value_dim + dim;
-        Wide value[Vecs];
         for (int v = 0; v < Vecs; ++v) value[v] = wide_from_cache(from + v * kWide);
+    };
+    const auto add_to_some = [&](int begin, int end) __attribute__((always_inline)) {
+        for (int key = begin; key < end; ++key) {
+            Wide value[Vecs];
+            read(key, value);
+            for (int r = 0; r < Rows; ++r) {
+                if (!seen.sees(r, key)) continue;
+                const float weight = state.weight[row + r][key];
+                for (int v = 0; v < Vecs; ++v) total[r][v] = total[r][v] + value[v] * weight;
+            }
+        }
+    };
+    add_to_some(seen.any_first, seen.all_first);
+    for (int key = seen.all_first; key < seen.all_end; ++key) {
+        Wide value[Vecs];
+        read(key, value);
         for (int r = 0; r < Rows; ++r) {
             const float weight = state.weight[row + r][key];
             for (int v = 0; v < Vecs; ++v) total[r][v] = total[r][v] + value[v] * weight;
         }
     }
+    add_to_some(seen.all_end, seen.any_end);
     for (int r = 0; r < Rows; ++r) {
         float* to = state.out + (row + r) * job.value_dim + dim;
         for (int v = 0; v < Vecs; ++v) store_wide(to + v * kWide, total[r][v]);
@@ -139,11 +182,12 @@ void row_tile(const AttentionJob& job, const ChunkPlace<Element>& place, int chu
     for (int r = row; r < row + Rows; ++r) {
         update_row(place, state, r, job.first[r] - chunk_begin, job.visible[r] - chunk_begin);
     }
+    const TileKeys<Rows> seen(job, chunk_begin, num_keys, row);
     int dim = 0;
     for (; dim + kTogether * kWide <= job.value_dim; dim += kTogether * kWide) {
-        value_tile<Rows, kTogether>(job, place, num_keys, row, dim, state);
+        value_tile<Rows, kTogether>(job, place, seen, row, dim, state);
     }
-    for (; dim < job.value_dim; dim += kWide) value_tile<Rows, 1>(job, place, num_keys, row, dim, state);
+    for (; dim < job.value_dim; dim += kWide) value_tile<Rows, 1>(job, place, seen, row, dim, state);
 }
 
 struct KeyRange {

@@ -1,0 +1,3 @@
+module flashplane.dev/tests/cluster/pod
+
+go 1.24.0
