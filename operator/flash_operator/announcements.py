@@ -20,6 +20,8 @@ ROLLED_OUT: Final = "RolledOut"
 CANARY_STARTED: Final = "CanaryStarted"
 CONTAINER_FAILED: Final = "ContainerFailed"
 _DIGITS: Final = 16
+_ENGINES_UPDATING: Final = str(Reason.ENGINES_UPDATING)
+_GATEWAY_UPDATING: Final = str(Reason.GATEWAY_UPDATING)
 
 
 @dataclass(frozen=True)
@@ -81,16 +83,22 @@ def _announcements(previous: Manifest, status: Manifest, uid: str) -> Iterator[A
         yield _of_condition("Normal", after[ready], previous, uid)
     elif was_ready == "True" and is_ready != "True" and not refused:
         yield _of_condition("Warning", after[ready], previous, uid)
-    elif is_ready == "True" and _settles(before, after):
+    elif is_ready == "True" and _rolls(previous, before) and _has_rolled(status, after):
         note = f"Every pod is of the newest revision; generation {status.get('observedGeneration', 0)} is rolled out."
         yield Announcement("Normal", ROLLED_OUT, note, _identity(uid, previous, ROLLED_OUT))
     if _failure(status) is not None and _failure(previous) != _failure(status):
         yield _of_failure(status["lastFailure"], uid)
 
 
-def _settles(before: Mapping[str, Manifest], after: Mapping[str, Manifest]) -> bool:
-    was, now = (each.get(ConditionType.RECONCILING, {}) for each in (before, after))
-    return was.get("status") == "True" and (now.get("status"), now.get("reason")) == ("False", Reason.SETTLED)
+def _rolls(status: Manifest, conditions: Mapping[str, Manifest]) -> bool:
+    """Engines or gateways are being replaced. Pods that merely start over, drafts among them, are no new revision."""
+    reasons = {condition.get("reason") for condition in conditions.values()}
+    return _trial(status).get("result") == "InProgress" or bool(reasons & {_ENGINES_UPDATING, _GATEWAY_UPDATING})
+
+
+def _has_rolled(status: Manifest, conditions: Mapping[str, Manifest]) -> bool:
+    """Nothing is being replaced any more, and it was not given up."""
+    return not _rolls(status, conditions) and _trial(status).get("result", "Complete") == "Complete"
 
 
 def _of_condition(

@@ -169,7 +169,9 @@ async def reconcile(
     if status != previous and not unreported:
         await cluster.write_status(key, status)
         # Told afterwards: cut off in between, news is lost, which may be; the status, which counts, never waits for it.
-        for news in announcements(previous, status, uid=str(live["metadata"].get("uid", ""))):
+        # A step of a trial is written down in advance, and yet it is news.
+        before = {**previous, "rollout": (live.get("status") or {}).get("rollout")}
+        for news in announcements(before, status, uid=str(live["metadata"].get("uid", ""))):
             await cluster.announce(live, news, now())
 
     ready = statuses.condition(status, ConditionType.READY) or {}

@@ -12,19 +12,28 @@ def a_status(
     ready: str = "True Serving",
     accepted: str = "True SpecAccepted",
     reconciling: str = "False Settled",
+    engines: str = "True AllEnginesReady",
+    gateways: str = "True EndpointAnswers",
+    rolling: str = "",
     at: str = "2026-01-01T12:00:00Z",
     failure: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     said = {"Ready": ready, "Accepted": accepted, "Reconciling": reconciling}
+    said |= {"EnginesReady": engines, "EndpointReady": gateways}
     conditions = [
         {"type": kind, "status": text.split()[0], "reason": text.split()[1], "message": "", "lastTransitionTime": at}
         for kind, text in said.items()
     ]
-    return {"observedGeneration": 1, "conditions": conditions, **({"lastFailure": failure} if failure else {})}
+    history = [{"revision": "r", "startTime": at, "result": rolling}] if rolling else []
+    said_last = {"lastFailure": failure} if failure else {}
+    return {"observedGeneration": 1, "conditions": conditions, "rollout": {"history": history}, **said_last}
 
 
 STARTING = a_status(ready="False EnginesStarting", reconciling="True InProgress")
-ROLLING = a_status(reconciling="True InProgress")
+BUSY = a_status(reconciling="True InProgress")
+ROLLING = a_status(reconciling="True InProgress", engines="True EnginesUpdating")
+SURGELESS = a_status(reconciling="True InProgress", engines="True EnginesStarting", rolling="InProgress")
+GATEWAYS_LEFT = a_status(reconciling="True InProgress", gateways="True GatewayUpdating", rolling="Complete")
 REFUSED = a_status(ready="False InvalidSpec", accepted="False InvalidSpec")
 FAILURE = {"pod": "p", "container": "engine", "exitCode": 137, "reason": "OOMKilled", "message": "", "time": "1"}
 
@@ -46,6 +55,12 @@ def told(previous: dict[str, Any], status: dict[str, Any]) -> list[tuple[str, st
         (REFUSED, a_status(), [("Normal", "Serving")]),
         (a_status(), ROLLING, []),
         (ROLLING, a_status(), [("Normal", "RolledOut")]),
+        (ROLLING, BUSY, [("Normal", "RolledOut")]),  # drafts still start
+        (BUSY, a_status(), []),  # drafts started over
+        (SURGELESS, a_status(rolling="Complete"), [("Normal", "RolledOut")]),
+        (SURGELESS, a_status(rolling="RolledBack"), []),
+        (SURGELESS, GATEWAYS_LEFT, []),
+        (GATEWAYS_LEFT, a_status(rolling="Complete"), [("Normal", "RolledOut")]),
         (a_status(), a_status(failure=FAILURE), [("Warning", "ContainerFailed")]),
         (a_status(failure=FAILURE), a_status(), []),
     ],

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import pytest
 from builders import a_manifest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -454,6 +455,44 @@ async def test_drift_of_the_engines_is_repaired_and_not_tried() -> None:
     await world.rest()
     assert world.memory.get("Deployment", ENGINE)["spec"]["template"]["spec"]["containers"][0]["image"] != "elsewhere"
     assert world.results == []
+
+
+def image(world: World, key: Key) -> str:
+    return str(world.memory.get("Deployment", key)["spec"]["template"]["spec"]["containers"][0]["image"])
+
+
+def another_image(found: dict[str, Any]) -> None:
+    found["spec"]["template"]["spec"]["containers"][0]["image"] = "elsewhere"
+
+
+@pytest.mark.parametrize("step", ["Starting", "Observing", "RolledBack"])
+async def test_drift_of_what_is_held_is_repaired_at_every_step_of_a_trial(step: str) -> None:
+    world = await World(model={"source": "pvc://models/demo"}).serving()
+    former = image(world, ENGINE)
+    world.waiting = {CANARY} if step == "Starting" else set()
+    world.broken = {CANARY} if step == "RolledBack" else set()
+    world.edits(model={"source": "hf://org/other"})
+    await world.until(lambda: world.step_now == step)
+    for key in (ENGINE, GATEWAY):
+        pods = world.memory.get("Deployment", key)["spec"]["template"]
+        world.memory.edit("Deployment", key, another_image)
+        await world.step()
+        assert world.memory.get("Deployment", key)["spec"]["template"] == pods
+    assert (image(world, ENGINE), world.step_now) == (former, step)
+    assert (await world.step()).applied == ()
+
+
+async def test_where_the_former_pods_were_not_written_down_they_stay_as_they_are_found() -> None:
+    world = await World(rollout={"strategy": "RollingUpdate"}).serving()
+    world.edits(rollout=ROLLOUT, engine={"replicas": 4, **NEW})
+    world.waiting = {CANARY}
+    await world.until(lambda: world.step_now == "Starting")
+    world.memory.edit("Deployment", ENGINE, another_image)
+    assert (await world.step()).applied == ()
+    assert image(world, ENGINE) == "elsewhere"
+    world.waiting = set()
+    await world.rest()
+    assert image(world, ENGINE) != "elsewhere"
 
 
 async def test_a_deleted_stable_deployment_is_made_anew() -> None:

@@ -112,6 +112,20 @@ async def test_removing_the_draft_deletes_all_of_it() -> None:
     assert len(world.drafts) == 1
 
 
+async def test_drafts_that_start_over_are_no_rollout() -> None:
+    world = World()
+    await world.rest()
+    world.memory.news.clear()
+    (draft,) = world.drafts
+    world.held.add(draft)
+    world.memory.edit("Deployment", Key("default", draft), lambda found: found["status"].update(readyReplicas=0))
+    outcome = await world.step()
+    assert is_now(outcome, "Reconciling") == "True InProgress"
+    world.held.clear()
+    await world.rest()
+    assert world.memory.news == []
+
+
 async def test_old_drafts_live_as_long_as_old_engines() -> None:
     world = World()
     await world.rest()

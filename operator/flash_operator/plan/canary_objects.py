@@ -1,7 +1,8 @@
 """The objects of a trial: what there is beside the plan, and what of it stays as it was found until the trial is over.
 
-The former revision is read from the engine Deployment that lives, whose configuration is in a ConfigMap of its own.
-Nothing of it is kept anywhere else, so whoever finds the objects can go on.
+The former revision is read from the engine Deployment that lives, which keeps its planned pod template with it, and
+whose configuration is in a ConfigMap of its own. Nothing of it is kept anywhere else, so whoever finds the objects can
+go on.
 """
 
 from __future__ import annotations
@@ -18,11 +19,12 @@ from flash_operator.plan.engine import engine_deployment
 from flash_operator.plan.metadata import Manifest, content_hash
 from flash_operator.plan.network import engine_service
 from flash_operator.plan.network_policies import engine_policy, gateway_policy
+from flash_operator.plan.pod_templates import with_planned_template
 from flash_operator.plan.service_accounts import service_account
 from flash_operator.plan.settings import PlanSettings
 from flash_operator.shared_model import SharedModel, resolved
 
-_OURS: Final = (names.ANNOTATION_PLAN_HASH,)
+_OURS: Final = (names.ANNOTATION_PLAN_HASH, names.ANNOTATION_POD_TEMPLATE)
 """Annotations of a Deployment that we write; its controller has some of its own."""
 
 
@@ -55,7 +57,7 @@ def on_trial(
     deployment, shared = resolved(deployment, shared)
     name = deployment.metadata.name
     engine, gateway = names.engine_name(name), names.gateway_name(name)
-    living = {each["metadata"]["name"]: each for each in live if each["kind"] == "Deployment"}
+    living = {each["metadata"]["name"]: with_planned_template(each) for each in live if each["kind"] == "Deployment"}
     new = {each["metadata"]["name"]: each for each in planned if each["kind"] == "Deployment"}
     kept = config_map_name(living[engine])
     former = _of_former_model(deployment, live, kept)
@@ -95,7 +97,7 @@ def on_trial(
 
 
 def _held(live: Manifest, new: Manifest, replicas: int, *, new_config: bool = False) -> Manifest:
-    """A Deployment as it lives, with another number of pods, and with the new configuration where that is asked for."""
+    """A Deployment as it was, with another number of pods, and with the new configuration where that is asked for."""
     spec: dict[str, Any] = {**live["spec"], "replicas": replicas}
     spec.pop("paused", None)
     if new["spec"].get("paused"):

@@ -15,12 +15,17 @@ from flash_api.v1alpha1.flashdeployment import FlashDeployment, Resources, Rollo
 from flash_api.v1alpha1.source import Variant, scheme
 from flash_operator.plan.metadata import Manifest, content_hash, labels, owned_object, selector
 from flash_operator.plan.placement import scheduling
+from flash_operator.plan.pod_templates import written_template
+from flash_operator.plan.replicas import tries_revisions
 from flash_operator.plan.settings import PlanSettings
 
 LAST_WORDS: Final = "FallbackToLogsOnError"
 """Of a container that fails, the end of its log becomes its termination message, so that the status can quote it."""
 USER_ID: Final = 65532
 """The `nonroot` user of distroless images: no account with this number owns anything on a node."""
+
+_HELD: Final = (names.COMPONENT_ENGINE, names.COMPONENT_GATEWAY)
+"""Components that may stay as they are during the trial of a revision."""
 
 DRAIN_MAX_SECONDS: Final = 3600
 """A node that is to be drained should not wait longer for one request; the few that may run longer are cut off."""
@@ -262,6 +267,8 @@ def deployment_of_pods(
         kind="Deployment",
         name=name,
         extra_labels={**digest, **added, names.LABEL_REVISION: revision or content_hash(template)},
+        # What a trial holds on to is no longer planned, and a live template may have been edited.
+        annotations=written_template(template) if tries_revisions(deployment) and component in _HELD else None,
         spec={
             "replicas": replicas,
             "revisionHistoryLimit": 3,
