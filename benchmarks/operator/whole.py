@@ -16,6 +16,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+from sides import install_peer
+
 HERE: Final = Path(__file__).resolve().parent
 PEER_PHASES: Final = ("create", "steady")
 OUR_PHASES: Final = ("create", "steady", "hour")
@@ -75,6 +77,8 @@ def main() -> int:
         of_side = {name for name in named if name.startswith(side)}
         if of_side - done.keys() and not runs(side, folder):
             done = {name: seconds for name, seconds in done.items() if name not in of_side}
+    if any(name.startswith("peer") for name in named.keys() - done.keys()):
+        install_peer()
     for name, step in named.items():
         if name in done:
             continue

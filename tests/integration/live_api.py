@@ -18,6 +18,8 @@ import aiohttp
 
 MERGE = "application/merge-patch+json"
 APPLY = "application/apply-patch+yaml"
+FIRST_LIST_SECONDS = 60.0
+POLL_SECONDS = 0.1
 
 
 @dataclass(frozen=True)
@@ -80,12 +82,20 @@ class LiveApi:
         collection = f"{root}/namespaces/{namespace}/{self._plurals[api_version][kind]}"
         return collection if name is None else f"{collection}/{name}"
 
+    async def _listed(self, collection: str, chosen: dict[str, str]) -> Any:
+        """A list. The storage of a kind that is new to the server, or of a server that is, may need a moment."""
+        async with asyncio.timeout(FIRST_LIST_SECONDS):
+            while not (answer := await self.request("GET", collection, **chosen)).ok:
+                assert answer.status in (404, 429, 503), answer
+                await asyncio.sleep(POLL_SECONDS)
+        return answer.body
+
     async def events(self, api_version: str, kind: str, namespace: str, selector: str) -> AsyncIterator[dict[str, Any]]:
         """The objects that are there as ADDED, then every change, for ever. Lists carry no kind: it is put in."""
         assert self._session is not None
         collection = await self.path(api_version, kind, namespace)
         chosen = {"labelSelector": selector} if selector else {}
-        listed = (await self.request("GET", collection, **chosen)).require()
+        listed = await self._listed(collection, chosen)
         for item in listed["items"]:
             yield {"type": "ADDED", "object": {"apiVersion": api_version, "kind": kind, **item}}
         version = listed["metadata"]["resourceVersion"]

@@ -80,6 +80,7 @@ class Feed:
         try:
             async with asyncio.timeout(DEADLINE_SECONDS):
                 while not fact():
+                    self._require_watches()
                     heard.clear()
                     await heard.wait()
         except TimeoutError:
@@ -87,14 +88,23 @@ class Feed:
         finally:
             waiting.discard(heard)
 
+    def _require_watches(self) -> None:
+        for task in self._tasks:
+            if task.done():
+                task.result()
+
     def tell(self, name: str) -> None:
         """Something that no watch brings has changed: those who wait look again."""
         for heard in self._waiting.get(name, ()):
             heard.set()
 
     async def _follow(self, api_version: str, kind: str, selector: str) -> None:
-        async for event in self._api.events(api_version, kind, self.namespace, selector):
-            self._take(event["type"], event["object"])
+        try:
+            async for event in self._api.events(api_version, kind, self.namespace, selector):
+                self._take(event["type"], event["object"])
+        finally:
+            for name in self._waiting:  # without this watch they would wait for nothing
+                self.tell(name)
 
     def _take(self, event: str, found: Manifest) -> None:
         meta = found["metadata"]

@@ -22,6 +22,7 @@ from flash_operator.observation import ProbeResult
 from flash_operator.plan.autoscale_load import GatewayReading, Histogram, TrackReading
 from flash_operator.queue import Loops, QueueSettings
 from flash_operator.reconcile import Outcome, ReconcileSettings, reconcile
+from flash_operator.scaling import Scaler
 from flash_operator.trial import Witness
 
 WRITES = frozenset({"patch", "post", "put", "delete"})
@@ -144,23 +145,25 @@ class Lives:
         return self.last
 
     async def reconcile(
-        self, cluster: KubernetesCluster, key: Key, settings: ReconcileSettings, witness: Witness
+        self, cluster: KubernetesCluster, key: Key, settings: ReconcileSettings, witness: Witness, scaler: Scaler
     ) -> Outcome:
         """One pass."""
-        return await reconcile(cluster, key, probe=answers, now=self._now, settings=settings, witness=witness)
+        return await reconcile(
+            cluster, key, probe=answers, now=self._now, settings=settings, witness=witness, scaler=scaler
+        )
 
     def _begin(self) -> None:
         api: Any = MortalApi(self._world.api, self._written)
         cluster = PaperGateways(api)
         settings = self._world.settings
-        witness = Witness(self.traffic.scrape)
+        witness, scaler = Witness(self.traffic.scrape), Scaler(self.traffic.scrape)
 
         async def step(key: Key) -> Outcome:
             self._begun += 1
             number = self._begun
             self._skipped += self._world.skip
             try:
-                outcome = await self.reconcile(cluster, key, settings, witness)
+                outcome = await self.reconcile(cluster, key, settings, witness, scaler)
                 self.last = outcome if number >= self._oldest else None
                 return outcome
             except Killed:

@@ -9,31 +9,28 @@ import json
 import ssl
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
 import yaml
+from autoscaled_world import AutoscaledWorld
 from builders import a_manifest
 from control_plane import ControlPlane
 from cryptography import x509
 from external_metrics_plugin import API_SERVICE, SERVICE, ExternalMetricsApi
 from helm_plugin import NAMESPACE, Helm
 from hermetic_errors import KubectlFailed
+from operator_in_process import PaperGateways
 from operator_process import Kubectl, eventually
 
 from flash_api import names
-from flash_operator.cluster.kubernetes import KubernetesApi, KubernetesCluster
-from flash_operator.cluster.protocol import Key
+from flash_operator.cluster.kubernetes import KubernetesApi
 from flash_operator.external_metrics.serving import Endpoint, ExternalMetrics
-from flash_operator.observation import ProbeResult
-from flash_operator.plan.autoscale_load import GatewayReading
-from flash_operator.reconcile import Outcome, ReconcileSettings, reconcile
-from flash_operator.scaling import Scaler
+from flash_operator.reconcile import Outcome
 
-NOON = datetime(2026, 1, 5, 12, tzinfo=UTC)
 TRACE = (1, 60, 90, 5, 5, 5, 5, 5)
 OPTIONAL = Path(__file__).parent / "manifests" / "optional-kinds.yaml"
 
@@ -59,16 +56,12 @@ async def served(api: KubernetesApi, port: int) -> AsyncIterator[None]:
         await metrics.aclose()
 
 
-class World:
+class World(AutoscaledWorld):
     """One autoscaled FlashDeployment on the real API, whose gateway is on paper."""
 
     def __init__(self, api: KubernetesApi, kubectl: Kubectl, provider: str, name: str) -> None:
-        self.key = Key(kubectl.namespace, name)
+        super().__init__(PaperGateways(api), kubectl, name)
         self.inflight = 1.0
-        self.now = NOON
-        self._kubectl = kubectl
-        self._cluster = PaperGateways(api)
-        self._scaler = Scaler(self._scrape)
         self.provided_by(provider)
 
     def provided_by(self, provider: str) -> None:
@@ -79,56 +72,10 @@ class World:
         manifest = {**a_manifest(**spec), "metadata": {"name": self.key.name}}
         self._kubectl("apply", "--server-side", "-f", "-", stdin=yaml.safe_dump(manifest))
 
-    async def _scrape(self, url: str) -> GatewayReading:
-        del url
-        return GatewayReading(self.inflight)
-
-    async def step(self) -> Outcome:
-        """One pass, 15 seconds after the former one."""
-        self.now += timedelta(seconds=15)
-        return await self.look()
-
-    async def look(self) -> Outcome:
-        """One pass, at the same time as the former one."""
-        return await reconcile(
-            self._cluster,
-            self.key,
-            probe=answers,
-            now=lambda: self.now,
-            settings=ReconcileSettings(),
-            scaler=self._scaler,
-        )
-
-    @property
-    def deployment(self) -> dict[str, Any]:
-        found: dict[str, Any] = self._kubectl.get("deployment", f"{self.key.name}-engine")
-        return found
-
-    @property
-    def engines(self) -> int:
-        return int(self.deployment["spec"]["replicas"])
-
-    @property
-    def scaling(self) -> dict[str, Any]:
-        found: dict[str, Any] = self._kubectl.get("fd", self.key.name)["status"]["scaling"]
-        return found
-
     async def until_engines(self, number: int) -> None:
         """Wait for the HPA, in a thread, because it asks us meanwhile."""
         what = f"{self.key.name} has {number} engines"
         await asyncio.to_thread(eventually, what, lambda: self.engines == number)
-
-
-class PaperGateways(KubernetesCluster):
-    """The real cluster, in which a gateway has an address."""
-
-    async def gateway_urls(self, key: Key, port: int) -> tuple[str, ...]:
-        return ("http://gateway.on.paper",)
-
-
-async def answers(url: str) -> ProbeResult:
-    del url
-    return ProbeResult(ok=True, message="")
 
 
 def active(outcome: Outcome) -> tuple[str, str, str]:

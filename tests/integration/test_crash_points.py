@@ -69,6 +69,20 @@ class Run:
         self.lives.forget()
         await self.rest()
 
+    async def engines_are_scaled(self, replicas: int) -> None:
+        """As another controller does that sets their number."""
+        path = await self.world.live.path("apps/v1", "Deployment", self.world.feed.namespace, self.engine)
+        body = {"spec": {"replicas": replicas}}
+        answer = await self.world.live.request("PATCH", f"{path}/scale", body, content_type=MERGE, fieldManager="hpa")
+        answer.require()
+        self.lives.forget()
+        await self.rest()
+
+    @property
+    def engines_wanted(self) -> int:
+        """As the mirror has it."""
+        return int(self.world.feed.of(self.name)["Deployment", self.engine]["spec"]["replicas"])
+
     async def rest(self) -> None:
         """Until a pass finds that all is done and writes nothing."""
         await self.lives.until(lambda outcome: at_rest(outcome, self.generation), "at rest")
@@ -171,12 +185,40 @@ async def refuse_and_mend(run: Run) -> None:
 DRAFT = {"model": {"source": "builtin://smollm2-135m-instruct"}}
 
 
-async def draft_comes_changes_and_goes(run: Run) -> None:
+CHANGED_DRAFT = {**DRAFT, "replicas": 2, "resources": {"cpu": "1"}}
+
+
+async def draft_comes(run: Run) -> None:
     await run.apply()
     run.begin()
     await run.apply(draft=DRAFT)
-    await run.apply(draft={**DRAFT, "replicas": 2, "resources": {"cpu": "1"}}, engine={"maxConcurrentRequests": 7})
+
+
+async def draft_changes(run: Run) -> None:
+    await run.apply(draft=DRAFT)
+    run.begin()
+    await run.apply(draft=CHANGED_DRAFT, engine={"maxConcurrentRequests": 7})
+
+
+async def draft_goes(run: Run) -> None:
+    await run.apply(draft=CHANGED_DRAFT)
+    run.begin()
     await run.apply()
+
+
+def autoscaled(provider: str, **engine: Any) -> dict[str, Any]:
+    return {"autoscaling": {"provider": provider, "minReplicas": 2, "maxReplicas": 4}, **engine}
+
+
+async def autoscalers_come_and_go(run: Run) -> None:
+    await run.apply()
+    run.begin()
+    await run.apply(engine=autoscaled("BuiltIn"))
+    await run.apply(engine=autoscaled("HorizontalPodAutoscaler"))
+    await run.engines_are_scaled(3)
+    await run.apply(engine=autoscaled("HorizontalPodAutoscaler", maxConcurrentRequests=7))
+    assert run.engines_wanted == 3
+    await run.apply(engine={"replicas": 1})
 
 
 async def delete(run: Run) -> None:
@@ -241,7 +283,10 @@ WORKLOADS: tuple[Callable[[Run], Awaitable[None]], ...] = (
     pause_and_go_on,
     open_and_close_the_door,
     refuse_and_mend,
-    draft_comes_changes_and_goes,
+    draft_comes,
+    draft_changes,
+    draft_goes,
+    autoscalers_come_and_go,
     delete,
     delete_in_mid_roll,
     recreate_at_once,

@@ -5,7 +5,6 @@ import asyncio
 import json
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable
-from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -13,30 +12,17 @@ from builders import a_model_manifest
 from control_plane import ControlPlane
 from fakes.pull_kubelet import PullKubelet
 from live_api import APPLY, LiveApi
+from model_lives import ModelLives
 from object_feed import MODELS
-from operator_in_process import Lives, World
+from operator_in_process import World
 
 from flash_api import names
 from flash_api.manifest import stored_model
-from flash_operator.cluster.kubernetes import KubernetesCluster
-from flash_operator.cluster.protocol import Key
 from flash_operator.difference import identity, is_as_planned
 from flash_operator.plan import model_plan
-from flash_operator.reconcile import Outcome, ReconcileSettings
-from flash_operator.reconcile_model import reconcile_model
-from flash_operator.trial import Witness
+from flash_operator.reconcile import Outcome
 
 CONCURRENT_RUNS = 12
-
-
-class ModelLives(Lives):
-    """The operator of one FlashModel, one life after the other."""
-
-    async def reconcile(
-        self, cluster: KubernetesCluster, key: Key, settings: ReconcileSettings, witness: Witness
-    ) -> Outcome:
-        del witness
-        return await reconcile_model(cluster, key, now=lambda: datetime.now(UTC), settings=settings)
 
 
 class Run:

@@ -6,7 +6,6 @@ import json
 import random
 from collections import Counter
 from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -15,6 +14,7 @@ from control_plane import ControlPlane
 from fakes.mutations import SEED, mutated, mutations, pairs
 from fakes.pull_kubelet import PullKubelet
 from live_api import LiveApi
+from model_lives import ModelLives
 from object_feed import MODELS
 from operator_in_process import Lives, World
 
@@ -22,13 +22,9 @@ from flash_api.conditions import EXPLANATIONS, Reason
 from flash_api.crd import RESOURCES, custom_resource_definition
 from flash_api.manifest import stored_model
 from flash_operator.checks import model_refusal
-from flash_operator.cluster.kubernetes import KubernetesCluster
-from flash_operator.cluster.protocol import Key
 from flash_operator.difference import identity, is_as_planned
 from flash_operator.plan import model_plan
-from flash_operator.reconcile import Outcome, ReconcileSettings
-from flash_operator.reconcile_model import reconcile_model
-from flash_operator.trial import Witness
+from flash_operator.reconcile import Outcome
 
 PAIRS, CHAINS, EDITS, CONCURRENT = 60, 24, 4, 16
 NO_END = frozenset({Reason.APPLY_FAILED})
@@ -36,16 +32,6 @@ NO_END = frozenset({Reason.APPLY_FAILED})
 (MODEL,) = (resource for resource in RESOURCES if resource.kind == MODELS.kind)
 SCHEMA = custom_resource_definition(MODEL)["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
 SPEC = {"properties": {"spec": SCHEMA["properties"]["spec"]}}
-
-
-class ModelLives(Lives):
-    """The operator of one FlashModel."""
-
-    async def reconcile(
-        self, cluster: KubernetesCluster, key: Key, settings: ReconcileSettings, witness: Witness
-    ) -> Outcome:
-        del witness
-        return await reconcile_model(cluster, key, now=lambda: datetime.now(UTC), settings=settings)
 
 
 def manifests() -> list[dict[str, Any]]:

@@ -86,6 +86,10 @@ WEATHERS: dict[str, tuple[weather.Aim, Effect]] = {
 }
 
 
+AUTOSCALER = ("autoscaling/v2", "HorizontalPodAutoscaler")
+AUTOSCALED = {"autoscaling": {"provider": AUTOSCALER[1], "maxReplicas": 5}}
+
+
 class Scene:
     """One FlashDeployment, the operator behind the proxy, and the user's own way past it."""
 
@@ -96,12 +100,12 @@ class Scene:
         self.operator = operator
         self.port = 9000
 
-    async def create(self, name: str) -> None:
-        manifest = a_manifest(name)
+    async def create(self, name: str, *, children_expected: int = 10, **spec: Any) -> None:
+        manifest = a_manifest(name, **spec)
         manifest["metadata"]["namespace"] = self.feed.namespace
         path = await self.live.path(names.API_VERSION, names.KIND, self.feed.namespace)
         (await self.live.request("POST", path, manifest)).require()
-        await self.feed.until(name, lambda: len(children(self.feed, name)) == 10, "ten children")
+        await self.feed.until(name, lambda: len(children(self.feed, name)) == children_expected, "its children")
 
     async def edit(self, name: str) -> int:
         """A new port for the endpoint."""
@@ -113,17 +117,34 @@ class Scene:
 
     async def lose_a_service(self, name: str) -> str:
         """Somebody deletes the Service of the engines. Returns its uid."""
-        path = await self.live.path("v1", "Service", self.feed.namespace, names.engine_name(name))
+        return await self._lose(("v1", "Service"), name)
+
+    async def lose_the_autoscaler(self, name: str) -> str:
+        """Somebody deletes the HPA of the engines. Returns its uid."""
+        return await self._lose(AUTOSCALER, name)
+
+    async def _lose(self, kind: tuple[str, str], name: str) -> str:
+        path = await self.live.path(*kind, self.feed.namespace, names.engine_name(name))
         uid = (await self.live.request("GET", path)).require()["metadata"]["uid"]
         (await self.live.request("DELETE", path)).require()
         return str(uid)
 
-    async def found_again(self, name: str, lost: str) -> None:
+    async def found_again(self, name: str, lost: str, kind: str = "Service") -> None:
         def is_back() -> bool:
-            service = self.feed.of(name).get(("Service", names.engine_name(name)))
-            return service is not None and service["metadata"]["uid"] != lost
+            found = self.feed.of(name).get((kind, names.engine_name(name)))
+            return found is not None and found["metadata"]["uid"] != lost
 
-        await self.feed.until(name, is_back, f"another Service; log: {self.operator.log.read_text()[-3000:]}")
+        await self.feed.until(name, is_back, f"another {kind}; log: {self.operator.log.read_text()[-3000:]}")
+
+    async def scale_engines(self, name: str, replicas: int) -> None:
+        """As the HPA does."""
+        path = await self.live.path("apps/v1", "Deployment", self.feed.namespace, names.engine_name(name))
+        body = {"spec": {"replicas": replicas}}
+        (await self.live.request("PATCH", f"{path}/scale", body, content_type=MERGE)).require()
+        await self.feed.until(name, lambda: self.engines(name) == replicas, f"{replicas} engines")
+
+    def engines(self, name: str) -> int:
+        return int(self.feed.of(name)["Deployment", names.engine_name(name)]["spec"]["replicas"])
 
     async def followed(self, name: str, port: int) -> None:
         def has_port() -> bool:
@@ -193,18 +214,21 @@ async def scene(
 async def test_it_converges_after_any_weather_and_its_watches_live_again(
     scene: Scene, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    await scene.create("chat")
+    await scene.create("chat", children_expected=11, engine=AUTOSCALED)
+    await scene.scale_engines("chat", 3)
     for name, (aim, effect) in WEATHERS.items():
         with scene.proxy.fault(aim, effect) as fault:
             port = await scene.edit("chat")
-            lost = await scene.lose_a_service("chat")
+            lost, scaler = await scene.lose_a_service("chat"), await scene.lose_the_autoscaler("chat")
             async with asyncio.timeout(60):
                 # Silence ends when the operator gives it up, everything else as soon as it was felt.
                 await (fault.struck_again if effect in SILENCE else fault.struck).wait()
         try:
             await scene.followed("chat", port)
             await scene.found_again("chat", lost)
+            await scene.found_again("chat", scaler, AUTOSCALER[1])
             await scene.watches_live("chat")
+            assert scene.engines("chat") == 3, "what the HPA had set"
         except AssertionError as error:
             raise AssertionError(f"after {name}") from error
     assert scene.operator.ends == 0
