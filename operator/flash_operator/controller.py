@@ -19,7 +19,7 @@ from flash_operator.lease import Elector
 from flash_operator.metrics import Metrics, application
 from flash_operator.model_controller import ModelController
 from flash_operator.pass_log import tell
-from flash_operator.probe import Probe
+from flash_operator.probe import PatientProbe, Probe
 from flash_operator.queue import Loops
 from flash_operator.reconcile import Outcome, reconcile
 from flash_operator.scaling import Scaler
@@ -60,7 +60,7 @@ class Controller:
         self._cluster = cluster
         self._inventory = inventory
         self._watched = watched
-        self._probe = probe
+        self._probe = PatientProbe(probe, clock)
         self._scaler = Scaler(scrape)
         self._witness = Witness(scrape)
         self._now = now
@@ -217,7 +217,7 @@ class Controller:
 
     async def _look(self, known: Steady) -> bool:
         """Whether a pass would change nothing: nothing was heard, and the endpoint answers as before."""
-        return self._watched.live and known.holds(await self._probe(known.url))
+        return self._watched.live and known.holds(await self._probe.look(known.url))
 
     async def _step(self, key: Key) -> Outcome:
         started = self._clock()

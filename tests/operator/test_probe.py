@@ -10,7 +10,8 @@ from aiohttp.test_utils import TestClient, TestServer
 from fakes.authority import Authority
 
 from flash_operator.metrics import Metrics, application
-from flash_operator.probe import HttpProbe
+from flash_operator.observation import ProbeResult
+from flash_operator.probe import HttpProbe, PatientProbe
 from flash_operator.reconcile import Outcome
 
 
@@ -97,3 +98,37 @@ async def test_passes_and_writes_are_counted() -> None:
 async def test_what_requests_lately_took_comes_with_the_answer(server: TestServer, probe: HttpProbe) -> None:
     assert (await probe(str(server.make_url("/timed")))).milliseconds == {"ttft": 62.3}
     assert (await probe(str(server.make_url("/ready")))).milliseconds == {}
+
+
+class Endpoint:
+    """Fails, each time after so long."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self.now = 0.0
+        self.asked = 0
+
+    async def __call__(self, url: str) -> ProbeResult:
+        self.asked += 1
+        self.now += self.seconds
+        return ProbeResult(ok=False, message=url)
+
+
+@pytest.mark.parametrize(("seconds", "asked"), [(10.0, 1), (0.0, 2)])
+async def test_what_was_waited_for_in_vain_is_not_waited_for_twice(seconds: float, asked: int) -> None:
+    endpoint = Endpoint(seconds)
+    probe = PatientProbe(endpoint, lambda: endpoint.now)
+    assert not (await probe.look("http://chat")).ok
+    assert (await probe("http://chat")).message == "http://chat"
+    assert endpoint.asked == asked
+    await probe("http://chat")
+    assert endpoint.asked == asked + 1
+
+
+async def test_an_old_answer_is_not_believed() -> None:
+    endpoint = Endpoint(10.0)
+    probe = PatientProbe(endpoint, lambda: endpoint.now)
+    await probe.look("http://chat")
+    endpoint.now += 60.0
+    await probe("http://chat")
+    assert endpoint.asked == 2

@@ -7,8 +7,9 @@ from collections.abc import Callable
 import pytest
 
 from flash_operator.cluster.protocol import ClusterError, Key
+from flash_operator.probe import TIMEOUT_SECONDS
 from flash_operator.queue import Loops, QueueSettings, backoff_seconds, look_pause_seconds, pass_pause_seconds
-from flash_operator.reconcile import Outcome
+from flash_operator.reconcile import Outcome, ReconcileSettings
 from flash_operator.steady import Steady
 
 A, B = Key("default", "a"), Key("default", "b")
@@ -21,11 +22,25 @@ def test_the_pause_doubles_up_to_a_bound(failures: int, pause: float) -> None:
 
 
 @pytest.mark.parametrize(
-    ("wanted", "objects", "pause"),
-    [(15.0, 1, 15.0), (15.0, 750, 15.0), (15.0, 5000, 100.0), (2.0, 5000, 100.0), (15.0, 100_000, 300.0)],
+    ("wanted", "objects", "look", "unsteady_pass"),
+    [
+        (15.0, 1, 15.0, 15.0),
+        (15.0, 750, 15.0, 15.0),
+        (15.0, 5000, 20.0, 100.0),
+        (2.0, 5000, 20.0, 100.0),
+        (15.0, 100_000, 300.0, 300.0),
+    ],
 )
-def test_the_looks_of_all_objects_together_have_a_bounded_rate(wanted: float, objects: int, pause: float) -> None:
-    assert look_pause_seconds(wanted, objects, QueueSettings()) == pause
+def test_the_looks_of_all_objects_together_have_a_bounded_rate(
+    wanted: float, objects: int, look: float, unsteady_pass: float
+) -> None:
+    assert look_pause_seconds(wanted, objects, QueueSettings(), steady=True) == look
+    assert look_pause_seconds(wanted, objects, QueueSettings(), steady=False) == unsteady_pass
+
+
+def test_a_dead_route_of_any_of_5000_is_known_within_30_seconds() -> None:
+    waits_seconds = look_pause_seconds(ReconcileSettings().ready_seconds, 5000, QueueSettings(), steady=True)
+    assert waits_seconds + TIMEOUT_SECONDS <= 30.0
 
 
 class Steps:
