@@ -4,7 +4,7 @@ leaves, and nothing was made twice."""
 import asyncio
 import json
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
@@ -206,18 +206,20 @@ async def draft_goes(run: Run) -> None:
     await run.apply()
 
 
-def autoscaled(provider: str, **engine: Any) -> dict[str, Any]:
-    return {"autoscaling": {"provider": provider, "minReplicas": 2, "maxReplicas": 4}, **engine}
+AUTOSCALED = {"autoscaling": {"provider": "HorizontalPodAutoscaler", "minReplicas": 2, "maxReplicas": 4}}
 
 
-async def autoscalers_come_and_go(run: Run) -> None:
-    await run.apply()
+async def an_autoscaler_takes_over(run: Run) -> None:
+    await run.apply(engine={"replicas": 3})
     run.begin()
-    await run.apply(engine=autoscaled("BuiltIn"))
-    await run.apply(engine=autoscaled("HorizontalPodAutoscaler"))
+    await run.apply(engine={**AUTOSCALED, "maxConcurrentRequests": 7})
+    assert run.engines_wanted == 3, "nobody had set another number"
+
+
+async def an_autoscaler_goes(run: Run) -> None:
+    await run.apply(engine=AUTOSCALED)
     await run.engines_are_scaled(3)
-    await run.apply(engine=autoscaled("HorizontalPodAutoscaler", maxConcurrentRequests=7))
-    assert run.engines_wanted == 3
+    run.begin()
     await run.apply(engine={"replicas": 1})
 
 
@@ -286,7 +288,8 @@ WORKLOADS: tuple[Callable[[Run], Awaitable[None]], ...] = (
     draft_comes,
     draft_changes,
     draft_goes,
-    autoscalers_come_and_go,
+    an_autoscaler_takes_over,
+    an_autoscaler_goes,
     delete,
     delete_in_mid_roll,
     recreate_at_once,
@@ -331,9 +334,19 @@ def require_exactly_the_plan(world: World, name: str, found: list[dict[str, Any]
     live = next((each for each in found if each["kind"] == names.KIND), None)
     kinds = {kind for _, kind in OWNED_KINDS}
     children = {identity(child): child for child in found if child["kind"] in kinds}
-    planned = {identity(o): o for o in plan(stored_deployment(live), world.settings.plan).objects} if live else {}
+    planned = {identity(o): o for o in planned_of(live, children, world)} if live else {}
     assert children.keys() == planned.keys()
     assert [key for key, child in children.items() if not is_as_planned(child, planned[key])] == []
+
+
+def planned_of(
+    live: dict[str, Any], children: dict[tuple[str, str], dict[str, Any]], world: World
+) -> tuple[Mapping[str, Any], ...]:
+    deployment = stored_deployment(live)
+    engines = children["Deployment", names.engine_name(deployment.metadata.name)]
+    # Of scaled ones the number is another controller's.
+    number = engines["spec"]["replicas"] if deployment.spec.engine.autoscaling is not None else None
+    return plan(deployment, world.settings.plan, engine_replicas=number).objects
 
 
 def anonymous(objects: list[dict[str, Any]], name: str, namespace: str) -> dict[str, Any]:
@@ -344,7 +357,11 @@ def anonymous(objects: list[dict[str, Any]], name: str, namespace: str) -> dict[
             continue
         meta = found["metadata"]
         owners = [{k: v for k, v in owner.items() if k != "uid"} for owner in meta.get("ownerReferences", ())]
-        managers = {(e["manager"], e["operation"], e.get("subresource", "")) for e in meta.get("managedFields", ())}
+        managers = {
+            (e["manager"], e["operation"], e.get("subresource", ""))
+            for e in meta.get("managedFields", ())
+            if found["kind"] != "HorizontalPodAutoscaler" or e["manager"] == names.FIELD_MANAGER
+        }
         text = json.dumps(
             {
                 "generation": meta.get("generation"),
@@ -369,9 +386,14 @@ def settled_status(found: dict[str, Any]) -> dict[str, Any]:
     if found["kind"] != names.KIND:
         counts = ("replicas", "readyReplicas", "updatedReplicas") if found["kind"] == "Deployment" else ()
         return {key: status.get(key, 0) for key in counts}
-    conditions = [{k: v for k, v in c.items() if k != "lastTransitionTime"} for c in status["conditions"]]
+    # When an HPA looks for the first time is its own affair.
+    told = [c for c in status["conditions"] if c["type"] != "ScalingActive"]
+    conditions = [{k: v for k, v in c.items() if k != "lastTransitionTime"} for c in told]
     # Which pod was the last to start or to fail is an accident of the run.
     settled = {key: value for key, value in status.items() if key not in ("coldStart", "lastFailure")}
+    if "scaling" in settled:
+        scaling = settled["scaling"]
+        settled["scaling"] = [scaling["desiredReplicas"], {**scaling["autoscaler"], "history": None}]
     if "rollout" in settled:
         # When it was, and what was measured until then, are accidents too.
         told = ("revision", "result", "reason")
