@@ -6,9 +6,8 @@ from typing import Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from flash_api.v1alpha1.engine import LOOKAHEAD_MAX, DraftMode, KVCacheDtype
-from flash_api.v1alpha1.flashdeployment import Variant
-from flash_api.v1alpha1.observability import LogLevel
+from flash_api.config.server import ServerConfig
+from flash_api.v1alpha1.engine import LOOKAHEAD_MAX, DraftMode
 
 
 class EngineDraft(BaseModel):
@@ -40,21 +39,9 @@ class EngineDraft(BaseModel):
         return self
 
 
-class EngineConfig(BaseModel):
+class EngineConfig(ServerConfig):
     """One engine process: which packed model it serves and how much it may hold at once."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    served_model_name: str
-    """The name clients use: the FlashDeployment's name."""
-    source: str
-    """Model source URI, e.g. `builtin://smollm2-135m-instruct`."""
-    revision: str | None = None
-    sha256: str | None = None
-    """Expected digest of the source's weights file; a mismatch stops the pull."""
-    variant: Variant = Variant.LITE
-    model_dir: str
-    """Folder that holds `model.flash` (the packed model) after the pull."""
     max_context_tokens: int | None = Field(default=None, ge=16, le=1_048_576)
     """Prompt plus answer, in tokens; None = the model's own limit."""
     active_experts: int | None = Field(default=None, ge=1, le=64)
@@ -64,12 +51,7 @@ class EngineConfig(BaseModel):
     max_batch_tokens: int = Field(default=512, ge=16, le=65_536)
     """Tokens (prefill and decode) computed in one step."""
     kv_cache_bytes: int = Field(default=512 * 1024**2, ge=1024**2)
-    kv_cache_dtype: KVCacheDtype = KVCacheDtype.BFLOAT16
     draft: EngineDraft | None = None
     """None = every step yields one token of a sequence."""
-    threads: int | None = Field(default=None, ge=1, le=1024)
-    """CPU threads of the kernels; None = from the cgroup quota."""
-    log_level: LogLevel = LogLevel.INFO
-    """Least serious lines of the model process that are still written."""
     shutdown_seconds: int = Field(default=30, ge=1, le=3600)
     """How long running streams may go on after SIGTERM."""
