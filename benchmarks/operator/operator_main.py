@@ -1,5 +1,5 @@
-"""Our operator as a process: `operator_main.py SETTINGS.json`. Its looks at steady objects, and its passes over them,
-are `factor` times as frequent as usual.
+"""Our operator as a process: `operator_main.py SETTINGS.json`. Its passes over steady objects are `factor` times as
+frequent as usual, and so are its looks at them, up to as many as leave room for the passes.
 
 The gateway of a deployment answers here without being asked: where no pod runs, no probe could find it.
 """
@@ -12,12 +12,15 @@ import json
 import logging
 import sys
 from pathlib import Path
+from typing import Final
 
 from flash_operator.__main__ import run
 from flash_operator.observation import ProbeResult
 from flash_operator.queue import QueueSettings
 from flash_operator.reconcile import ReconcileSettings
 from flash_operator.settings import OperatorSettings
+
+LOOKS_MAX_PER_SECOND: Final = 5000.0
 
 
 async def answers(url: str) -> ProbeResult:
@@ -39,7 +42,7 @@ if __name__ == "__main__":
         metrics_port=given["port"],
         queue=dataclasses.replace(
             usual,
-            looks_per_second=usual.looks_per_second * given["factor"],
+            looks_per_second=min(usual.looks_per_second * given["factor"], LOOKS_MAX_PER_SECOND),
             passes_per_second=usual.passes_per_second * given["factor"],
             resync_seconds=usual.resync_seconds / given["factor"],
         ),

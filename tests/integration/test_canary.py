@@ -15,6 +15,7 @@ from operator_in_process import Lives, World
 from flash_api import names
 from flash_operator.reconcile import Outcome
 
+STRATEGIC = "application/strategic-merge-patch+json"
 ROLLOUT = {"strategy": "Canary", "canaryPercent": 25}
 ENGINE, CANARY = names.engine_name("chat"), names.canary_name("chat")
 
@@ -162,6 +163,26 @@ async def test_a_revert_a_third_revision_and_a_scale_in_the_middle(chat: Chat) -
     assert (await chat.pods(), await chat.revisions()) == ((8, None), 2)
     results = [event["result"] for event in chat.rollout(ended)["history"]]
     assert results == ["Complete", "Superseded", "Superseded"]
+
+
+async def test_an_edit_of_the_former_engines_is_taken_back_while_another_revision_is_tried(chat: Chat) -> None:
+    chat.world.kubelet.decide(CANARY, Fate.STARTING)
+    await chat.applies(**NEW)
+    await chat.until_step("Starting")
+    planned = (await chat.read("Deployment"))[ENGINE]["spec"]["template"]
+    container = {"name": planned["spec"]["containers"][0]["name"], "image": "elsewhere.example.com/engine:1"}
+    path = await chat.world.live.path("apps/v1", "Deployment", chat.world.feed.namespace, ENGINE)
+    body = {"spec": {"template": {"spec": {"containers": [container]}}}}
+    edited = (await chat.world.live.request("PATCH", path, body, content_type=STRATEGIC)).require()
+    assert edited["spec"]["template"] != planned
+
+    def taken_back() -> bool:
+        live = chat.world.feed.of("chat")["Deployment", ENGINE]
+        newer: bool = live["metadata"]["generation"] > edited["metadata"]["generation"]
+        return newer and live["spec"]["template"] == planned
+
+    await chat.world.feed.until("chat", taken_back, "the planned pods")
+    assert await chat.pods() == (4, 1)
 
 
 async def test_a_pause_holds_it_and_a_deletion_ends_it(chat: Chat) -> None:
