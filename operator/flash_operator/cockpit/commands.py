@@ -11,7 +11,7 @@ import json
 import os
 import sys
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
@@ -126,7 +126,7 @@ def explain(
 
     if _means_cluster(ctx, cluster, context, kubeconfig):
         target = _target(context, kubeconfig, namespace, False)
-        served = _only(_run(target, lambda api: _served(api, target, name)))
+        served = _run(target, lambda api: _explained(api, target, name))
     else:
         served = _local(name, namespace)
     sentences = explained(served, _planned(served.manifest))
@@ -210,6 +210,13 @@ async def _served(api: KubernetesApi, target: Target, name: str | None) -> tuple
         if name is None:
             raise ClusterError("this cluster knows no FlashDeployments; flash doctor says what is missing") from error
         raise ClusterError(f"no FlashDeployment is called {name} in namespace {target.namespace}") from error
+
+
+async def _explained(api: KubernetesApi, target: Target, name: str | None) -> Served:
+    from flash_operator.cockpit.pulling import pulling
+
+    served = _only(await _served(api, target, name))
+    return replace(served, pulling=await pulling(api, served))
 
 
 async def _models(api: KubernetesApi, target: Target) -> tuple[Manifest, ...]:

@@ -85,6 +85,11 @@ def _blocks(served: Served) -> Iterator[str]:
 
 
 def _model(served: Served) -> Iterator[str]:
+    yield from _shared_model(served)
+    yield from served.pulling
+
+
+def _shared_model(served: Served) -> Iterator[str]:
     ref = (served.spec.get("model") or {}).get("modelRef")
     if ref is None:
         return

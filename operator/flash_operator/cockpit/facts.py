@@ -19,6 +19,8 @@ class Served:
 
     manifest: Manifest
     pods: Sequence[Manifest] = ()
+    pulling: Sequence[str] = ()
+    """What pods say that fetch its model right now; not every look asks them."""
 
     @property
     def name(self) -> str:
