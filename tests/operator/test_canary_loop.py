@@ -604,6 +604,19 @@ async def test_while_another_draft_is_tried_the_former_engines_reach_theirs() ->
         assert any(drafts in rule["to"] for rule in policies[f"NetworkPolicy/chat-{engines}"]["spec"]["egress"])
 
 
+async def test_an_edit_of_the_former_drafts_is_taken_back_during_a_trial() -> None:
+    world = await World(draft=DRAFT).serving()
+    (old,) = (Key("default", name) for name in world.drafts)
+    former = image(world, old)
+    world.edits(engine={"replicas": 4, **NEW})
+    await world.until(lambda: world.step_now == "Observing")
+    assert world.asked() == old.name != world.asked(CANARY)
+    world.memory.edit("Deployment", old, another_image)
+    assert (await world.step()).applied == (f"Deployment/{old.name}",)
+    assert image(world, old) == former
+    assert (await world.step()).applied == ()
+
+
 async def test_to_leave_the_draft_out_is_tried_too_and_until_then_nothing_of_it_goes() -> None:
     world = await World(draft=DRAFT).serving()
     before = {name for name in world.memory.contents() if "-draft" in name}

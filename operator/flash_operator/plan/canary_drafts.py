@@ -35,6 +35,17 @@ class TrialDrafts:
         config = {config_map_name(living[name])} if name in living else set()
         return frozenset({name, names.draft_name(self.deployment), *config})
 
+    def of_stable(self, living: Mapping[str, Manifest]) -> tuple[Manifest, ...]:
+        """The Deployment of those that the stable engines ask, as it lives; none where it is planned anyway."""
+        name = names.drafts_name(self.deployment, self.former)
+        if not self.former or self.former == self.new or name not in living:
+            return ()
+        live = living[name]
+        meta = {key: value for key, value in live["metadata"].items() if key in _IDENTITY}
+        annotations = live["metadata"].get("annotations") or {}
+        meta["annotations"] = {key: annotations[key] for key in OUR_ANNOTATIONS if key in annotations}
+        return ({"apiVersion": live["apiVersion"], "kind": live["kind"], "metadata": meta, "spec": live["spec"]},)
+
     def for_canaries(self, planned: Mapping[str, Manifest], canaries: int) -> dict[Identity, tuple[Manifest, ...]]:
         """What to carry out instead of the planned ones, which are for every engine."""
         name = names.drafts_name(self.deployment, self.new)
@@ -58,6 +69,9 @@ class TrialDrafts:
         return deployment.model_copy(update={"spec": deployment.spec.model_copy(update={"draft": draft})})
 
 
+OUR_ANNOTATIONS: Final = (names.ANNOTATION_PLAN_HASH, names.ANNOTATION_POD_TEMPLATE)
+"""Annotations of a Deployment that we write; its controller has some of its own."""
+_IDENTITY: Final = ("name", "namespace", "labels", "ownerReferences")
 _SOMEWHERE: Final = "builtin://former"
 """What the former drafts pull is their own policy's matter, which stays as it lives."""
 

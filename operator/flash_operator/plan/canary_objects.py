@@ -10,11 +10,11 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 from flash_api import names
 from flash_api.v1alpha1.flashdeployment import FlashDeployment
-from flash_operator.plan.canary_drafts import TrialDrafts, config_map_name, draft_revision_of
+from flash_operator.plan.canary_drafts import OUR_ANNOTATIONS, TrialDrafts, config_map_name, draft_revision_of
 from flash_operator.plan.engine import engine_deployment
 from flash_operator.plan.metadata import Manifest, content_hash
 from flash_operator.plan.network import engine_service
@@ -23,9 +23,6 @@ from flash_operator.plan.pod_templates import with_planned_template
 from flash_operator.plan.service_accounts import service_account
 from flash_operator.plan.settings import PlanSettings
 from flash_operator.shared_model import SharedModel, resolved
-
-_OURS: Final = (names.ANNOTATION_PLAN_HASH, names.ANNOTATION_POD_TEMPLATE)
-"""Annotations of a Deployment that we write; its controller has some of its own."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +90,7 @@ def on_trial(
     carried_out = [
         found for each in planned for found in instead.get((each["kind"], each["metadata"]["name"]), (each,))
     ]
+    carried_out += drafts.of_stable(living)
     return tuple(carried_out), frozenset({kept}) | drafts.kept(living)
 
 
@@ -111,7 +109,7 @@ def _held(live: Manifest, new: Manifest, replicas: int, *, new_config: bool = Fa
         digest = {names.LABEL_CONFIG_HASH: new["metadata"]["labels"][names.LABEL_CONFIG_HASH]}
         labels |= digest
         spec["template"] = _configured(spec["template"], digest, config_map_name(new))
-    annotations = {key: value for key, value in (meta.get("annotations") or {}).items() if key in _OURS}
+    annotations = {key: value for key, value in (meta.get("annotations") or {}).items() if key in OUR_ANNOTATIONS}
     body: dict[str, Any] = {
         "apiVersion": new["apiVersion"],
         "kind": new["kind"],

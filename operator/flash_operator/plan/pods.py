@@ -24,7 +24,7 @@ LAST_WORDS: Final = "FallbackToLogsOnError"
 USER_ID: Final = 65532
 """The `nonroot` user of distroless images: no account with this number owns anything on a node."""
 
-_HELD: Final = (names.COMPONENT_ENGINE, names.COMPONENT_GATEWAY)
+_HELD: Final = (names.COMPONENT_ENGINE, names.COMPONENT_DRAFT, names.COMPONENT_GATEWAY)
 """Components that may stay as they are during the trial of a revision."""
 
 DRAIN_MAX_SECONDS: Final = 3600
