@@ -24,7 +24,7 @@ from flash_operator.difference import identity, is_as_planned
 from flash_operator.plan import plan
 from flash_operator.reconcile import Outcome
 
-CONCURRENT_RUNS = 24
+CONCURRENT_RUNS = 12
 KEYS = {"apiKeysSecretRef": {"name": "keys"}}
 
 
