@@ -24,23 +24,30 @@ struct Sums {
 struct ChunkState : Sums {
     float weight[kAttentionRows][kKeyChunk]; // scores, then softmax numerators
     float rescale[kAttentionRows];
+    alignas(64) float widened[kKeyChunk * kMaxHeadDim]; // a chunk's keys, then its values
 };
 
 constexpr int kTogether = kWide == kLanes ? 4 : 2; // vectors of a row whose sums the registers hold, for kRowTile rows
 
-template <class Element> constexpr bool kScaled = sizeof(Element) == 1;
+constexpr int kDirectRows = 2 * kRowTile; // of a job that reads the cache itself; more share what was widened once
 
-// Where each vector of kLanes keys of a chunk lies in the cache.
+// Where each vector of kLanes keys of a chunk lies.
 template <class Element> struct ChunkPlace {
     const Element* keys[kChunkVecs];
     const Element* values[kChunkVecs];
-    const float* key_scale[kChunkVecs]; // of int8
-    const float* value_scale[kChunkVecs];
+    ptrdiff_t key_stride; // from a feature of the keys to the next
+};
+
+// The scales of an int8 chunk, per vector of keys.
+struct ChunkScales {
+    const float* key[kChunkVecs];
+    const float* value[kChunkVecs];
 };
 
 // scores[r][key] = q[r] . k[key] for the chunk's keys.
-template <int Rows, class Element>
-FLASH_INLINE void score_tile(const AttentionJob& job, const ChunkPlace<Element>& place, int row, ChunkState& state) {
+template <int Rows, bool Scaled, class Element>
+FLASH_INLINE void score_tile(const AttentionJob& job, const ChunkPlace<Element>& place, const ChunkScales& scales,
+                             int row, ChunkState& state) {
     for (int at = 0; at < kKeyChunk; at += kTogether * kWide) {
         const Element* from[kTogether];
         for (int v = 0; v < kTogether; ++v) {
@@ -54,7 +61,7 @@ FLASH_INLINE void score_tile(const AttentionJob& job, const ChunkPlace<Element>&
         for (int d = 0; d < job.head_dim; ++d) {
             Wide key[kTogether];
             for (int v = 0; v < kTogether; ++v) {
-                key[v] = wide_from_cache(from[v] + static_cast<ptrdiff_t>(d) * job.block_size);
+                key[v] = wide_from_cache(from[v] + d * place.key_stride);
             }
             for (int r = 0; r < Rows; ++r) {
                 const float query = job.query[row + r][d];
@@ -64,8 +71,8 @@ FLASH_INLINE void score_tile(const AttentionJob& job, const ChunkPlace<Element>&
         for (int r = 0; r < Rows; ++r) {
             for (int v = 0; v < kTogether; ++v) {
                 const int key = at + v * kWide;
-                if constexpr (kScaled<Element>) {
-                    total[r][v] = total[r][v] * load_wide(place.key_scale[key / kLanes] + key % kLanes);
+                if constexpr (Scaled) {
+                    total[r][v] = total[r][v] * load_wide(scales.key[key / kLanes] + key % kLanes);
                 }
                 store_wide(state.weight[row + r] + key, total[r][v] * job.scale);
             }
@@ -75,8 +82,7 @@ FLASH_INLINE void score_tile(const AttentionJob& job, const ChunkPlace<Element>&
 
 // Turns one row's scores into numerators under the running maximum; keys outside first..visible-1 get weight zero.
 // What is left are the values' weights: numerators, times the values' scales if they have some.
-template <class Element>
-void update_row(const ChunkPlace<Element>& place, ChunkState& state, int row, int first, int visible) {
+template <bool Scaled> void update_row(const ChunkScales& scales, ChunkState& state, int row, int first, int visible) {
     float* weight = state.weight[row];
     if (visible <= 0 || first >= kKeyChunk) {
         std::memset(weight, 0, sizeof(float) * kKeyChunk);
@@ -93,9 +99,9 @@ void update_row(const ChunkPlace<Element>& place, ChunkState& state, int row, in
     for (int v = 0; v < kChunkVecs; ++v) {
         const Vec numerator = exponential(load(weight + v * kLanes) - max);
         total = total + numerator;
-        if constexpr (kScaled<Element>) {
+        if constexpr (Scaled) {
             // a key that is not seen may have any scale, NaN too, left by whoever had the block before
-            const Vec scaled = numerator * load(place.value_scale[v]);
+            const Vec scaled = numerator * load(scales.value[v]);
             store(weight + v * kLanes, numerator > splat(0.0f) ? scaled : Vec{});
         } else {
             store(weight + v * kLanes, numerator);
@@ -175,19 +181,81 @@ FLASH_INLINE void value_tile(const AttentionJob& job, const ChunkPlace<Element>&
     }
 }
 
-template <int Rows, class Element>
-void row_tile(const AttentionJob& job, const ChunkPlace<Element>& place, int chunk_begin, int num_keys, int row,
-              ChunkState& state) {
-    score_tile<Rows>(job, place, row, state);
+// One row tile's scores, turned into weights.
+template <int Rows, bool Scaled, class Element>
+void weight_tile(const AttentionJob& job, const ChunkPlace<Element>& place, const ChunkScales& scales, int chunk_begin,
+                 int row, ChunkState& state) {
+    score_tile<Rows, Scaled>(job, place, scales, row, state);
     for (int r = row; r < row + Rows; ++r) {
-        update_row(place, state, r, job.first[r] - chunk_begin, job.visible[r] - chunk_begin);
+        update_row<Scaled>(scales, state, r, job.first[r] - chunk_begin, job.visible[r] - chunk_begin);
     }
+}
+
+template <int Rows, class Element>
+void value_tiles(const AttentionJob& job, const ChunkPlace<Element>& place, int chunk_begin, int num_keys, int row,
+                 ChunkState& state) {
     const TileKeys<Rows> seen(job, chunk_begin, num_keys, row);
     int dim = 0;
     for (; dim + kTogether * kWide <= job.value_dim; dim += kTogether * kWide) {
         value_tile<Rows, kTogether>(job, place, seen, row, dim, state);
     }
     for (; dim < job.value_dim; dim += kWide) value_tile<Rows, 1>(job, place, seen, row, dim, state);
+}
+
+template <int Rows> struct RowCount {
+    static constexpr int value = Rows;
+};
+
+// Calls body(rows, row) for each row tile, with the number of its rows as a constant.
+template <class Body> FLASH_INLINE void for_row_tiles(int rows, const Body& body) {
+    for (int row = 0; row < rows; row += kRowTile) {
+        switch (rows - row) {
+        case 1: body(RowCount<1>{}, row); break;
+        case 2: body(RowCount<2>{}, row); break;
+        case 3: body(RowCount<3>{}, row); break;
+        case 4: body(RowCount<4>{}, row); break;
+        case 5: body(RowCount<5>{}, row); break;
+        default: body(RowCount<6>{}, row); break;
+        }
+    }
+}
+
+// One chunk for all rows of the job. Many row tiles read its keys, and then its values, as floats that were widened once:
+// widening for each tile anew would keep busy the units that add.
+template <class Element>
+void attend_chunk(const AttentionJob& job, const ChunkPlace<Element>& place, const ChunkScales& scales, int begin,
+                  int num_keys, ChunkState& state) {
+    constexpr bool kScaled = sizeof(Element) == 1;
+    if (job.rows <= kDirectRows) {
+        for_row_tiles(job.rows, [&](auto rows, int row) {
+            constexpr int kRows = decltype(rows)::value;
+            weight_tile<kRows, kScaled>(job, place, scales, begin, row, state);
+            value_tiles<kRows>(job, place, begin, num_keys, row, state);
+        });
+        return;
+    }
+    ChunkPlace<float> wide;
+    wide.key_stride = kKeyChunk;
+    float* to = state.widened;
+    for (int d = 0; d < job.head_dim; ++d) {
+        for (int key = 0; key < kKeyChunk; key += kWide, to += kWide) {
+            store_wide(to, wide_from_cache(place.keys[key / kLanes] + d * place.key_stride + key % kLanes));
+        }
+    }
+    for (int v = 0; v < kChunkVecs; ++v) wide.keys[v] = state.widened + v * kLanes;
+    for_row_tiles(job.rows, [&](auto rows, int row) {
+        weight_tile<decltype(rows)::value, kScaled>(job, wide, scales, begin, row, state);
+    });
+    const int vector = kLanes * job.value_dim;
+    for (int v = 0; v < kChunkVecs; ++v) {
+        wide.values[v] = state.widened + v * vector;
+        for (int i = 0; i < vector; i += kWide) {
+            store_wide(state.widened + v * vector + i, wide_from_cache(place.values[v] + i));
+        }
+    }
+    for_row_tiles(job.rows, [&](auto rows, int row) {
+        value_tiles<decltype(rows)::value>(job, wide, begin, num_keys, row, state);
+    });
 }
 
 struct KeyRange {
@@ -222,6 +290,8 @@ template <class Element> void attend_split_of(const AttentionJob& job, KeyRange 
     for (int begin = first / kKeyChunk * kKeyChunk; begin < end; begin += kKeyChunk) {
         const int num_keys = end - begin < kKeyChunk ? end - begin : kKeyChunk;
         ChunkPlace<Element> place;
+        ChunkScales scales{};
+        place.key_stride = job.block_size;
         for (int v = 0; v < kChunkVecs; ++v) {
             // past the end and before all rows' windows another vector is read in its place; the scores are masked
             const int wanted = begin + (v * kLanes < num_keys ? v * kLanes : 0);
@@ -230,21 +300,12 @@ template <class Element> void attend_split_of(const AttentionJob& job, KeyRange 
             const ptrdiff_t inside = position % job.block_size;
             place.keys[v] = keys + block * job.key_block_stride + inside;
             place.values[v] = values + block * job.value_block_stride + inside * job.value_dim;
-            if constexpr (kScaled<Element>) {
-                place.key_scale[v] = job.key_scale + block * job.scale_block_stride + inside;
-                place.value_scale[v] = job.value_scale + block * job.scale_block_stride + inside;
+            if (job.key_scale) {
+                scales.key[v] = job.key_scale + block * job.scale_block_stride + inside;
+                scales.value[v] = job.value_scale + block * job.scale_block_stride + inside;
             }
         }
-        for (int row = 0; row < job.rows; row += kRowTile) {
-            switch (job.rows - row) {
-            case 1: row_tile<1>(job, place, begin, num_keys, row, state); break;
-            case 2: row_tile<2>(job, place, begin, num_keys, row, state); break;
-            case 3: row_tile<3>(job, place, begin, num_keys, row, state); break;
-            case 4: row_tile<4>(job, place, begin, num_keys, row, state); break;
-            case 5: row_tile<5>(job, place, begin, num_keys, row, state); break;
-            default: row_tile<6>(job, place, begin, num_keys, row, state); break;
-            }
-        }
+        attend_chunk(job, place, scales, begin, num_keys, state);
     }
 }
 

@@ -84,20 +84,28 @@ FLASH_INLINE void dot_tile(const TileInput& in, const uint8_t* weight, float (*o
 #pragma GCC unroll 8
             for (int p = 0; p < Panels; ++p) dot[r][p] = _mm512_set1_epi32(in.offset[r][g]);
         }
-        const int8_t* x = in.values + g * kGroup;
-        for (int line = 0; line < kGroupLines; ++line, weight += 64, x += 4) {
+        // all lines unrolled, and pointers that hold for this group alone: their addresses become constant offsets
+        const int8_t* x[Rows];
+#pragma GCC unroll 8
+        for (int r = 0; r < Rows; ++r) {
+            x[r] = in.values + in.row[r] + g * kGroup;
+            asm("" : "+r"(x[r]));
+        }
+#pragma GCC unroll 16
+        for (int line = 0; line < kGroupLines; ++line) {
             __m512i w[Panels];
 #pragma GCC unroll 8
-            for (int p = 0; p < Panels; ++p) w[p] = _mm512_loadu_si512(weight + p * in.panel_stride);
+            for (int p = 0; p < Panels; ++p) w[p] = _mm512_loadu_si512(weight + line * 64 + p * in.panel_stride);
 #pragma GCC unroll 8
             for (int r = 0; r < Rows; ++r) {
                 int32_t four;
-                std::memcpy(&four, x + in.row[r], sizeof four);
+                std::memcpy(&four, x[r] + line * 4, sizeof four);
                 const __m512i quad = _mm512_set1_epi32(four);
 #pragma GCC unroll 8
                 for (int p = 0; p < Panels; ++p) add_dot(dot[r][p], w[p], quad);
             }
         }
+        weight += kGroupLines * 64;
 #pragma GCC unroll 8
         for (int r = 0; r < Rows; ++r) {
             const Vec scale = splat(in.scale[r][g]);

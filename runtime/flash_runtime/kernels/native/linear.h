@@ -46,6 +46,12 @@ template <int Rows, int Panels> void dot_tile(const TileInput& in, const uint8_t
 
 template <int Rows, int Panels> void linear_tile(const LinearJob& job, const TileInput& in, int row, int panel) {
     alignas(64) float result[Rows][Panels][kLanes];
+    if (!in.alone) { // rows lie pages apart: what will be written is on its way meanwhile
+        for (int r = 0; r < Rows; ++r) {
+            const float* to = job.out + (row + r) * job.out_stride + (panel - job.panel_begin) * kLanes;
+            for (int p = 0; p < Panels; ++p) __builtin_prefetch(to + p * kLanes, 1);
+        }
+    }
     dot_tile<Rows, Panels>(in, job.weight + panel * in.panel_stride, result);
     for (int p = 0; p < Panels; ++p) {
         const int feature = (panel + p) * kLanes;

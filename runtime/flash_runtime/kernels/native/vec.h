@@ -241,6 +241,8 @@ FLASH_INLINE Wide load_wide(const float* from) {
     return out;
 }
 
+FLASH_INLINE Wide wide_from_cache(const float* from) { return load_wide(from); } // widened before
+
 FLASH_INLINE void store_wide(float* to, Wide value) { std::memcpy(to, &value, sizeof value); }
 
 // Rounded to nearest even, in the upper half of each lane's bits. A NaN is quieted instead: rounding could carry it over
