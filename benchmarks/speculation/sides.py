@@ -115,6 +115,7 @@ class SetAcceptance:
     """A draft that costs nothing and is right about each next token with a set probability."""
 
     is_free = True
+    runs_ahead = False
 
     def __init__(self, sequences: Sequence[list[int]], acceptance: float) -> None:
         self._sequences = sequences

@@ -14,6 +14,7 @@ from typing import Final, NamedTuple
 from flash_runtime.draft_wire import FORGET, Guesses, News, Refusal
 from flash_runtime.engine.batch import Provider
 from flash_runtime.engine.guesser import Guesser
+from flash_runtime.engine.lookahead import AHEAD_TOKENS
 from flash_runtime.engine.proposals import MAX_LOOKAHEAD
 
 NEAR_TOKENS: Final = 32
@@ -210,7 +211,9 @@ class DraftServer:
         length = len(sequence.token_ids)
         found = tuple(self._guesser.guesses(name)) if name in self._guesser else ()
         if name in self._guesser:
-            sequence.ahead = min(2 * sequence.wanted + 1, self._guesser.room(name))
+            # All that is sent now may be verified and hold: what comes after that, and after the engine's own token.
+            ahead = max(sequence.wanted, len(found)) + 1 + max(AHEAD_TOKENS, sequence.wanted)
+            sequence.ahead = min(ahead, 3 * MAX_LOOKAHEAD, self._guesser.room(name))
         if len(found) >= sequence.ahead:
             sequence.ahead = 0
         return Guesses(sequence.key, length, found, None if found else Refusal.BEHIND)
