@@ -88,7 +88,7 @@ class Proposer(Protocol):
     is_free: bool
     """Whether asking costs next to nothing, so that the engine may ask for what it will not verify."""
     runs_ahead: bool
-    """Whether it guesses on while its guesses are verified, so that where all of them hold nobody waits for the next."""
+    """Whether it guesses on while its guesses are verified: where all of them hold, nobody waits for the next ones."""
 
     def propose(self, asks: list[Ask], patience_seconds: float = ...) -> list[Proposal]:
         """A proposal for each ask, an empty one where there is none.
