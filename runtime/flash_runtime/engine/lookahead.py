@@ -36,7 +36,9 @@ _MOST_HIT: Final = 0.95
 class StepCosts:
     """Seconds of a step by its width, as measured; a width in between is interpolated."""
 
-    def __init__(self) -> None:
+    def __init__(self, guessed_slope: float = _GUESSED_SLOPE) -> None:
+        """`guessed_slope`: what each token costs beyond the widest step that was measured, as a share of that one."""
+        self._guessed_slope = guessed_slope
         self._measured: dict[int, deque[float]] = {}
         self._seconds: dict[int, float] = {}
         self._measured_at: dict[int, int] = {}
@@ -72,7 +74,7 @@ class StepCosts:
         low = widths[at - 1]
         below = self._seconds[low]
         if at == len(widths):
-            return below * (1.0 + _GUESSED_SLOPE * (width - low))
+            return below * (1.0 + self._guessed_slope * (width - low))
         high = widths[at]
         return below + (self._seconds[high] - below) * (width - low) / (high - low)
 

@@ -29,7 +29,7 @@ from flash_runtime.engine.sequence import Sequence
 
 _FIRST_GUESS: Final = 0.6
 """How often proposals hold before any was tried."""
-_GUESS_WEIGHT: Final = 16.0
+_GUESS_WEIGHT: Final = 10.0
 """Trials that this guess is worth: an engine decides for long, so a few misses at its beginning settle nothing."""
 _PRIOR_WEIGHT: Final = 8.0
 """Trials of one sequence that what is known of all is worth."""
@@ -39,6 +39,13 @@ _PATIENCE: Final = (16, 512)
 """Steps without proposals before a proposer that costs time is tried again: at first, and at most."""
 _TRIAL: Final = 1
 """Tokens of such a trial: one tells how often they hold, and costs the least where they do not."""
+_FIRST_ASK: Final = 2
+"""Tokens to ask for at most while it is not known what asking takes."""
+_ASKED_SLOPE: Final = 0.25
+"""What each token more that is asked for is taken to cost until it was measured, as a share: proposers guess one token
+after the other."""
+_LATER: Final = 2.0
+"""Times as long as it was waited for is what an answer takes that did not come meanwhile."""
 _TRIAL_SHARE: Final = 0.5
 """Of a plain step's time, what a trial may wait for its answer at least."""
 _MOST_PATIENCE_SECONDS: Final = 0.05
@@ -100,7 +107,7 @@ class Speculation:
         self._num_keys = 0
         self._width = 0
         """Tokens of the step that was joined last; 0 = one that computes prompts, whose cost says nothing here."""
-        self._asked_costs = StepCosts()
+        self._asked_costs = StepCosts(_ASKED_SLOPE)
         """What calls of the proposer take, by the length of the longest proposal."""
         self._idle_steps, self._patience_steps = 0, _PATIENCE[0]
         """Steps since a proposer that costs time was asked, and how many of them until it is tried again."""
@@ -280,18 +287,19 @@ class Speculation:
         except ProposerError as error:
             reason = error.reason
             if reason is Fallback.DISCONNECTED:
-                self._asked_costs = StepCosts()  # the next one is met without prejudice
+                self._asked_costs = StepCosts(_ASKED_SLOPE)  # the next one is met without prejudice
         seconds = self._clock() - began
         self._asked_seconds += seconds
         if not proposer.is_free:
             self._record.proposed(seconds)
-            # Whoever lacks an answer may have been busy catching up; who was waited for in vain cost that.
+            # Whoever lacks an answer may have been busy catching up; who was waited for in vain takes longer than that.
             if reason is Fallback.LATE or (
                 reason is None
                 and all(answer.token_ids for answer in answers)
                 and not all(answer.was_at_hand for answer in answers)
             ):
-                self._asked_costs.observe(max(ask.num_tokens for ask in asks), seconds)
+                longest = max(ask.num_tokens for ask in asks)
+                self._asked_costs.observe(longest, seconds * (_LATER if reason is Fallback.LATE else 1.0))
         if reason is None and len(answers) != len(asks):
             reason = Fallback.INVALID
         if reason is not None:
@@ -344,6 +352,10 @@ class Speculation:
     ) -> list[int]:
         """How much to ask a proposer for whose work costs time. What does not pay is tried again now and then."""
         asked_seconds, runs_ahead = self._asked_costs.seconds, self._proposer.runs_ahead
+        if asked_seconds(MAX_LOOKAHEAD) is None:
+            limits = [
+                limit if free else min(limit, _FIRST_ASK) for limit, free in zip(limits, is_free, strict=True)
+            ]
         counts = plan(probabilities, limits, self.costs.seconds, asked_seconds, is_free, runs_ahead=runs_ahead)
         self._last_plan = list(counts)
         is_asked = any(count and not free for count, free in zip(counts, is_free, strict=True))
