@@ -353,9 +353,7 @@ class Speculation:
         """How much to ask a proposer for whose work costs time. What does not pay is tried again now and then."""
         asked_seconds, runs_ahead = self._asked_costs.seconds, self._proposer.runs_ahead
         if asked_seconds(MAX_LOOKAHEAD) is None:
-            limits = [
-                limit if free else min(limit, _FIRST_ASK) for limit, free in zip(limits, is_free, strict=True)
-            ]
+            limits = [limit if free else min(limit, _FIRST_ASK) for limit, free in zip(limits, is_free, strict=True)]
         counts = plan(probabilities, limits, self.costs.seconds, asked_seconds, is_free, runs_ahead=runs_ahead)
         self._last_plan = list(counts)
         is_asked = any(count and not free for count, free in zip(counts, is_free, strict=True))

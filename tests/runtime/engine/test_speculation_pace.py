@@ -39,17 +39,16 @@ def speed_up(acceptance: float, *, answers: int, tokens: int, draft_seconds: flo
     return made * step_seconds(1) / took
 
 
-@pytest.mark.parametrize(("acceptance", "least"), [(0.9, 2.3), (0.8, 1.8), (0.65, 1.4), (0.45, 1.1)])
+@pytest.mark.parametrize(("acceptance", "least"), [(0.9, 2.4), (0.8, 1.85), (0.65, 1.4), (0.45, 1.12)])
 def test_a_draft_that_is_right_often_enough_pays_from_its_first_answers_on(acceptance: float, least: float) -> None:
     assert speed_up(acceptance, answers=12, tokens=64) > least
 
 
 def test_a_draft_that_is_never_right_costs_little_to_find_out_and_less_later() -> None:
     few, many = (speed_up(0.0, answers=answers, tokens=64) for answers in (6, 30))
-    assert 0.96 < few <= 1.0
-    assert few < many
-    assert many > 0.985
+    assert 0.98 < few < many <= 1.0
+    assert many > 0.99
 
 
 def test_a_draft_as_slow_as_the_target_is_left_alone() -> None:
-    assert speed_up(0.6, answers=12, tokens=64, draft_seconds=0.005) > 0.95
+    assert speed_up(0.6, answers=12, tokens=64, draft_seconds=0.005) > 0.98
