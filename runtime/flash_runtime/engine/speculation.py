@@ -44,7 +44,7 @@ _FIRST_ASK: Final = 2
 _ASKED_SLOPE: Final = 0.25
 """What each token more that is asked for is taken to cost until it was measured, as a share: proposers guess one token
 after the other."""
-_LATER: Final = 2.0
+_LATER: Final = 1.25
 """Times as long as it was waited for is what an answer takes that did not come meanwhile."""
 _TRIAL_SHARE: Final = 0.5
 """Of a plain step's time, what a trial may wait for its answer at least."""

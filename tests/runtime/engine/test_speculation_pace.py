@@ -44,6 +44,11 @@ def test_a_draft_that_is_right_often_enough_pays_from_its_first_answers_on(accep
     assert speed_up(acceptance, answers=12, tokens=64) > least
 
 
+def test_a_slower_draft_guesses_no_further_ahead_than_there_is_time_for() -> None:
+    assert speed_up(0.65, answers=12, tokens=64, draft_seconds=0.0013) > 1.2
+    assert speed_up(0.8, answers=12, tokens=64, draft_seconds=0.0013) > 1.55
+
+
 def test_a_draft_that_is_never_right_costs_little_to_find_out_and_less_later() -> None:
     few, many = (speed_up(0.0, answers=answers, tokens=64) for answers in (6, 30))
     assert 0.98 < few < many <= 1.0
