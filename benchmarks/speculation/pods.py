@@ -69,7 +69,9 @@ from flash_runtime.backend.repository import FILE_DRAFT, draft_repository
 from flash_runtime.tritonserver import fetch
 
 config = DraftConfig.model_validate_json(Path(sys.argv[1]).read_text())
-repository = draft_repository(config) | {FILE_DRAFT: Path(sys.argv[2]).read_text()}
+repository = draft_repository(config)
+if model := Path(sys.argv[2]).read_text():
+    repository = repository | {FILE_DRAFT: model}
 sys.exit(serve.serve(config, Listen("127.0.0.1", *map(int, sys.argv[3:])), repository, fetch()).status)
 """
 
@@ -88,26 +90,31 @@ class Pod:
         new.write_text(json.dumps(content))
         new.rename(self._orders)
 
-    @contextlib.contextmanager
-    def proposer(self) -> Iterator[RemoteDraft]:
+    def proposer(self) -> contextlib.AbstractContextManager[RemoteDraft]:
         """A stream to it."""
-        link = DraftLink(
-            [self.address],
-            Hello(protocol=PROTOCOL, tokenizer="demo", revision="1"),
-            clock=time.monotonic,
-            draw=random.Random(0),
-            resolve=lambda endpoint: [endpoint],
-        )
-        link.start()
-        deadline = time.monotonic() + _START_SECONDS
-        while not link.epoch:
-            if time.monotonic() > deadline:
-                raise TimeoutError(f"no draft answered at {self.address}")
-            time.sleep(0.01)
-        try:
-            yield RemoteDraft(link, clock=time.perf_counter)
-        finally:
-            link.close()
+        return stream_to(self.address, "demo")
+
+
+@contextlib.contextmanager
+def stream_to(address: str, tokenizer: str) -> Iterator[RemoteDraft]:
+    """The draft at this address as the proposer."""
+    link = DraftLink(
+        [address],
+        Hello(protocol=PROTOCOL, tokenizer=tokenizer, revision="1"),
+        clock=time.monotonic,
+        draw=random.Random(0),
+        resolve=lambda endpoint: [endpoint],
+    )
+    link.start()
+    deadline = time.monotonic() + _START_SECONDS
+    while not link.epoch:
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"no draft answered at {address}")
+        time.sleep(0.01)
+    try:
+        yield RemoteDraft(link, clock=time.perf_counter)
+    finally:
+        link.close()
 
 
 @contextlib.contextmanager
@@ -118,27 +125,37 @@ def pod(vocab_size: int) -> Iterator[Pod]:
         orders = folder / "orders.json"
         started = Pod(orders, "")
         started.order([], 0.0, 0.0)
-        config = DraftConfig(served_model_name="demo", source="synthetic", model_dir=name, rollout_revision="1")
-        (folder / "draft.json").write_text(config.model_dump_json())
         here = str(Path(__file__).parent)
-        (folder / "model.py").write_text(_MODEL.format(here=here, orders=str(orders), vocab_size=vocab_size))
-        ports = _free_ports(3)
-        files = [str(folder / "draft.json"), str(folder / "model.py")]
-        with (folder / "log").open("wb") as log:
-            process = subprocess.Popen(
-                [sys.executable, "-c", _LAUNCHER, *files, *map(str, ports)],
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-                preexec_fn=lambda: os.sched_setaffinity(0, {DRAFT_CORE}),  # noqa: PLW1509
-            )
-        try:
-            _wait(process, f"http://127.0.0.1:{ports[0]}/v2/models/draft/ready", folder / "log")
-            started.address = f"127.0.0.1:{ports[1]}"
+        model = _MODEL.format(here=here, orders=str(orders), vocab_size=vocab_size)
+        with serving(folder, source="synthetic", model=model) as address:
+            started.address = address
             yield started
-        finally:
-            process.send_signal(signal.SIGTERM)
-            process.wait(30)
+
+
+@contextlib.contextmanager
+def serving(folder: Path, *, source: str, model: str = "", threads: int | None = None) -> Iterator[str]:
+    """A draft's tritonserver on the draft's core: its address. `model`: instead of the packed one in the folder."""
+    config = DraftConfig(
+        served_model_name="demo", source=source, model_dir=str(folder), rollout_revision="1", threads=threads
+    )
+    (folder / "draft.json").write_text(config.model_dump_json())
+    (folder / "model.py").write_text(model)
+    ports = _free_ports(3)
+    files = [str(folder / "draft.json"), str(folder / "model.py")]
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-c", _LAUNCHER, *files, *map(str, ports)],
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            preexec_fn=lambda: os.sched_setaffinity(0, {DRAFT_CORE}),  # noqa: PLW1509
+        )
+    try:
+        _wait(process, f"http://127.0.0.1:{ports[0]}/v2/models/draft/ready", folder / "log")
+        yield f"127.0.0.1:{ports[1]}"
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(30)
 
 
 def measure(wanted: Collection[str]) -> Iterator[list[report.Row]]:

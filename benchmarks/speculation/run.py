@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+import pairs
 import plot
 import pods
 import report
@@ -27,7 +28,7 @@ REPEATS = 3 if QUICK else 5
 ANSWER_TOKENS = 96 if QUICK else 160
 ACCEPTANCES = (0.3, 0.5, 0.65, 0.8, 0.9)
 BATCHES = (1, 4, 16)
-CASES = ("kinds", *(f"curve-{batch}" for batch in BATCHES), *pods.CASES)
+CASES = ("kinds", *(f"curve-{batch}" for batch in BATCHES), *pairs.CASES, *pods.CASES)
 LOOKAHEADS: dict[str, int | None] = {"automatic": None, "2 tokens": 2, "4 tokens": 4, "8 tokens": 8}
 CURVE_TOKENS = 64
 CURVE_REPEATS = 1 if QUICK else 3
@@ -138,13 +139,16 @@ def main() -> None:
     wanted = os.environ.get("CASES", ",".join(CASES)).split(",")
     if unknown := set(wanted) - set(CASES):
         sys.exit(f"CASES ({', '.join(sorted(unknown))}): known are {', '.join(CASES)}")
-    if not set(wanted) <= set(pods.CASES):
+    if not set(wanted) <= {*pairs.CASES, *pods.CASES}:
         demo = Demo()
         if "kinds" in wanted:
             keep(kinds(demo))
         for batch in BATCHES:
             if f"curve-{batch}" in wanted:
                 keep(curve(demo, batch))
+    for name, case in pairs.CASES.items():
+        if name in wanted:
+            keep(case())
     if set(wanted) & set(pods.CASES):
         for rows in pods.measure(wanted):  # last: it keeps this process on one core
             keep(rows)

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from math import inf
+from pathlib import Path
 
 from flash_runtime.engine.loop import Engine, EngineLimits
 from flash_runtime.engine.proposals import NOTHING, Ask, Proposal, Proposer
@@ -56,17 +57,23 @@ def same(plain: Decoded, drafted: Decoded, what: str) -> None:
         raise AnswersDiffer(f"{what}: an answer with proposals differs from the one without")
 
 
-class Demo:
-    """The packed demo model on the CPU, and its chat form."""
+def packed(uri: str) -> Path:
+    """The model of this name, packed as int8."""
+    cache = Cache(default_root(os.environ))
+    progress = ProgressReporter(sys.stderr, None)
+    source = open_source(uri, revision=None, sha256=None, environment=os.environ, cache=cache, progress=progress)
+    return pull_into_cache(PullRequest(source, "Lite", cache.root), cache=cache, progress=progress)
 
-    def __init__(self, threads: int | None = None) -> None:
-        cache = Cache(default_root(os.environ))
-        progress = ProgressReporter(sys.stderr, None)
-        source = open_source(DEMO, revision=None, sha256=None, environment=os.environ, cache=cache, progress=progress)
-        path = pull_into_cache(PullRequest(source, "Lite", cache.root), cache=cache, progress=progress)
+
+class Demo:
+    """A packed model on the CPU, and its chat form."""
+
+    def __init__(self, threads: int | None = None, uri: str = DEMO) -> None:
+        path = packed(uri)
         assets = TextAssets.from_packed(path)
         self._template = ChatTemplate(assets.header, Tokenizer(assets), now=lambda: _TODAY)
         self.eos_token_ids = assets.header.eos_token_ids
+        self.path = path
         self.provider = CpuProvider(PackedFile.open(path), kv_cache_bytes=KV_CACHE_BYTES, threads=threads)
         self._salts = itertools.count()
 
@@ -115,6 +122,7 @@ class SetAcceptance:
     """A draft that costs nothing and is right about each next token with a set probability."""
 
     is_free = True
+    runs_ahead = False
 
     def __init__(self, sequences: Sequence[list[int]], acceptance: float) -> None:
         self._sequences = sequences

@@ -4,4 +4,4 @@ import sys
 from pathlib import Path
 
 _BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
-sys.path[:0] = [str(_BENCHMARKS), str(_BENCHMARKS / "engine")]
+sys.path[:0] = [str(_BENCHMARKS), str(_BENCHMARKS / "engine"), str(_BENCHMARKS / "speculation")]

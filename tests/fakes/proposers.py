@@ -24,6 +24,7 @@ class Oracle:
 
     def __init__(self, sequences: Sequence[list[int]], *, accuracy: float, vocab_size: int, seed: int = 0) -> None:
         self.is_free = seed % 2 == 0
+        self.runs_ahead = seed % 3 == 0
         self.forgotten: set[int] = set()
         self._sequences = sequences
         self._accuracy = accuracy
@@ -80,6 +81,7 @@ class Always:
     """Proposes one token, again and again."""
 
     is_free = True
+    runs_ahead = False
 
     def __init__(self, token_id: int) -> None:
         self._token_id = token_id

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+from collections import Counter
 from collections.abc import Callable
 from random import Random
 
@@ -130,6 +131,55 @@ async def test_a_draft_that_is_told_to_end_lets_go_and_another_takes_over(
     second = start_draft(listen=first.listen)
     assert (await running).tokens == PagedModel().expected(PROMPT, 800)
     eventually(lambda: second.metrics_of("flash_draft_streams") == 1)
+
+
+async def test_a_draft_rollout_under_load_fails_and_changes_no_stream(
+    start_engine: StartEngine, start_draft: StartEngine
+) -> None:
+    old_draft = start_draft()
+    engines = [start_engine(draft=pods(old_draft), max_concurrent_requests=4)]
+    draw = Random(4)
+    is_over = asyncio.Event()
+    streams_of: Counter[int] = Counter()
+
+    async def load() -> None:
+        while not is_over.is_set():
+            number = draw.randrange(len(engines))
+            prompt = [draw.randrange(97) for _ in range(draw.randint(1, 30))]
+            stream = await generate(engines[number], prompt, max_tokens=120)
+            assert stream.tokens == PagedModel().expected(prompt, 120)
+            streams_of[number] += 1
+
+    async def roll_out() -> None:
+        try:
+            await _until(lambda: engines[0].metrics()["flash_engine_accepted_tokens_total"] > 0)
+            # The new revision's draft takes the old one's place before the old engine is gone.
+            assert await asyncio.to_thread(old_draft.stop) == 0
+            new_draft = await asyncio.to_thread(start_draft, listen=old_draft.listen, rollout_revision="2")
+            await _until(lambda: fallbacks(engines[0])["revision"] > 0)
+            new_engine = await asyncio.to_thread(
+                start_engine, draft=pods(new_draft, revision="2"), max_concurrent_requests=4
+            )
+            engines.append(new_engine)
+            await _until(lambda: new_engine.metrics()["flash_engine_accepted_tokens_total"] > 0)
+            await _until(lambda: new_draft.metrics_of("flash_draft_streams") == 1)  # the old engine is not among them
+        finally:
+            is_over.set()
+
+    await asyncio.gather(roll_out(), *(load() for _ in range(4)))
+    assert streams_of.keys() == {0, 1}
+
+
+async def _until(condition: Callable[[], bool]) -> None:
+    """Look until it holds; a metrics endpoint begins to listen after the model is ready."""
+
+    def holds() -> bool:
+        try:
+            return condition()
+        except OSError:
+            return False
+
+    await asyncio.to_thread(eventually, holds, 120.0)
 
 
 async def test_an_engine_that_restarts_finds_its_draft_again(

@@ -16,6 +16,7 @@ class InProcessDraft:
     """Implements `flash_runtime.engine.proposals.Proposer` over the provider of a small model."""
 
     is_free = False
+    runs_ahead = False
 
     def __init__(self, provider: Provider) -> None:
         self._guesser = Guesser(provider)

@@ -14,8 +14,13 @@ from typing import Final, NamedTuple
 from flash_runtime.draft_wire import FORGET, Guesses, News, Refusal
 from flash_runtime.engine.batch import Provider
 from flash_runtime.engine.guesser import Guesser
+from flash_runtime.engine.lookahead import AHEAD_TOKENS
 from flash_runtime.engine.proposals import MAX_LOOKAHEAD
 
+_TIMELY: Final = 0.9
+"""Of the time that an engine usually leaves until it asks again, what guesses ahead may take."""
+_PACE_MEMORY: Final = 0.8
+"""Of what engines and steps take, what is left after one more."""
 NEAR_TOKENS: Final = 32
 """An answer waits for a sequence that is behind by so many tokens; of one further behind it says so."""
 IDLE_SECONDS: Final = 5.0
@@ -61,6 +66,8 @@ class _Sequence:
     ahead: int = 0
     """Guesses to make in idle time; 0 = they were sent."""
     heard_at: float = 0.0
+    answered_at: float | None = None
+    """Since the last news."""
 
 
 class _Ask(NamedTuple):
@@ -89,6 +96,10 @@ class DraftServer:
         self._stats = DraftStats()
         self._counts = [0, 0, 0, 0, 0]
         self._step_seconds = 0.0
+        self._guess_seconds = 0.0
+        """What a step lately took that read no prompt."""
+        self._paces: dict[str, float] = {}
+        """Seconds that an engine usually leaves from an answer to its next news of that sequence."""
 
     def open(self, stream: str) -> None:
         """An engine is there."""
@@ -97,6 +108,7 @@ class DraftServer:
     def close(self, stream: str) -> None:
         """An engine is gone, and with it its sequences."""
         self._streams.discard(stream)
+        self._paces.pop(stream, None)
         self._asks = [ask for ask in self._asks if ask.stream != stream]
         for name in [name for name, sequence in self._sequences.items() if sequence.stream == stream]:
             self._forget(name)
@@ -134,6 +146,10 @@ class DraftServer:
                 self._names[stream, entry.key] = name
                 self._sequences[name] = _Sequence(stream, entry.key)
             sequence = self._sequences[name]
+            if sequence.answered_at is not None:
+                pace = now - sequence.answered_at
+                self._paces[stream] = pace + _PACE_MEMORY * (self._paces.get(stream, pace) - pace)
+                sequence.answered_at = None
             sequence.token_ids.extend(entry.token_ids)
             sequence.heard_at = now
             sequence.wanted, sequence.ahead = min(entry.wanted, MAX_LOOKAHEAD), 0
@@ -154,10 +170,14 @@ class DraftServer:
                 wanted[name] = sequence.ahead
         if not wanted:
             return answers
+        reads = any(name not in self._guesser or self._guesser.num_behind(name) > 1 for name in wanted)
         began = self._clock()
         if self._guesser.step(wanted, catch_up_tokens=NEAR_TOKENS if self._asks else 2 * NEAR_TOKENS):
+            seconds = self._clock() - began
             self._counts[0] += 1
-            self._step_seconds += self._clock() - began
+            self._step_seconds += seconds
+            if not reads:
+                self._guess_seconds = seconds + _PACE_MEMORY * ((self._guess_seconds or seconds) - seconds)
         else:
             self._give_up(wanted)
         return answers + self._answered() + self._sent_ahead()
@@ -210,10 +230,21 @@ class DraftServer:
         length = len(sequence.token_ids)
         found = tuple(self._guesser.guesses(name)) if name in self._guesser else ()
         if name in self._guesser:
-            sequence.ahead = min(2 * sequence.wanted + 1, self._guesser.room(name))
+            # All that is sent now may be verified and hold: what comes after that, and after the engine's own token.
+            most = max(sequence.wanted - len(found), 0) + 1 + max(AHEAD_TOKENS, sequence.wanted)
+            ahead = len(found) + min(most, self._num_timely(sequence.stream))
+            sequence.ahead = min(ahead, 3 * MAX_LOOKAHEAD, self._guesser.room(name))
+            sequence.answered_at = self._clock()
         if len(found) >= sequence.ahead:
             sequence.ahead = 0
         return Guesses(sequence.key, length, found, None if found else Refusal.BEHIND)
+
+    def _num_timely(self, stream: str) -> int:
+        """Steps that end before this engine usually asks again: what is not sent by then lets it wait, too."""
+        pace = self._paces.get(stream)
+        if pace is None or not self._guess_seconds:
+            return 3 * MAX_LOOKAHEAD
+        return max(1, int(_TIMELY * pace / self._guess_seconds))
 
     def _sent_ahead(self) -> list[Answer]:
         """What was guessed in idle time and is complete."""

@@ -11,7 +11,7 @@ from bisect import bisect_left, insort
 from collections import deque
 from collections.abc import Callable, Sequence
 from math import inf
-from typing import Final
+from typing import Final, NamedTuple
 
 WIDTHS: Final = (*range(1, 13), *range(14, 33, 2), *range(36, 65, 4), *range(72, 145, 8))
 """Tokens of a step for which its cost is kept; others count as the next wider one."""
@@ -25,12 +25,20 @@ _GUESSED_SLOPE: Final = 0.02
 """Of a width never measured: so much more for each token than the next narrower one. Low, so that it is tried."""
 _WORTH: Final = 1.02
 """Proposals must promise so many times the tokens per second of none."""
+AHEAD_TOKENS: Final = 4
+"""Tokens that a proposer which guesses on has at hand for the next step, where there is time for so many."""
+_RARE: Final = 0.02
+"""Chances below this one are not worth computing with."""
+_MOST_HIT: Final = 0.95
+"""A run of steps without waiting ends at some time."""
 
 
 class StepCosts:
     """Seconds of a step by its width, as measured; a width in between is interpolated."""
 
-    def __init__(self) -> None:
+    def __init__(self, guessed_slope: float = _GUESSED_SLOPE) -> None:
+        """`guessed_slope`: what each token costs beyond the widest step that was measured, as a share of that one."""
+        self._guessed_slope = guessed_slope
         self._measured: dict[int, deque[float]] = {}
         self._seconds: dict[int, float] = {}
         self._measured_at: dict[int, int] = {}
@@ -66,7 +74,7 @@ class StepCosts:
         low = widths[at - 1]
         below = self._seconds[low]
         if at == len(widths):
-            return below * (1.0 + _GUESSED_SLOPE * (width - low))
+            return below * (1.0 + self._guessed_slope * (width - low))
         high = widths[at]
         return below + (self._seconds[high] - below) * (width - low) / (high - low)
 
@@ -110,12 +118,15 @@ def plan(
     seconds: Callable[[int], float | None],
     proposer_seconds: Callable[[int], float | None] = lambda depth: 0.0,
     is_free: Sequence[bool] = (),
+    *,
+    runs_ahead: bool = False,
 ) -> list[int]:
     """Tokens to propose for each sequence; all 0 where proposals do not pay.
 
     `limits`: the most for each. `seconds(width)`: a step's cost. `proposer_seconds(depth)`: what a longest proposal of
     so many tokens costs, of those sequences whose proposals are not `is_free`; tokens of several sequences are proposed
-    at once. What is not known costs nothing, so that it is tried.
+    at once. What is not known costs nothing, so that it is tried. `runs_ahead`: where all proposals hold, the next ones
+    are there without waiting, so a short proposal, which holds as a whole more often, also pays in the step after.
     """
     count = len(probabilities)
     counts = [0] * count
@@ -131,21 +142,63 @@ def plan(
     # Best first. A sequence's own gains fall with depth, so each choice of the best so many is a set of beginnings.
     gains.sort()
     expected = float(count)
-    best_rate, best_size, deepest = expected / base * _WORTH, 0, 0
+    best_rate, best_size, deepest, hit = expected / base * _WORTH, 0, 0, 1.0
+    next_steps: dict[int, _Step] = {}
     for size, (gain, depth, index) in enumerate(gains, start=1):
         expected -= gain
-        if depth > deepest and not (is_free and is_free[index]):
-            deepest = depth
+        if not (is_free and is_free[index]):
+            deepest = max(deepest, depth)
+            # The engine's own token after them must be the one that was expected, too.
+            hit *= probabilities[index] ** (2 if depth == 1 else 1)
         width = count + size
         if size < len(gains) and width not in _WIDTHS:
             continue
         asked = (proposer_seconds(deepest) or 0.0) if deepest else 0.0
-        rate = expected / ((seconds(width) or base) + asked)
-        if rate > best_rate:
-            best_rate, best_size = rate, size
+        tokens, took = expected, (seconds(width) or base) + asked
+        if runs_ahead and asked and hit >= _RARE:
+            # While the step verifies, it guesses on: one for the engine's own token, and what the next step may have.
+            ahead = min(AHEAD_TOKENS, int((took - asked) * deepest / asked) - 1)
+            if ahead > 0:
+                if ahead not in next_steps:
+                    next_steps[ahead] = _best_at_hand(gains, probabilities, seconds, ahead)
+                following = next_steps[ahead]
+                times = hit / (1.0 - min(following.hit, _MOST_HIT))
+                tokens, took = tokens + times * following.tokens, took + times * following.seconds
+        if tokens / took > best_rate:
+            best_rate, best_size = tokens / took, size
     for _, _, index in gains[:best_size]:
         counts[index] += 1
     return counts
+
+
+class _Step(NamedTuple):
+    """What a step brings and takes, and how likely the one after it has proposals at hand again."""
+
+    tokens: float
+    seconds: float
+    hit: float
+
+
+def _best_at_hand(
+    gains: Sequence[tuple[float, int, int]],
+    probabilities: Sequence[float],
+    seconds: Callable[[int], float | None],
+    ahead: int,
+) -> _Step:
+    """The best step where up to so many tokens for each sequence are there already. `gains`: negative, best first."""
+    count = len(probabilities)
+    best = _Step(float(count), seconds(count) or inf, 0.0)
+    tokens, hit, size = float(count), 1.0, 0
+    for gain, depth, index in gains:
+        if depth > ahead:
+            continue
+        size += 1
+        tokens -= gain
+        hit *= probabilities[index] ** (2 if depth == 1 else 1)
+        took = seconds(count + size) or best.seconds
+        if tokens / took > best.tokens / best.seconds:
+            best = _Step(tokens, took, hit)
+    return best
 
 
 def patience(probabilities: Sequence[float], counts: Sequence[int], seconds: Callable[[int], float | None]) -> float:

@@ -32,6 +32,7 @@ class PromptLookup:
     """Implements `flash_runtime.engine.proposals.Proposer`."""
 
     is_free = True
+    runs_ahead = False
 
     def __init__(self) -> None:
         self._indices: dict[int, _Index] = {}
@@ -40,7 +41,7 @@ class PromptLookup:
         """The continuation of the longest match of each sequence's end."""
         budget = _INDEXED_PER_CALL
         proposals = []
-        for key, token_ids, count in asks:
+        for key, token_ids, count, _ in asks:
             index = self._indices.get(key)
             if index is None:
                 index = self._indices[key] = _Index()

@@ -62,7 +62,9 @@ class Ask(NamedTuple):
     """Prompt and output. It is the engine's own list: to be read during the call, and at each call longer at its end
     and otherwise the same."""
     num_tokens: int
-    """Tokens wanted at most, at least 1."""
+    """Tokens that are worth their wait, at least 1."""
+    num_at_hand: int = 0
+    """So many may come where they are there already; fewer than `num_tokens` = no more than those."""
 
 
 class Proposal(NamedTuple):
@@ -73,6 +75,8 @@ class Proposal(NamedTuple):
     """Proposals of one kind hold about equally often; a small number, from 0."""
     reason: Fallback = Fallback.NO_MATCH
     """Why there are none, where there are none."""
+    was_at_hand: bool = False
+    """Whether they were there already, so that what the call took says nothing about what guessing takes."""
 
 
 NOTHING: Final = Proposal(())
@@ -83,6 +87,8 @@ class Proposer(Protocol):
 
     is_free: bool
     """Whether asking costs next to nothing, so that the engine may ask for what it will not verify."""
+    runs_ahead: bool
+    """Whether it guesses on while its guesses are verified: where all of them hold, nobody waits for the next ones."""
 
     def propose(self, asks: list[Ask], patience_seconds: float = ...) -> list[Proposal]:
         """A proposal for each ask, an empty one where there is none.

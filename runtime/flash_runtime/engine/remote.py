@@ -55,6 +55,7 @@ class RemoteDraft:
     """Implements `flash_runtime.engine.proposals.Proposer` over a link."""
 
     is_free = False
+    runs_ahead = True
 
     def __init__(self, link: Link, *, clock: Callable[[], float]) -> None:
         self._link = link
@@ -70,6 +71,7 @@ class RemoteDraft:
         while (guesses := self._link.receive(0.0)) is not None:
             self._take(guesses)
         awaited = self._tell(asks)
+        waited = {ask.key for ask in awaited}
         late = False
         while awaited and not late:
             guesses = self._link.receive(max(0.0, deadline - self._clock()))
@@ -78,7 +80,7 @@ class RemoteDraft:
             else:
                 self._take(guesses)
                 awaited = [ask for ask in awaited if self._is_awaited(ask)]
-        proposals = [self._proposal(ask) for ask in asks]
+        proposals = [self._proposal(ask, was_at_hand=ask.key not in waited) for ask in asks]
         if late and not any(proposal.token_ids for proposal in proposals):
             raise ProposerError("the draft did not answer in time", Fallback.LATE)
         return proposals
@@ -150,9 +152,9 @@ class RemoteDraft:
             return ()
         return told.guesses[grown:]
 
-    def _proposal(self, ask: Ask) -> Proposal:
+    def _proposal(self, ask: Ask, *, was_at_hand: bool) -> Proposal:
         standing = self._standing(ask)
         if standing:
-            return Proposal(tuple(standing[: ask.num_tokens]))
+            return Proposal(tuple(standing[: max(ask.num_tokens, ask.num_at_hand)]), was_at_hand=was_at_hand)
         reason = self._told[ask.key].reason
         return NOTHING if reason is Fallback.NO_MATCH else Proposal((), reason=reason)

@@ -29,7 +29,7 @@ from flash_runtime.engine.sequence import Sequence
 
 _FIRST_GUESS: Final = 0.6
 """How often proposals hold before any was tried."""
-_GUESS_WEIGHT: Final = 16.0
+_GUESS_WEIGHT: Final = 10.0
 """Trials that this guess is worth: an engine decides for long, so a few misses at its beginning settle nothing."""
 _PRIOR_WEIGHT: Final = 8.0
 """Trials of one sequence that what is known of all is worth."""
@@ -37,8 +37,15 @@ _SLOW_MEMORY: Final = 0.998
 """Of what is known of all sequences together."""
 _PATIENCE: Final = (16, 512)
 """Steps without proposals before a proposer that costs time is tried again: at first, and at most."""
-_TRIAL: Final = 2
-"""Tokens of such a trial."""
+_TRIAL: Final = 1
+"""Tokens of such a trial: one tells how often they hold, and costs the least where they do not."""
+_FIRST_ASK: Final = 2
+"""Tokens to ask for at most while it is not known what asking takes."""
+_ASKED_SLOPE: Final = 0.25
+"""What each token more that is asked for is taken to cost until it was measured, as a share: proposers guess one token
+after the other."""
+_LATER: Final = 1.25
+"""Times as long as it was waited for is what an answer takes that did not come meanwhile."""
 _TRIAL_SHARE: Final = 0.5
 """Of a plain step's time, what a trial may wait for its answer at least."""
 _MOST_PATIENCE_SECONDS: Final = 0.05
@@ -100,7 +107,7 @@ class Speculation:
         self._num_keys = 0
         self._width = 0
         """Tokens of the step that was joined last; 0 = one that computes prompts, whose cost says nothing here."""
-        self._asked_costs = StepCosts()
+        self._asked_costs = StepCosts(_ASKED_SLOPE)
         """What calls of the proposer take, by the length of the longest proposal."""
         self._idle_steps, self._patience_steps = 0, _PATIENCE[0]
         """Steps since a proposer that costs time was asked, and how many of them until it is tried again."""
@@ -163,7 +170,7 @@ class Speculation:
         track = self._tracks.get(sequence)
         if track is None or not track.proposal.token_ids:
             return
-        (guessed, kind, _), track.proposal = track.proposal, NOTHING
+        (guessed, kind, *_), track.proposal = track.proposal, NOTHING
         held = 0
         for guess, token in zip(guessed, token_ids, strict=False):
             if guess != token:
@@ -233,12 +240,16 @@ class Speculation:
             most.append(len(free.token_ids) if is_free[-1] else limit)
         planned = most if self._lookahead else self._planned(tracks, probabilities, most, is_free)
         wanted = [0 if free else count for free, count in zip(is_free, planned, strict=True)]
-        own = self._ask(self._proposer, chunks, tracks, wanted, self._patience(probabilities, planned))
+        at_hand = [0] * len(chunks) if self._lookahead else most
+        own = self._ask(self._proposer, chunks, tracks, wanted, self._patience(probabilities, planned), at_hand)
         proposals = [
             mine if mine.token_ids else free if free.token_ids else mine for mine, free in zip(own, found, strict=True)
         ]
         worth = self._worth(tracks, proposals)
-        return proposals, [len(mine.token_ids) or count for mine, count in zip(own, worth, strict=True)]
+        # What was asked for is verified, so that a trial tells something; of what else is at hand, what pays.
+        return proposals, [
+            max(min(len(mine.token_ids), asked), count) for mine, asked, count in zip(own, wanted, worth, strict=True)
+        ]
 
     def _patience(self, probabilities: list[float], counts: list[int]) -> float:
         """How long the proposer may let this step wait."""
@@ -257,11 +268,13 @@ class Speculation:
         tracks: list[_Track],
         counts: list[int],
         patience_seconds: float = 0.0,
+        at_hand: Ids[int] = (),
     ) -> list[Proposal]:
         """One proposal for each chunk, of ids that exist and no longer than asked for."""
+        at_hand = at_hand or counts
         asks = [
-            Ask(track.key, chunk.sequence.token_ids, count)
-            for chunk, track, count in zip(chunks, tracks, counts, strict=True)
+            Ask(track.key, chunk.sequence.token_ids, count, more)
+            for chunk, track, count, more in zip(chunks, tracks, counts, at_hand, strict=True)
             if count > 0
         ]
         if not asks:
@@ -274,20 +287,28 @@ class Speculation:
         except ProposerError as error:
             reason = error.reason
             if reason is Fallback.DISCONNECTED:
-                self._asked_costs = StepCosts()  # the next one is met without prejudice
+                self._asked_costs = StepCosts(_ASKED_SLOPE)  # the next one is met without prejudice
         seconds = self._clock() - began
         self._asked_seconds += seconds
         if not proposer.is_free:
             self._record.proposed(seconds)
-            # Whoever lacks an answer may have been busy catching up; who was waited for in vain cost that.
-            if reason is Fallback.LATE or (reason is None and all(answer.token_ids for answer in answers)):
-                self._asked_costs.observe(max(ask.num_tokens for ask in asks), seconds)
+            # Whoever lacks an answer may have been busy catching up; who was waited for in vain takes longer than that.
+            if reason is Fallback.LATE or (
+                reason is None
+                and all(answer.token_ids for answer in answers)
+                and not all(answer.was_at_hand for answer in answers)
+            ):
+                longest = max(ask.num_tokens for ask in asks)
+                self._asked_costs.observe(longest, seconds * (_LATER if reason is Fallback.LATE else 1.0))
         if reason is None and len(answers) != len(asks):
             reason = Fallback.INVALID
         if reason is not None:
             return [Proposal((), reason=reason if count > 0 else Fallback.BELOW_BREAK_EVEN) for count in counts]
         found = iter(answers)
-        return [self._checked(next(found), count) if count > 0 else _NOT_ASKED for count in counts]
+        return [
+            self._checked(next(found), max(count, more)) if count > 0 else _NOT_ASKED
+            for count, more in zip(counts, at_hand, strict=True)
+        ]
 
     def _checked(self, proposal: Proposal, count: int) -> Proposal:
         token_ids = proposal.token_ids
@@ -330,7 +351,10 @@ class Speculation:
         self, tracks: list[_Track], probabilities: list[float], limits: list[int], is_free: list[bool]
     ) -> list[int]:
         """How much to ask a proposer for whose work costs time. What does not pay is tried again now and then."""
-        counts = plan(probabilities, limits, self.costs.seconds, self._asked_costs.seconds, is_free)
+        asked_seconds, runs_ahead = self._asked_costs.seconds, self._proposer.runs_ahead
+        if asked_seconds(MAX_LOOKAHEAD) is None:
+            limits = [limit if free else min(limit, _FIRST_ASK) for limit, free in zip(limits, is_free, strict=True)]
+        counts = plan(probabilities, limits, self.costs.seconds, asked_seconds, is_free, runs_ahead=runs_ahead)
         self._last_plan = list(counts)
         is_asked = any(count and not free for count, free in zip(counts, is_free, strict=True))
         # A trial lets the whole step wait, unless the step waits anyway.

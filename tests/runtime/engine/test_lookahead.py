@@ -53,6 +53,38 @@ def test_a_draft_that_takes_as_long_as_the_step_is_not_asked() -> None:
     assert plan([0.8], [8], linear(0.05), proposer_seconds=lambda depth: 1.0 * depth) == [0]
 
 
+def mean_rate(first: int, probability: float, seconds: Callable[[int], float], asked: Callable[[int], float]) -> float:
+    """Tokens per second of ten thousand steps: `first` proposals where it waits, what is at hand where all held."""
+    draw = Random(1)
+    tokens, took, at_hand = 0, 0.0, 0
+    at_most = max(range(5), key=lambda count: rate((count,), [probability], seconds))
+    for _ in range(10_000):
+        count = min(at_hand, at_most) or first
+        took += seconds(1 + count) + (0.0 if at_hand else asked(count))
+        guesses_ahead = max(at_hand, count + 5)
+        held = 0
+        while held <= guesses_ahead and draw.random() < probability:
+            held += 1
+        tokens += 1 + min(held, count)
+        at_hand = guesses_ahead - count - 1 if held > count else 0
+    return tokens / took
+
+
+@pytest.mark.parametrize("probability", [0.45, 0.65, 0.8])
+def test_of_a_draft_that_runs_ahead_as_little_is_asked_as_brings_the_most_over_many_steps(probability: float) -> None:
+    seconds, asked = linear(0.07), lambda depth: 0.08 + 0.1 * depth
+    rates = {count: mean_rate(count, probability, seconds, asked) for count in range(1, 9)}
+    (chosen,) = plan([probability], [8], seconds, asked, runs_ahead=True)
+    (greedy,) = plan([probability], [8], seconds, asked)
+    assert 1 <= chosen <= greedy
+    assert rates[chosen] >= 0.98 * max(rates.values())
+
+
+def test_a_slow_draft_has_nothing_at_hand_so_running_ahead_changes_nothing() -> None:
+    seconds, asked = linear(0.0), lambda depth: 0.6 * depth
+    assert plan([0.9], [8], seconds, asked, runs_ahead=True) == plan([0.9], [8], seconds, asked)
+
+
 def test_what_plain_steps_cost_is_measured_before_anything_is_proposed() -> None:
     assert plan([0.9, 0.9], [3, 3], lambda width: None) == [0, 0]
     assert plan([0.9, 0.9], [3, 3], measured(w5=1.0).seconds) == [0, 0]

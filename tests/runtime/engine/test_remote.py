@@ -11,6 +11,7 @@ from fakes.paged_model import PagedModel
 
 from flash_runtime.draft_wire import Guesses, News, Refusal
 from flash_runtime.engine.draft_server import IDLE_SECONDS
+from flash_runtime.engine.lookahead import AHEAD_TOKENS
 from flash_runtime.engine.proposals import Ask, Fallback, Proposal, ProposerError
 from flash_runtime.engine.remote import RemoteDraft
 
@@ -59,6 +60,24 @@ def test_what_was_guessed_ahead_is_there_without_waiting() -> None:
     (second,) = draft.propose([Ask(0, PROMPT + expected[:4], 3)], patience_seconds=0.0)
     assert list(second.token_ids) == expected[4:7]
     assert link.server.stats().ahead_tokens > 0
+
+
+def test_of_what_is_at_hand_more_may_come_than_was_worth_waiting_for() -> None:
+    model = PagedModel()
+    link = MemoryLink(model)
+    draft = remote(link)
+    expected = model.expected(PROMPT, 20)
+    (first,) = draft.propose([Ask(0, PROMPT, 1, 8)])
+    assert (list(first.token_ids), first.was_at_hand) == (expected[:1], False)
+    while link.server.has_work:
+        link.work()
+    (second,) = draft.propose([Ask(0, PROMPT + expected[:2], 1, 8)], patience_seconds=0.0)
+    assert (list(second.token_ids), second.was_at_hand) == (expected[2 : 2 + AHEAD_TOKENS], True)
+    while link.server.has_work:
+        link.work()
+    end = 2 + AHEAD_TOKENS + 1
+    (third,) = draft.propose([Ask(0, PROMPT + expected[:end], 1)], patience_seconds=0.0)
+    assert list(third.token_ids) == expected[end : end + 1], "no more than asked for"
 
 
 def test_a_miss_drops_what_was_guessed_ahead() -> None:
