@@ -11,7 +11,7 @@ from operator_process import Kubectl, eventually
 
 from flash_api import names
 
-READY_SECONDS = 300.0
+READY_SECONDS = 600.0
 SECONDS = f"--timeout={READY_SECONDS:.0f}s"
 OPERATOR = f"deployment/{RELEASE}-operator"
 ENGINE, GATEWAY, DRAFT = names.COMPONENT_ENGINE, names.COMPONENT_GATEWAY, names.COMPONENT_DRAFT
@@ -69,16 +69,16 @@ class Served:
         self._kubectl("delete", "pod", self.pods(component)[0]["metadata"]["name"], SECONDS)
         eventually(f"a new {component} serves", lambda: self._rolled_out(component), seconds=READY_SECONDS)
 
-    def drain(self, node: str) -> None:
-        """Evict what can be evicted, so far as the budgets allow, and take the node into service again."""
+    def drain(self, *nodes: str) -> None:
+        """Evict what can be evicted, as fast as the budgets allow, and take the nodes into service again."""
         plane = self.cluster.control_plane
         flags = ("--ignore-daemonsets", "--delete-emptydir-data", "--force", SECONDS)
-        plane.kubectl("drain", node, *flags)
         try:
-            assert node not in {pod["spec"].get("nodeName") for pod in self.pods()}
+            plane.kubectl("drain", *nodes, *flags)
+            assert not set(nodes) & {pod["spec"].get("nodeName") for pod in self.pods()}
             self.until_ready()
         finally:
-            plane.kubectl("uncordon", node)
+            plane.kubectl("uncordon", *nodes)
 
     def restart_operator(self) -> None:
         self._system("rollout", "restart", OPERATOR)
