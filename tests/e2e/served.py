@@ -69,16 +69,22 @@ class Served:
         self._kubectl("delete", "pod", self.pods(component)[0]["metadata"]["name"], SECONDS)
         eventually(f"a new {component} serves", lambda: self._rolled_out(component), seconds=READY_SECONDS)
 
-    def drain(self, *nodes: str) -> None:
-        """Evict what can be evicted, as fast as the budgets allow, and take the nodes into service again."""
+    def drain(self, node: str) -> None:
+        """Evict what can be evicted, as fast as the budgets allow, and take the node into service again."""
         plane = self.cluster.control_plane
         flags = ("--ignore-daemonsets", "--delete-emptydir-data", "--force", SECONDS)
         try:
-            plane.kubectl("drain", *nodes, *flags)
-            assert not set(nodes) & {pod["spec"].get("nodeName") for pod in self.pods()}
+            plane.kubectl("drain", node, *flags)
+            assert node not in {pod["spec"].get("nodeName") for pod in self.pods()}
             self.until_ready()
         finally:
-            plane.kubectl("uncordon", *nodes)
+            plane.kubectl("uncordon", node)
+
+    def may_be_evicted(self) -> dict[str, int]:
+        """How many pods of each component its budget would let go now."""
+        found = self._kubectl.items("poddisruptionbudgets", "-l", self._labels(None))
+        allowed = {each["metadata"]["labels"][names.LABEL_COMPONENT]: each.get("status", {}) for each in found}
+        return {component: status.get("disruptionsAllowed", 0) for component, status in allowed.items()}
 
     def restart_operator(self) -> None:
         self._system("rollout", "restart", OPERATOR)
