@@ -30,7 +30,7 @@ pytestmark = pytest.mark.timeout(3600)
 STREAMS = int(os.environ.get("FLASHPLANE_TRAFFIC_STREAMS", "100" if IS_FULL else "12"))
 """At least so many end in each window after what was done."""
 STREAMS_IN_ALL = 2000 if IS_FULL else 0
-SECONDS_FOR_STREAMS = 60.0 + STREAMS * 5
+SECONDS_FOR_STREAMS = 180.0 + STREAMS * 10
 OPERATOR_DOWN_SECONDS = 300.0
 CLIENTS = 16 if IS_FULL else 6
 MAX_TOKENS = 24
