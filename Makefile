@@ -94,7 +94,7 @@ e2e-images: $(VENV)/.dev-stamp
 e2e: cluster-programs e2e-images ## the demo's manifest on a cluster with our images and chart, phases timed (needs root and Go)
 	$(BIN)/python -m pytest -s tests/e2e
 
-e2e-full: cluster-programs e2e-images ## the same on three nodes, and with draft pods
+e2e-full: cluster-programs e2e-images ## the same on three nodes, with draft pods, and everything done to pods under traffic
 	FULL=1 $(BIN)/python -m pytest -s tests/e2e
 
 cluster: $(VENV)/.dev-stamp ## a Kubernetes cluster whose pods run, without Docker: make cluster [NODES=3] (needs root and Go)
@@ -126,8 +126,9 @@ policies: $(VENV)/.dev-stamp ## checkov over the chart and over what the operato
 	@for file in quickstart shared-model complete draft; do $(BIN)/flash plan -n ai -f examples/$$file.yaml > build/policies/$$file.yaml; done
 	.venv-checkov/bin/checkov --config-file tests/charts/checkov.yaml --directory build/policies
 
-traffic: $(VENV)/.dev-stamp ## 2,000 and more streams while local mode's processes are replaced, killed and scaled (ten minutes)
-	FLASHPLANE_TRAFFIC_STREAMS=500 $(BIN)/python -m pytest tests/integration/test_traffic.py -k no_stream --timeout=3600
+traffic: cluster-programs e2e-images ## 2,000 and more streams while pods on a cluster, then local mode's processes, are replaced, killed and scaled
+	FULL=1 $(BIN)/python -m pytest -s tests/e2e/test_traffic.py
+	FLASHPLANE_TRAFFIC_STREAMS=100 $(BIN)/python -m pytest tests/integration/test_traffic.py -k no_stream --timeout=3600
 
 clean: ## remove the virtual environments and build folders (downloads stay in the user's cache)
 	rm -rf $(VENV) .venv-parity .venv-gpu .venv-checkov build .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

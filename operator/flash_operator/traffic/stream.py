@@ -80,6 +80,8 @@ class Stream:
     first_token_seconds: float | None = None
     per_token_seconds: float | None = None
     """Between tokens after the first; None for answers too short to tell."""
+    longest_pause_seconds: float | None = None
+    """Without a token: before the first one, or between two; None where none came."""
     cause: str = ""
     """Why it did not come through."""
 
@@ -120,6 +122,7 @@ class _Heard:
         self._reason = ""
         self._first: float | None = None
         self._last: float | None = None
+        self._longest_gap = 0.0
         self.num_pieces = 0
 
     def read(self, lines: Any) -> str:
@@ -132,8 +135,11 @@ class _Heard:
             for choice in event.get("choices", ()):
                 self._reason = choice.get("finish_reason") or self._reason
                 if piece := choice.get("delta", {}).get("content"):
-                    self._last = self._clock()
-                    self._first = self._first or self._last
+                    now = self._clock()
+                    if self._last is not None:
+                        self._longest_gap = max(self._longest_gap, now - self._last)
+                    self._last = now
+                    self._first = self._first or now
                     self._digest.update(piece.encode())
                     self.num_pieces += 1
         return "the connection ended"
@@ -151,6 +157,7 @@ class _Heard:
             self.num_pieces,
             None if first is None else first - started,
             per_token,
+            None if first is None else max(first - started, self._longest_gap),
             cause[:_CAUSE_CHARACTERS],
         )
 

@@ -47,6 +47,8 @@ class Window:
     """Why streams did not come through, by the name of the cause."""
     first_token_seconds: list[float] = field(default_factory=list)
     per_token_seconds: list[float] = field(default_factory=list)
+    longest_pause_seconds: float | None = None
+    """The longest that any of its streams was without a token, before the first one or between two."""
 
     def add(self, stream: Stream, verdict: Verdict) -> None:
         """Count one."""
@@ -58,6 +60,7 @@ class Window:
             self.first_token_seconds.append(stream.first_token_seconds)
         if stream.per_token_seconds is not None:
             self.per_token_seconds.append(stream.per_token_seconds)
+        self.longest_pause_seconds = longest(self.longest_pause_seconds, stream.longest_pause_seconds)
 
     @property
     def num_streams(self) -> int:
@@ -78,6 +81,7 @@ class Window:
             **{str(verdict): self.verdicts[verdict] for verdict in Verdict if verdict is not Verdict.RIGHT},
             "ttftMilliseconds": _percentiles(self.first_token_seconds),
             "tpotMilliseconds": _percentiles(self.per_token_seconds),
+            "longestPauseMilliseconds": milliseconds(self.longest_pause_seconds),
             "causes": dict(self.causes.most_common()),
         }
 
@@ -90,7 +94,18 @@ def total(windows: Sequence[Window]) -> Window:
         whole.causes.update(window.causes)
         whole.first_token_seconds += window.first_token_seconds
         whole.per_token_seconds += window.per_token_seconds
+        whole.longest_pause_seconds = longest(whole.longest_pause_seconds, window.longest_pause_seconds)
     return whole
+
+
+def longest(*seconds: float | None) -> float | None:
+    """Of those that are known; None of none."""
+    return max((each for each in seconds if each is not None), default=None)
+
+
+def milliseconds(seconds: float | None) -> float | None:
+    """To a tenth."""
+    return None if seconds is None else round(seconds * 1000, 1)
 
 
 def percentile(values: Iterable[float], percent: int) -> float | None:
@@ -100,5 +115,4 @@ def percentile(values: Iterable[float], percent: int) -> float | None:
 
 
 def _percentiles(seconds: Sequence[float]) -> dict[str, float | None]:
-    found = {f"p{percent}": percentile(seconds, percent) for percent in PERCENTILES}
-    return {name: None if value is None else round(value * 1000, 1) for name, value in found.items()}
+    return {f"p{percent}": milliseconds(percentile(seconds, percent)) for percent in PERCENTILES}

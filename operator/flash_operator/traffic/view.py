@@ -14,8 +14,11 @@ def table(windows: Sequence[Window], now: float) -> Table:
     """A row for each window, and one for all."""
     shown = Table(box=None, pad_edge=False, header_style="bold")
     shown.add_column("window")
-    headings = ("seconds", "streams", "failed", "truncated", "changed", "TTFT p50", "p90", "p99", "TPOT p50", "p90")
-    for heading in headings:
+    counts, times = (
+        ("seconds", "streams", "failed", "truncated", "changed"),
+        ("TTFT p50", "p90", "p99", "TPOT p50", "p90"),
+    )
+    for heading in (*counts, *times, "pause max"):
         shown.add_column(heading, justify="right")
     for window in windows:
         shown.add_row(*_row(window, now))
@@ -39,6 +42,7 @@ def _row(window: Window, now: float) -> tuple[str | Text, ...]:
         *flaws,
         *(_milliseconds(percentile(window.first_token_seconds, percent)) for percent in (50, 90, 99)),
         *(_milliseconds(percentile(window.per_token_seconds, percent)) for percent in (50, 90)),
+        _milliseconds(window.longest_pause_seconds),
     )
 
 

@@ -59,7 +59,7 @@ def test_every_prompt_is_asked_once_before_the_first_window_and_in_turn_after_it
     ("stream", "verdict", "cause"),
     [
         (Stream(Ending.WHOLE, "another text", 3, 0.01, 0.002), Verdict.CHANGED, "changed"),
-        (Stream(Ending.TRUNCATED, "on", 1, 0.01, None, "engine_failed"), Verdict.TRUNCATED, "engine_failed"),
+        (Stream(Ending.TRUNCATED, "on", 1, 0.01, cause="engine_failed"), Verdict.TRUNCATED, "engine_failed"),
         (Stream(Ending.FAILED, cause="HTTP 503 engine_unavailable"), Verdict.FAILED, "HTTP 503 engine_unavailable"),
     ],
 )
@@ -135,7 +135,7 @@ def test_percentiles_are_values_that_were_measured() -> None:
 
 def test_the_row_for_tools_has_everything_that_the_table_shows() -> None:
     window = Window("update", 1.0, 3.5)
-    window.add(Stream(Ending.WHOLE, "x", 3, 0.0123, 0.002), Verdict.RIGHT)
+    window.add(Stream(Ending.WHOLE, "x", 3, 0.0123, 0.002, 0.0456), Verdict.RIGHT)
     assert window.as_json(9.0) == {
         "window": "update",
         "seconds": 2.5,
@@ -145,5 +145,16 @@ def test_the_row_for_tools_has_everything_that_the_table_shows() -> None:
         "changed": 0,
         "ttftMilliseconds": {"p50": 12.3, "p90": 12.3, "p99": 12.3},
         "tpotMilliseconds": {"p50": 2.0, "p90": 2.0, "p99": 2.0},
+        "longestPauseMilliseconds": 45.6,
         "causes": {},
     }
+
+
+def test_the_longest_pause_of_a_window_is_that_of_its_worst_stream_and_of_a_run_that_of_its_worst_window() -> None:
+    windows = Window("a", 0.0, 1.0), Window("b", 1.0, 2.0), Window("c", 2.0, 3.0)
+    for window, pause in ((windows[0], 0.5), (windows[0], 0.25), (windows[1], 2.0)):
+        window.add(Stream(Ending.WHOLE, longest_pause_seconds=pause), Verdict.RIGHT)
+    windows[0].add(Stream(Ending.FAILED, cause="HTTP 503"), Verdict.FAILED)
+    assert [window.longest_pause_seconds for window in windows] == [0.5, 2.0, None]
+    assert total(windows).longest_pause_seconds == 2.0
+    assert total(windows[2:]).longest_pause_seconds is None

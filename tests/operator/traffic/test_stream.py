@@ -6,7 +6,7 @@ import itertools
 import json
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import pytest
@@ -41,10 +41,10 @@ def answering(answer: bytes) -> Iterator[Endpoint]:
         thread.join()
 
 
-def asked(answer: bytes) -> Stream:
-    ticks = itertools.count()
+def asked(answer: bytes, ticks: Iterable[float] | None = None) -> Stream:
+    clock = iter(ticks or itertools.count())
     with answering(answer) as endpoint:
-        return ask(endpoint, Question("a secret", 8), lambda: float(next(ticks)))
+        return ask(endpoint, Question("a secret", 8), lambda: float(next(clock)))
 
 
 WHOLE = HEAD + piece("Hel") + piece("lo") + piece("", "stop") + DONE
@@ -54,10 +54,20 @@ def test_a_whole_stream_leaves_a_digest_and_times() -> None:
     stream = asked(WHOLE)
     assert (stream.ending, stream.num_pieces, stream.cause) == (Ending.WHOLE, 2, "")
     assert (stream.first_token_seconds, stream.per_token_seconds) == (1.0, 1.0)
+    assert stream.longest_pause_seconds == 1.0
     # How a text is cut into pieces is not part of it; why it ended is.
     assert asked(HEAD + piece("Hello", "stop") + DONE).digest == stream.digest
     assert asked(HEAD + piece("Hello", "length") + DONE).digest != stream.digest
     assert asked(HEAD + piece("Hullo", "stop") + DONE).digest != stream.digest
+
+
+@pytest.mark.parametrize(
+    ("ticks", "longest"),
+    [((0.0, 3.0, 4.0), 3.0), ((0.0, 1.0, 6.0), 5.0)],
+    ids=["before the first token", "between two"],
+)
+def test_the_longest_time_without_a_token_is_told(ticks: tuple[float, ...], longest: float) -> None:
+    assert asked(WHOLE, ticks).longest_pause_seconds == longest
 
 
 @pytest.mark.parametrize(
