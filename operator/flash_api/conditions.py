@@ -177,15 +177,10 @@ EXPLANATIONS: dict[Reason, Explanation] = {
         "Something is outside the allowed regions; the message names it. With mode Enforce it is being stopped.",
         "Move it, or correct the region label of its node.",
     ),
-    Reason.POLICY_ENFORCED: Explanation(
-        "The operator was told that this cluster's network enforces NetworkPolicy (cluster.enforcesNetworkPolicies).",
-        "Nothing to do.",
-    ),
+    Reason.POLICY_ENFORCED: Explanation("The operator was told that policies are enforced.", "Nothing to do."),
     Reason.POLICY_NOT_ENFORCED: Explanation(
-        "This cluster's network ignores NetworkPolicy, so every pod that knows an address may connect, whatever "
-        "spec.endpoint.visibility says.",
-        "Install a network plugin that enforces NetworkPolicy, and upgrade the chart with "
-        "cluster.enforcesNetworkPolicies=true; or ask clients for keys (spec.gateway.auth).",
+        "This cluster's network ignores NetworkPolicy: who knows an address may connect, whatever the spec says.",
+        "Use a network that enforces it, and set cluster.enforcesNetworkPolicies=true; or ask for keys (gateway.auth).",
     ),
     Reason.WITHIN_TARGETS: Explanation("Every target is met and the number of engine pods stays.", "Nothing to do."),
     Reason.TTFT_ABOVE_TARGET: Explanation("First tokens come later than the target, so pods are added.", _WAIT),
@@ -393,9 +388,8 @@ MEANINGS: dict[ConditionType, str] = {
     "Stalled depends on it; there is one where spec.draft.mode is Pods.",
     ConditionType.ENDPOINT_READY: "Requests through the endpoint are answered.",
     ConditionType.RESIDENCY_COMPLIANT: "Every pod, cache and volume is in an allowed region.",
-    ConditionType.NETWORK_ISOLATED: "Only those whom the spec lets in reach the endpoint, and only its own gateways "
-    "reach engines. The API does not tell whether a network enforces this, so there is one where the operator was "
-    "told, and neither Ready nor Stalled depends on it.",
+    ConditionType.NETWORK_ISOLATED: "NetworkPolicies are enforced: only those whom the spec lets in reach the endpoint. "
+    "There is one where the operator was told, as no API tells it; neither Ready nor Stalled depends on it.",
     ConditionType.SCALING_ACTIVE: "The number of engine pods follows the load. The reason says what was decided last.",
     ConditionType.DOWNLOADED: "The weights of a FlashModel are in its cache and have the expected digest.",
     ConditionType.PACKED: "Every variant of a FlashModel is packed.",
