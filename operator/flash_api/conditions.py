@@ -388,7 +388,7 @@ MEANINGS: dict[ConditionType, str] = {
     "Stalled depends on it; there is one where spec.draft.mode is Pods.",
     ConditionType.ENDPOINT_READY: "Requests through the endpoint are answered.",
     ConditionType.RESIDENCY_COMPLIANT: "Every pod, cache and volume is in an allowed region.",
-    ConditionType.NETWORK_ISOLATED: "NetworkPolicies are enforced: only those whom the spec lets in reach the endpoint. "
+    ConditionType.NETWORK_ISOLATED: "NetworkPolicies are enforced, so only those whom the spec lets in reach it. "
     "There is one where the operator was told, as no API tells it; neither Ready nor Stalled depends on it.",
     ConditionType.SCALING_ACTIVE: "The number of engine pods follows the load. The reason says what was decided last.",
     ConditionType.DOWNLOADED: "The weights of a FlashModel are in its cache and have the expected digest.",
