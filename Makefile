@@ -98,7 +98,7 @@ e2e-full: cluster-programs e2e-images ## the same on three nodes, and with draft
 	FULL=1 $(BIN)/python -m pytest -s tests/e2e
 
 cluster: $(VENV)/.dev-stamp ## a Kubernetes cluster whose pods run, without Docker: make cluster [NODES=3] (needs root and Go)
-	@$(BIN)/python kind/hermetic/cluster.py up --nodes $(NODES) --crds crds
+	@$(BIN)/python kind/hermetic/cluster.py up --nodes $(NODES) --metrics --crds crds
 
 cluster-demo: cluster-programs e2e-images ## from nothing to a streamed answer on a Kubernetes cluster of one's own, without Docker (needs root and Go)
 	@kind/hermetic/demo.sh $(MANIFEST)
