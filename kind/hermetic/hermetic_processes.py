@@ -14,7 +14,7 @@ from pathlib import Path
 from hermetic_errors import ControlPlaneFailed
 
 GUARDIAN = Path(__file__).resolve().parent / "hermetic_guardian.py"
-STOP_TIMEOUT_SECONDS = 60.0
+STOP_TIMEOUT_SECONDS = 180.0  # a second or two on an idle machine
 
 
 class Program:

@@ -111,7 +111,7 @@ def installed(cluster: Cluster, release: Release) -> Cluster:
 @pytest.fixture(scope="module")
 def kubectl(installed: Cluster, request: pytest.FixtureRequest) -> Kubectl:
     """In a namespace of the module's own, with a pod that chats."""
-    name = request.module.__name__.removeprefix("test_").replace("_", "-")
+    name = request.path.stem.removeprefix("test_").replace("_", "-")
     installed.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
     made = Kubectl(installed.control_plane, name)
     eventually("pods may be made", lambda: made.get("serviceaccount", "default"))
