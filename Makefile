@@ -13,7 +13,7 @@ PROMPT ?= What is the capital of France? Answer in one sentence.
 LOCK = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header \
 	--constraint images/requirements/constraints.txt
 
-.PHONY: help demo down test unit lint format types crds bench parity gpu-test control-plane cluster-programs images image-requirements e2e-images e2e e2e-full cluster cluster-down policies traffic clean
+.PHONY: help demo down test unit lint format types crds bench parity gpu-test control-plane cluster-programs images image-requirements e2e-images e2e e2e-full cluster cluster-demo cluster-down policies traffic clean
 
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  \033[1mmake %-14s\033[0m %s\n", $$1, $$2}'
@@ -98,7 +98,10 @@ e2e-full: cluster-programs e2e-images ## the same on three nodes, with draft pod
 	FULL=1 $(BIN)/python -m pytest -s tests/e2e
 
 cluster: $(VENV)/.dev-stamp ## a Kubernetes cluster whose pods run, without Docker: make cluster [NODES=3] (needs root and Go)
-	@$(BIN)/python kind/hermetic/cluster.py up --nodes $(NODES) --crds crds
+	@$(BIN)/python kind/hermetic/cluster.py up --nodes $(NODES) --metrics --crds crds
+
+cluster-demo: cluster-programs e2e-images ## from nothing to a streamed answer on a Kubernetes cluster of one's own, without Docker (needs root and Go)
+	@kind/hermetic/demo.sh $(MANIFEST)
 
 cluster-down: $(VENV)/.dev-stamp ## stop the cluster; nothing is left of it
 	@$(BIN)/python kind/hermetic/cluster.py down

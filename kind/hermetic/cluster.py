@@ -25,9 +25,10 @@ from hermetic_addons import DNS_IMAGE, dns
 from hermetic_api import Response, certificate_user
 from hermetic_errors import ControlPlaneFailed, NodeFailed
 from hermetic_images import write_image
+from hermetic_metrics import METRICS_API, METRICS_IMAGE, SERVER_NAMES, metrics_server
 from hermetic_network import MAX_NODES, Network, fabric_commands, fabric_rules, free_block, host_commands
 from hermetic_node import POLL_SECONDS, Access, Node, enter, ip, run
-from hermetic_node_binaries import NodeBinaries, provide_nodes
+from hermetic_node_binaries import NodeBinaries, provide_metrics_server, provide_nodes
 from hermetic_node_files import PAUSE_IMAGE, NodeSpec
 from hermetic_privileges import require_privileges
 from hermetic_processes import Program, ProgramGroup
@@ -48,7 +49,8 @@ def node_spec(number: int) -> NodeSpec:
 class Cluster:
     """One cluster. Several may run side by side; each can be started once.
 
-    `crds` are manifests, or folders of them, that are there before the controllers start.
+    `crds` are manifests, or folders of them, that are there before the controllers start. `metrics` brings
+    metrics-server.
     """
 
     def __init__(
@@ -57,12 +59,14 @@ class Cluster:
         *,
         nodes: int = 1,
         crds: Sequence[Path] = (),
+        metrics: bool = False,
         start_timeout_seconds: float = START_TIMEOUT_SECONDS,
     ) -> None:
         if not 1 <= nodes <= MAX_NODES:
             raise ControlPlaneFailed(f"nodes ({nodes}) must be from 1 to {MAX_NODES}")
         self._binaries = binaries
         self._crds = crds
+        self._metrics = metrics
         self._start_timeout_seconds = start_timeout_seconds
         self._specs = [node_spec(number) for number in range(1, nodes + 1)]
         self._group: ProgramGroup | None = None
@@ -82,7 +86,7 @@ class Cluster:
         self.stop()
 
     def start(self) -> None:
-        """Returns when all nodes are Ready and DNS answers.
+        """Returns when all nodes are Ready and DNS answers, and metrics-server where it is wanted.
 
         Raises PrivilegesMissing, BinariesUnavailable, BuildFailed, ControlPlaneFailed, NodeFailed, KubectlFailed;
         nothing is left behind then.
@@ -108,6 +112,10 @@ class Cluster:
             group=group,
         )
         images = [self._pause_image(group.directory, binaries), self._dns_image(group.directory, binaries)]
+        if self._metrics:
+            files = {"/metrics-server": provide_metrics_server()}
+            archive = group.directory / "metrics-server.tar"
+            images.append(write_image(archive, METRICS_IMAGE, files, entrypoint=["/metrics-server"]))
         # Laying out nodes needs no API, and the control plane needs no node.
         with ThreadPoolExecutor(1) as pool:
             runtimes = pool.submit(self._start_runtimes, group, network, binaries, images, deadline)
@@ -131,9 +139,15 @@ class Cluster:
             node.start_kubernetes(access)
         self._start_enforcer(group, binaries, control_plane)
         self.apply(*dns(network))
+        if self._metrics:
+            serving = pki.issuer.issue("metrics-server", keys / "metrics-server", server_names=SERVER_NAMES)
+            self.apply(*metrics_server(serving, pki.authority.certificate))
         control_plane.wait("all nodes are Ready", lambda: all(map(self.is_ready, self.nodes)), deadline)
         path = "/apis/apps/v1/namespaces/kube-system/deployments/coredns"
         control_plane.wait("DNS answers", lambda: self.get(path).get("status", {}).get("readyReplicas") == 1, deadline)
+        if self._metrics:
+            # Kinds that nobody serves would hold up whoever asks for all kinds, as who deletes a namespace does.
+            control_plane.wait("metrics-server answers", lambda: bool(self.get(f"{METRICS_API}/nodes")), deadline)
 
     def stop(self) -> None:
         """Ends everything and returns when nothing of it is left. Safe to call at any time, and more than once."""

@@ -132,4 +132,6 @@ def down(_options: argparse.Namespace) -> int:
 def show(running: Running) -> None:
     """What a shell evaluates."""
     print(f"export KUBECONFIG={shlex.quote(running.kubeconfig)}")
-    print(f"# next: {shlex.quote(running.kubectl)} get namespaces")
+    folder = shlex.quote(str(Path(running.kubectl).parent))
+    print(f'command -v kubectl >/dev/null || export PATH="$PATH":{folder}')
+    print("# next: kubectl get namespaces")

@@ -17,7 +17,7 @@ from hermetic_cli import NOT_READY, NOT_RUNNING, add_crds_option, answers, run_c
 from hermetic_errors import NodeFailed
 from hermetic_network import MAX_NODES
 from hermetic_node import load as load_into
-from hermetic_node_binaries import provide_nodes
+from hermetic_node_binaries import provide_metrics_server, provide_nodes
 from hermetic_privileges import require_privileges
 
 PROGRAM = Path(__file__).resolve().parent / "cluster.py"
@@ -68,6 +68,7 @@ def _parser() -> argparse.ArgumentParser:
             metavar="N",
             help=f"how many, up to {MAX_NODES} (default {DEFAULT_NODES}); in turn in the regions {', '.join(REGIONS)}",
         )
+        with_nodes.add_argument("--metrics", action="store_true", help="with metrics-server, for kubectl top")
         add_crds_option(with_nodes)
     parsers["load"].add_argument("archive", type=Path, nargs="+", help="a .tar as docker, podman and buildah save it")
     return parser
@@ -94,10 +95,13 @@ def up(options: argparse.Namespace) -> int:
     if running is None:
         require_privileges()  # here, before minutes of building
         provide_nodes()  # here, so that a build shows its progress
+        metrics = ["--metrics"] if options.metrics else []
+        if options.metrics:
+            provide_metrics_server()
         report_to_stderr(f"starting a cluster with {_nodes(options.nodes)}")
         started = time.monotonic()
         crds = [word for path in options.crds for word in ("--crds", str(path.resolve()))]
-        running = background.up(["--nodes", str(options.nodes), *crds])
+        running = background.up(["--nodes", str(options.nodes), *metrics, *crds])
         report_to_stderr(f"ready after {time.monotonic() - started:.0f} s: {', '.join(running.nodes)}")
     elif len(running.nodes) != options.nodes:
         report_to_stderr(f"a cluster with {_nodes(len(running.nodes))} is running, and stays; `down` ends it")
@@ -110,7 +114,9 @@ def _nodes(count: int) -> str:
 
 
 def supervise(options: argparse.Namespace) -> int:
-    supervisor_main(options.folder, lambda: _Supervised(nodes=options.nodes, crds=options.crds))
+    supervisor_main(
+        options.folder, lambda: _Supervised(nodes=options.nodes, crds=options.crds, metrics=options.metrics)
+    )
 
 
 class _Supervised(Cluster):

@@ -49,6 +49,12 @@ COREDNS = GoModule(
     flags=(*PLAIN, "-tags=grpcnotrace"),
     sources=("main.go",),
 )
+METRICS = GoModule(
+    folder=MODULE / "metrics",
+    family="metrics-server",
+    pin="sigs.k8s.io/metrics-server",
+    flags=PLAIN,
+)
 DEBIAN_PACKAGES: Mapping[str, tuple[str, ...]] = {
     "runc": ("runc", "libseccomp2"),
     "nft": ("nftables", "libnftables1", "libnftnl11", "libmnl0", "libjansson4"),
@@ -99,6 +105,12 @@ def provide_nodes(environment: Mapping[str, str] = os.environ, progress: Progres
         runc=tools["runc"],
         nft=tools["nft"],
     )
+
+
+def provide_metrics_server(environment: Mapping[str, str] = os.environ, progress: Progress = report_to_stderr) -> Path:
+    """metrics-server, which only some clusters have. Raises BinariesUnavailable or BuildFailed."""
+    package = "sigs.k8s.io/metrics-server/cmd/metrics-server"
+    return METRICS.provide({"metrics-server": package}, environment=environment, progress=progress)["metrics-server"]
 
 
 def _tool(name: str, environment: Mapping[str, str], progress: Progress) -> Path:

@@ -177,9 +177,10 @@ EXPLANATIONS: dict[Reason, Explanation] = {
         "Something is outside the allowed regions; the message names it. With mode Enforce it is being stopped.",
         "Move it, or correct the region label of its node.",
     ),
+    Reason.POLICY_ENFORCED: Explanation("The operator was told that policies are enforced.", "Nothing to do."),
     Reason.POLICY_NOT_ENFORCED: Explanation(
-        "The cluster has no way to enforce a part of the promise, such as a network that knows NetworkPolicy.",
-        "Install a network plugin that enforces NetworkPolicy, or accept that this part is not enforced.",
+        "This cluster's network ignores NetworkPolicy: who knows an address may connect, whatever the spec says.",
+        "Use a network that enforces it, and set cluster.enforcesNetworkPolicies=true; or ask for keys (gateway.auth).",
     ),
     Reason.WITHIN_TARGETS: Explanation("Every target is met and the number of engine pods stays.", "Nothing to do."),
     Reason.TTFT_ABOVE_TARGET: Explanation("First tokens come later than the target, so pods are added.", _WAIT),
@@ -334,8 +335,8 @@ REASONS: dict[ConditionType, tuple[Reason, ...]] = {
         Reason.REGION_UNKNOWN,
         Reason.REGION_UNAVAILABLE,
         Reason.OUTSIDE_REGION,
-        Reason.POLICY_NOT_ENFORCED,
     ),
+    ConditionType.NETWORK_ISOLATED: (Reason.POLICY_ENFORCED, Reason.POLICY_NOT_ENFORCED),
     ConditionType.SCALING_ACTIVE: (
         Reason.WITHIN_TARGETS,
         Reason.TTFT_ABOVE_TARGET,
@@ -387,6 +388,8 @@ MEANINGS: dict[ConditionType, str] = {
     "Stalled depends on it; there is one where spec.draft.mode is Pods.",
     ConditionType.ENDPOINT_READY: "Requests through the endpoint are answered.",
     ConditionType.RESIDENCY_COMPLIANT: "Every pod, cache and volume is in an allowed region.",
+    ConditionType.NETWORK_ISOLATED: "NetworkPolicies are enforced, so only those whom the spec lets in reach it. "
+    "There is one where the operator was told, as no API tells it; neither Ready nor Stalled depends on it.",
     ConditionType.SCALING_ACTIVE: "The number of engine pods follows the load. The reason says what was decided last.",
     ConditionType.DOWNLOADED: "The weights of a FlashModel are in its cache and have the expected digest.",
     ConditionType.PACKED: "Every variant of a FlashModel is packed.",

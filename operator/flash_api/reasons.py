@@ -21,6 +21,7 @@ class ConditionType(StrEnum):
     DRAFT_READY = "DraftReady"
     ENDPOINT_READY = "EndpointReady"
     RESIDENCY_COMPLIANT = "ResidencyCompliant"
+    NETWORK_ISOLATED = "NetworkIsolated"
     SCALING_ACTIVE = "ScalingActive"
     DOWNLOADED = "Downloaded"
     PACKED = "Packed"
@@ -93,6 +94,8 @@ class Reason(StrEnum):
     REGION_UNKNOWN = "RegionUnknown"
     REGION_UNAVAILABLE = "RegionUnavailable"
     OUTSIDE_REGION = "OutsideRegion"
+    # NetworkIsolated
+    POLICY_ENFORCED = "PolicyEnforced"
     POLICY_NOT_ENFORCED = "PolicyNotEnforced"
     # ScalingActive
     WITHIN_TARGETS = "WithinTargets"

@@ -59,7 +59,7 @@ def facts(seen: Observation, engines: Role, gateways: Role, drafts: Drafts = Dra
     if trial.rolled_back and ready.holds:
         ready = Fact(ConditionType.READY, "True", trial.rolled_back, trial.message)
     details = (accepted, model_ready, engines_ready, *draft_ready(seen, drafts), endpoint_ready)
-    return (ready, reconciling, stalled, *details, *residency, *_scaling(seen))
+    return (ready, reconciling, stalled, *details, *residency, *_network_isolated(seen), *_scaling(seen))
 
 
 def _scaling(seen: Observation) -> tuple[Fact, ...]:
@@ -85,6 +85,14 @@ def _residency_compliant(found: Finding | None) -> tuple[Fact, ...]:
     if found is None:
         return ()
     return (Fact(ConditionType.RESIDENCY_COMPLIANT, found.holds, found.reason, found.message),)
+
+
+def _network_isolated(seen: Observation) -> tuple[Fact, ...]:
+    if seen.policy_enforced is None:
+        return ()
+    reason = Reason.POLICY_ENFORCED if seen.policy_enforced else Reason.POLICY_NOT_ENFORCED
+    holds: Tristate = "True" if seen.policy_enforced else "False"
+    return (Fact(ConditionType.NETWORK_ISOLATED, holds, reason, EXPLANATIONS[reason].cause),)
 
 
 def _ready(seen: Observation, parts: tuple[Fact, ...]) -> Fact:

@@ -127,6 +127,7 @@ async def observe(
         suspended=deployment is not None and deployment.spec.suspend,
         paused=deployment is not None and deployment.spec.rollout is not None and deployment.spec.rollout.paused,
         residency=sight.residency,
+        policy_enforced=settings.policy_enforced,
         enough_engines=sight.enough_engines,
         pods=sight.pods,
         model=sight.use,

@@ -74,6 +74,8 @@ class Observation:
     """Where clients find the endpoint; None = not looked at."""
     residency: Finding | None = None
     """None = the spec has none."""
+    policy_enforced: bool | None = None
+    """Whether the cluster's network enforces NetworkPolicy; None = nobody said."""
     model: ModelUse | None = None
     """The FlashModel that the spec names; None = it names none."""
     draft: Draft | None = None

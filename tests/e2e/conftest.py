@@ -11,14 +11,17 @@ from pathlib import Path
 
 import pytest
 from built_images import NoImages, archives, package_folder
+from chatting import streamed
 from cluster import Cluster
-from helm_plugin import CHART, NAMESPACE, RELEASE, Helm, helm
+from helm_plugin import Helm, helm
 from hermetic_errors import BinariesUnavailable, HermeticError, PrivilegesMissing
 from hermetic_node_binaries import NodeBinaries, provide_nodes
 from hermetic_privileges import require_privileges
-from installation import IS_FULL, PACKAGES, VALUES
-from operator_process import eventually
+from installation import GATEWAY_IMAGE, IS_FULL, PACKAGES, Release
+from local_plugin import local_stack
+from operator_process import Kubectl, eventually
 from phases import Phases
+from pods import a_pod, apply
 
 __all__ = ["helm", "pytest_collection_finish"]
 
@@ -38,7 +41,7 @@ _PROVIDED = pytest.StashKey[Provided | HermeticError | NoImages]()
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Builds what the collected tests will need, with its progress shown."""
     config = session.config
-    needed = any("installed" in getattr(item, "fixturenames", ()) for item in session.items)
+    needed = any("provided" in getattr(item, "fixturenames", ()) for item in session.items)
     if needed and not config.option.collectonly:
         capture = config.pluginmanager.getplugin("capturemanager")
         with capture.global_and_fixture_disabled():
@@ -89,17 +92,42 @@ def cluster(provided: Provided, phases: Phases) -> Iterator[Cluster]:
 
 
 @pytest.fixture(scope="session")
-def installed(cluster: Cluster, helm: Helm, phases: Phases) -> Iterator[Cluster]:
-    """The chart's release, as `helm install` leaves it."""
-    on_cluster = helm.on(cluster.control_plane.kubeconfig)
-    place = ("--namespace", NAMESPACE)
+def release(cluster: Cluster, helm: Helm, phases: Phases) -> Iterator[Release]:
+    """As `helm install` leaves it. A test that changes it puts it back."""
+    found = Release(cluster, helm)
     with phases("helm install --wait"):
-        # Policies judge what kube-proxy has translated, and this API server has a port of its own.
-        port = f"networkPolicy.apiServerPorts={{443,{cluster.control_plane.port}}}"
-        values = [f"--set={value}" for value in (*VALUES, port)]
-        on_cluster("install", RELEASE, str(CHART), *place, "--create-namespace", "--wait", "--timeout=3m", *values)
-    yield cluster
+        found.install()
+    yield found
     with phases("helm uninstall --wait"):
-        on_cluster("uninstall", RELEASE, *place, "--wait", "--timeout=2m")
-    pods = f"/api/v1/namespaces/{NAMESPACE}/pods"
-    eventually("the operator is gone", lambda: not cluster.get(pods)["items"])
+        found.uninstall()
+
+
+@pytest.fixture(scope="session")
+def installed(cluster: Cluster, release: Release) -> Cluster:
+    """The cluster with the operator on it."""
+    return cluster
+
+
+@pytest.fixture(scope="module")
+def kubectl(installed: Cluster, request: pytest.FixtureRequest) -> Kubectl:
+    """In a namespace of the module's own, with a pod that chats."""
+    name = request.path.stem.removeprefix("test_").replace("_", "-")
+    installed.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
+    made = Kubectl(installed.control_plane, name)
+    eventually("pods may be made", lambda: made.get("serviceaccount", "default"))
+    client = a_pod("client")
+    client["spec"]["containers"][0] |= {
+        "image": GATEWAY_IMAGE,
+        "command": ["python", "-c", "import signal; signal.pause()"],
+        "args": [],
+    }
+    apply(made, client)
+    return made
+
+
+@pytest.fixture(scope="session")
+def local_answer(phases: Phases) -> str:
+    """What local mode says, on the same machine and of the same model."""
+    with phases("local mode: up, chat, down"), local_stack("quickstart") as stack:
+        stack.up()
+        return "".join(streamed(stack.base_url, stack.model, stack.api_key))

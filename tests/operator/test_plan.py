@@ -41,6 +41,12 @@ def test_the_plan_of_the_quickstart_is_the_golden_one() -> None:
     assert as_yaml(plan(deployment, SETTINGS).objects) == GOLDEN.read_text()
 
 
+def test_gateways_know_the_regions_that_requests_must_not_leave() -> None:
+    assert config("gateway", residency={"regions": ["eu-west", "eu-central"]})["regions"] == ["eu-central", "eu-west"]
+    for spec in ({}, {"residency": {"regions": ["eu"], "mode": "Audit"}}):
+        assert "regions" not in config("gateway", **spec)
+
+
 def test_the_printed_plan_is_the_plan() -> None:
     found = plan(a_deployment(), SETTINGS).objects
     assert list(yaml.safe_load_all(as_yaml(found))) == list(found)

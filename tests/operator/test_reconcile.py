@@ -490,6 +490,19 @@ async def test_a_network_that_is_known_to_enforce_no_policy_is_told() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("told", "says"), [(True, "True PolicyEnforced"), (False, "False PolicyNotEnforced"), (None, None)]
+)
+async def test_the_status_claims_of_the_network_what_the_operator_was_told(told: bool | None, says: str | None) -> None:
+    cluster = a_cluster()
+    settings = ReconcileSettings(plan=PlanSettings(policy_enforced=told))
+    await converge(cluster)
+    outcome = await reconcile(cluster, KEY, probe=answering, now=lambda: NOON, settings=settings)
+    found = [f"{c['status']} {c['reason']}" for c in outcome.status["conditions"] if c["type"] == "NetworkIsolated"]
+    assert found == ([says] if says else [])
+    assert ready(outcome) == "True Serving"
+
+
 PUBLIC = {"visibility": "Public", "hostname": "chat.example.com", "gatewayRef": {"name": "edge"}}
 KEYS = {"auth": {"apiKeysSecretRef": {"name": "keys"}}}
 ROUTE = ("gateway.networking.k8s.io/v1", "HTTPRoute")

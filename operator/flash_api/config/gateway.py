@@ -74,6 +74,8 @@ class GatewayConfig(BaseModel):
     """None = no revision is ever tried on a share of the requests."""
     engine_metrics: str | None = None
     """`host:port` of the engines' metrics, which say what proposals are worth; None = there is no draft to tell of."""
+    regions: tuple[str, ...] = ()
+    """Where engines may be; empty = anywhere. Clients are told where none can be reached."""
     model_dir: str
     """Folder that holds `model.flash`: the tokenizer and chat template are read from it."""
     max_context_tokens: int | None = None

@@ -21,6 +21,7 @@ from flash_api.config.gateway import (
 )
 from flash_api.quantities import whole_bytes
 from flash_api.v1alpha1.flashdeployment import Draft, DraftMode, Engine, FlashDeployment, Observability
+from flash_api.v1alpha1.residency import ResidencyMode
 from flash_operator.plan.certificates import ends_tls
 from flash_operator.plan.metadata import Manifest, content_hash, owned_object
 from flash_operator.plan.network import has_draft
@@ -115,6 +116,7 @@ def gateway_config(deployment: FlashDeployment, settings: PlanSettings) -> Gatew
         engine=f"{engine_host}:{names.PORT_ENGINE_GRPC}",
         canary=_canary_engines(deployment),
         engine_metrics=f"{engine_host}:{names.PORT_ENGINE_METRICS}" if has_draft(deployment) else None,
+        regions=_regions(deployment),
         model_dir=names.DIR_MODELS,
         max_context_tokens=spec.model.max_context_tokens,
         api_keys_file=names.FILE_API_KEYS if spec.gateway.auth.api_keys_secret_ref else None,
@@ -129,6 +131,13 @@ def gateway_config(deployment: FlashDeployment, settings: PlanSettings) -> Gatew
         ),
         drain_seconds=drain_seconds(deployment),
     )
+
+
+def _regions(deployment: FlashDeployment) -> tuple[str, ...]:
+    """Those that nothing leaves, sorted: in the spec they are a set."""
+    residency = deployment.spec.residency
+    enforced = residency is not None and residency.mode is ResidencyMode.ENFORCE
+    return tuple(sorted(residency.regions)) if residency is not None and enforced else ()
 
 
 def _oidc(deployment: FlashDeployment) -> GatewayOidc | None:
@@ -170,6 +179,8 @@ def gateway_config_map(deployment: FlashDeployment, settings: PlanSettings) -> M
     config = gateway_config(deployment, settings)
     # Without what is not asked for, so that who never asks for it has the file of before.
     unwanted = {field for field in ("oidc", "tls", "tracing", "engine_metrics") if getattr(config, field) is None}
+    if not config.regions:
+        unwanted.add("regions")
     if not tries_revisions(deployment):
         unwanted.add("canary")
     text = config.model_dump_json(indent=2, exclude=unwanted)

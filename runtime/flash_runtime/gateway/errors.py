@@ -6,7 +6,7 @@ same mistake reads the same everywhere. Messages name the field, the value, the 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from flash_runtime.gateway.engine import (
@@ -72,8 +72,8 @@ def internal_error(request_id: str) -> ApiError:
     )
 
 
-def from_engine(error: EngineError) -> ApiError:
-    """What an engine's failure means for the client."""
+def from_engine(error: EngineError, regions: Sequence[str] = ()) -> ApiError:
+    """What an engine's failure means for the client. `regions`: those that requests must not leave; empty = any."""
     if isinstance(error, EngineRefused):
         return invalid(None, f"The engine refused the request: {error}", code="engine_refused")
     if isinstance(error, EngineStalled):
@@ -85,6 +85,15 @@ def from_engine(error: EngineError) -> ApiError:
             "Every engine has a full queue. Try again shortly.",
             type_="server_error",
             code="server_is_overloaded",
+            headers=retry,
+        )
+    if isinstance(error, EngineUnavailable) and regions:
+        return ApiError(
+            503,
+            f"No engine in {', '.join(regions)} can be reached at the moment, and this model is served from nowhere "
+            "else. Try again later.",
+            type_="server_error",
+            code="no_engine_in_region",
             headers=retry,
         )
     if isinstance(error, EngineUnavailable):

@@ -168,7 +168,7 @@ class Gateway:
             if not isinstance(error, EngineRefused | EngineOverloaded):
                 self.answered_at = None
                 self.num_failures += 1
-            raise from_engine(error) from error
+            raise from_engine(error, self.config.regions) from error
         finally:
             self._settle(record)
             if record.trace is not None:

@@ -242,6 +242,21 @@ async def test_a_failure_before_the_first_token_has_its_own_status(
     assert ("retry-after" in response.headers) == retry
 
 
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_request_that_may_not_leave_its_regions_is_told_which_they_are(stream: bool) -> None:
+    stack = a_stack(ScriptedEngine(failure=EngineUnavailable("x")), regions=("eu-central", "eu-west"))
+    response, error = await refused(stack, json=a_chat(stream=stream))
+    assert (response.status_code, error["type"], error["code"]) == (503, "server_error", "no_engine_in_region")
+    assert error["message"].startswith("No engine in eu-central, eu-west can be reached")
+    assert response.headers["retry-after"] == "1"
+
+
+@pytest.mark.parametrize("failure", [EngineOverloaded("x"), EngineFailed("x")])
+async def test_an_engine_of_the_region_that_is_there_is_not_called_absent(failure: EngineError) -> None:
+    _, error = await refused(a_stack(ScriptedEngine(failure=failure), regions=("eu",)), json=a_chat())
+    assert error["code"] in ("server_is_overloaded", "engine_failed")
+
+
 async def test_a_chat_the_template_refuses_is_the_callers_fault() -> None:
     assets = text_assets(chat_template="{{ raise_exception('roles must alternate') }}")
     response, error = await refused(a_stack(assets=assets), json=a_chat())

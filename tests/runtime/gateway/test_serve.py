@@ -201,6 +201,28 @@ def test_without_an_engine_the_gateway_starts_and_says_what_is_missing(
         assert gateway.end()[0] == 0
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_where_no_engine_of_the_region_is_left_clients_get_a_typed_error_and_an_answer_once_one_is_back(
+    model_dir: Path, engine: SlowEngine, listener: socket.socket, stream: bool
+) -> None:
+    hosts, body = model_dir / "hosts", {"model": "tiny", "prompt": "x", "stream": stream}
+    there = hosts.read_text()
+    engine.finish.set()
+    with socket.create_server(("127.0.0.1", 0)) as nobody:
+        gone = f"127.0.0.1:{nobody.getsockname()[1]}"
+    with Gateway(model_dir, listener, regions=("eu",)) as gateway:
+        # No address at all, then one where nobody listens any more.
+        for addresses in ("", gone):
+            hosts.write_text(f"engine.svc:8001 {addresses}\n")
+            answer = gateway.request("POST", "/v1/completions", body)
+            error = json.load(answer)["error"]
+            assert (answer.status, error["type"], error["code"]) == (503, "server_error", "no_engine_in_region")
+            assert error["message"].startswith("No engine in eu can be reached")
+            assert gateway.request("GET", "/readyz").status == 503
+        hosts.write_text(there)
+        assert gateway.request("POST", "/v1/completions", body).status == 200
+
+
 @pytest.mark.parametrize(
     ("fields", "says"),
     [
