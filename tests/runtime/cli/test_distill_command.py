@@ -61,6 +61,8 @@ def test_a_recipe_carves_a_teacher_into_a_model_that_packs(flash: Flash, tmp_pat
         ({"carve": {**CARVE, "experts": 1}}, "carve.experts: Input should be greater than or equal to 2, found 1"),
         ({"colour": "red"}, "colour: Extra inputs are not permitted"),
         ({"carve": None, "distil": {"steps": 1}}, "distil needs carve"),
+        ({"finish": {"steps": 1}}, "finish needs distil: it trains on what distilling reached"),
+        ({"distil": {"steps": 1}, "finish": {"steps": 1, "formats": ["int3"]}}, "finish.formats.0: Input should be"),
         ({"text": {"files": ["nothing.jsonl"]}}, "nothing.jsonl: not a file of JSON lines"),
     ],
 )

@@ -116,9 +116,9 @@ def test_the_assistants_words_and_the_end_of_its_turns_are_learned_and_nothing_e
     found, tokenizer = encoded(chats(tmp_path, {"messages": turns}))
 
     (example,) = found.examples
-    assert (
-        tokenizer.decode(example.token_ids[example.learned].tolist()) == "the quick brown fox<|im_end|>jumps<|im_end|>"
-    )
+    learned = example.token_ids[example.learned].tolist()
+    assert tokenizer.decode(learned) == "the quick brown foxjumps"
+    assert (learned.count(EOS_ID), learned[-1]) == (2, EOS_ID)
     assert found.learned_tokens == example.learned.sum()
 
 
