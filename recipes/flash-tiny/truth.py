@@ -4,27 +4,30 @@
 
 TEXTS is the folder that texts.py filled; only its held-out passages are read. Every model runs in the native engine, so
 the figures are of what is served. `--carved` is a student before it was trained, made by `flash distill` from a recipe
-without `distil`. The plot (docs/models.svg) needs matplotlib, of extra `train`.
+without `distil`. The plot (docs/models.svg) needs matplotlib, of extra `train`. What is measured already lies in a file
+(`--kept`), from which an interrupted run goes on.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import os
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+from truth_page import LOOKAHEADS, Accepted, Model, acceptance, formats, plot, table, tell, write
 
 from flash_runtime.engine.batch import IntArray
 from flash_runtime.kernels.provider import CpuProvider
-from flash_runtime.model.cache import Cache, default_root
+from flash_runtime.model.cache import Cache, default_root, file_sha256
 from flash_runtime.model.evaluate import Score, evaluate
 from flash_runtime.model.expert_load import layer_loads
 from flash_runtime.model.opened import native_provider, open_packed
@@ -32,20 +35,17 @@ from flash_runtime.model.plan import DenseMlp, MoeMlp
 from flash_runtime.model.progress import ProgressReporter
 from flash_runtime.model.pull import PullRequest, pull_into_cache
 from flash_runtime.model.sequence import Sequence as Run
+from flash_runtime.model.shipped import DIFFERENCE, SHIPPED
 from flash_runtime.model.sources import open_source
 from flash_runtime.text.assets import TextAssets
 from flash_runtime.text.chat import ChatTemplate, Message
 from flash_runtime.text.tokenizer import Tokenizer
-from flash_runtime.training.teacher import Lessons, write_lessons
+from flash_runtime.training.teacher import write_lessons
 
 Hits = np.ndarray[Any, np.dtype[np.bool_]]
 """Whether each token of an answer was foreseen."""
-PAGE: Final = Path(__file__).parents[2] / "docs" / "models.md"
-PLOT: Final = PAGE.with_name("models.svg")
-_MARKS: Final = ("<!-- measured: begin -->", "<!-- measured: end -->")
 _WINDOW: Final = 256
 _KINDS: Final = ("wiki", "dictionary", "essay")
-_LOOKAHEADS: Final = (1, 2, 4, 8)
 _SAMPLES: Final = ("What is bread?", "Tell me about the moon.")
 _SAMPLE_TOKENS: Final = 40
 _ASKED: Final[Mapping[str, tuple[str, ...]]] = {
@@ -57,21 +57,46 @@ _ASKED: Final[Mapping[str, tuple[str, ...]]] = {
 """How the questions of texts.py begin, by kind."""
 
 
-@dataclass(frozen=True)
-class Model:
-    """One row."""
+class Kept:
+    """Figures by name, in a file of JSON from which an interrupted run goes on."""
 
-    label: str
-    uri: str
-    variant: str
+    def __init__(self, path: Path, about: str) -> None:
+        self._path = path
+        self._found: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {"about": about}
+        if self._found["about"] != about:
+            raise SystemExit(f"{path}: is of another run ({self._found['about']}); delete it, or name another --kept")
+
+    def once(self, name: str, make: Callable[[], Any]) -> Any:
+        """The figures of that name; measured where there are none."""
+        if name not in self._found:
+            started = time.monotonic()
+            self._found[name] = make()
+            self._path.write_text(json.dumps(self._found))
+            tell(f"{time.monotonic() - started:.1f} s:", name[:100])
+        return self._found[name]
+
+    def scores(self, name: str, make: Callable[[], Any]) -> dict[str | None, Score]:
+        """The same for what models score on one kind of text."""
+        return {model: Score(**score) for model, score in self.once(name, make)}
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A question and its answer."""
+
+    ids: IntArray
+    prompt: int
+    """Tokens of the question."""
 
 
 class Bench:
     """Models and text."""
 
-    def __init__(self, texts: Path, windows: int) -> None:
+    def __init__(self, texts: Path, windows: int, kept: Kept) -> None:
         self._texts = texts
         self._windows = windows
+        self._kept = kept
+        self._providers: dict[tuple[str, str], CpuProvider] = {}
         self._cache = Cache(default_root(os.environ))
         self._progress = ProgressReporter(sys.stderr, None)
         self.assets = TextAssets.from_packed(self.path(Model("", "builtin://smollm2-135m-instruct", "Cloud")))
@@ -84,8 +109,12 @@ class Bench:
         request = PullRequest(source, model.variant, self._cache.root)
         return pull_into_cache(request, cache=self._cache, progress=self._progress)
 
-    def provider(self, model: Model, cached_tokens: int = _WINDOW) -> CpuProvider:
-        return native_provider(self.path(model), cached_tokens=cached_tokens)
+    def provider(self, model: Model) -> CpuProvider:
+        """One of each model, with room for a few sequences."""
+        key = model.uri, model.variant
+        if key not in self._providers:
+            self._providers[key] = native_provider(self.path(model), cached_tokens=16 * _WINDOW)
+        return self._providers[key]
 
     def windows(self, kind: str) -> list[IntArray]:
         """Held-out text of one kind."""
@@ -95,11 +124,15 @@ class Bench:
         starts = [index * (len(ids) - _WINDOW) // self._windows for index in range(self._windows)]
         return [np.array(ids[start : start + _WINDOW], dtype=np.int32) for start in starts]
 
-    def answers(self, model: Model, prompts: Sequence[str], tokens: int) -> Lessons:
+    def answers(self, model: Model, prompts: Sequence[str], tokens: int) -> list[Answer]:
         """What the model answers greedily; a question and its answer are cut at so many tokens together."""
+        found = self._kept.once(f"answers {model.label} {prompts}", lambda: self._answered(model, prompts, tokens))
+        return [Answer(np.array(one["ids"], np.int32), one["prompt"]) for one in found]
+
+    def _answered(self, model: Model, prompts: Sequence[str], tokens: int) -> list[dict[str, Any]]:
         template = ChatTemplate(self.assets.header, self.tokenizer, now=lambda: datetime(2026, 1, 1, tzinfo=UTC))
-        return write_lessons(
-            self.provider(model, 16 * tokens),
+        lessons = write_lessons(
+            self.provider(model),
             [np.array(template.encode([Message("user", prompt)]), dtype=np.int32) for prompt in prompts],
             length=tokens,
             end_tokens=self.assets.header.eos_token_ids,
@@ -107,22 +140,13 @@ class Bench:
             seed=0,
             on_tokens=lambda count: None,
         )
+        whole = zip(lessons.token_ids, lessons.lengths, lessons.prompts, strict=True)
+        return [{"ids": ids[:length].tolist(), "prompt": int(prompt)} for ids, length, prompt in whole]
 
     def prompts(self, count: int) -> dict[str, list[str]]:
         """Held-out questions, so many of each kind."""
         lines = [json.loads(line) for line in (self._texts / "prompts.held-out.jsonl").read_text().splitlines()]
         return {kind: [line for line in lines if line.startswith(begin)][:count] for kind, begin in _ASKED.items()}
-
-
-@dataclass(frozen=True)
-class Accepted:
-    """How much of one target's answers to one kind of question a draft foresees."""
-
-    target: str
-    kind: str
-    match: float
-    tokens_per_step: tuple[float, ...]
-    """For each of _LOOKAHEADS."""
 
 
 def main() -> None:
@@ -132,78 +156,67 @@ def main() -> None:
     parser.add_argument("--windows", type=int, default=10, help=f"windows of {_WINDOW} tokens of each kind of text")
     parser.add_argument("--questions", type=int, default=6, help="questions of each kind that are answered")
     parser.add_argument("--answer-tokens", type=int, default=192, help="tokens of a question and its answer together")
+    parser.add_argument("--kept", type=Path, help="file of what is measured already (TEXTS/truth.json)")
     options = parser.parse_args()
-    bench = Bench(options.texts, options.windows)
+    about = [f"{name} {shipped.sha256}" for name, shipped in SHIPPED.items()]
+    about += [f"{name} {value}" for name, value in vars(options).items() if name not in ("texts", "kept", "carved")]
+    kept = Kept(options.kept or options.texts / "truth.json", ", ".join(about))
+    bench = Bench(options.texts, options.windows, kept)
     teacher = Model("SmolLM2-135M-Instruct, the teacher", "builtin://smollm2-135m-instruct", "Cloud")
     own = Model("`flash-tiny`, bf16 (`Cloud`)", "builtin://flash-tiny", "Cloud")
     served = Model("`flash-tiny`, int8 (`Lite`)", "builtin://flash-tiny", "Lite")
     small = Model("`flash-tiny`, int4 (`Nano`)", "builtin://flash-tiny", "Nano")
     draft = Model("`flash-tiny-draft`, int8", "builtin://flash-tiny-draft", "Lite")
-    others = [own, served, small, draft]
+    made, carved = [own, served, small, draft], []
     if options.carved is not None:
-        others.insert(0, Model("carved, not trained, bf16", options.carved.absolute().as_uri(), "Cloud"))
-    providers = {model.label: bench.provider(model) for model in others}
+        carved = [Model("carved, not trained, bf16", options.carved.absolute().as_uri(), "Cloud")]
+    others = [*carved, *made]
     asked = bench.prompts(options.questions)
     answered = {kind: bench.answers(teacher, lines, options.answer_tokens) for kind, lines in asked.items()}
-    scores: dict[str, dict[str | None, Score]] = {}
-    for kind in _KINDS:
-        scores[kind] = evaluate(bench.provider(teacher), providers, bench.windows(kind))
-        _tell(kind, {name: round(score.perplexity, 2) for name, score in scores[kind].items()})
-    said = [
-        ids[:length]
-        for lessons in answered.values()
-        for ids, length in zip(lessons.token_ids, lessons.lengths, strict=True)
-    ]
-    scores["chat"] = evaluate(bench.provider(teacher), providers, said)
-    _tell("chat", {name: round(score.perplexity, 2) for name, score in scores["chat"].items()})
-    experts = _experts(bench, served, providers[served.label])
-    accepted = _accepted(bench, draft, teacher, answered)
+    windows = {kind: bench.windows(kind) for kind in _KINDS}
+    windows["chat"] = [answer.ids for answers in answered.values() for answer in answers]
+    scores = {}
+    for kind, found in windows.items():
+        scores[kind] = kept.scores(f"scores {kind}", partial(_scores, bench, teacher, made, found))
+        if carved:
+            digest = file_sha256(options.carved / DIFFERENCE)
+            scores[kind] |= kept.scores(f"scores {kind} {digest}", partial(_scores, bench, teacher, carved, found))
+    experts = kept.once("experts", lambda: _experts(bench, served, windows))
     own_answers = {kind: bench.answers(served, lines, options.answer_tokens) for kind, lines in asked.items()}
-    accepted = [*_accepted(bench, draft, served, own_answers), *accepted]
+    accepted = [
+        Accepted(**one)
+        for target, found in ((served, own_answers), (teacher, answered))
+        for one in kept.once(f"accepted {target.label}", partial(_accepted, bench, draft, target, found))
+    ]
     samples = _samples(bench, [teacher, *others])
-    sizes = f"{options.windows} windows of {_WINDOW} tokens of each kind of text, {len(said)} chats"
+    sizes = f"{options.windows} windows of {_WINDOW} tokens of each kind of text, {len(windows['chat'])} chats"
     parts = [
         f"Measured on {sizes}:",
-        _table(teacher, others, scores),
-        _formats(scores, own, [served, small]),
+        table(teacher, others, scores),
+        formats(scores, own, [served, small]),
         experts,
-        _acceptance(accepted),
-        *(["![Perplexity by model, and what the draft yields](models.svg)"] if _plot(others, scores, accepted) else []),
+        acceptance(accepted),
+        *(["![Perplexity by model, and what the draft yields](models.svg)"] if plot(others, scores, accepted) else []),
         samples,
     ]
-    _write("\n\n".join(parts))
+    write("\n\n".join(parts))
 
 
-def _tell(what: str, figures: object) -> None:
-    print(what, figures, file=sys.stderr, flush=True)
+def _scores(
+    bench: Bench, teacher: Model, others: Sequence[Model], windows: Sequence[IntArray]
+) -> list[tuple[str | None, dict[str, Any]]]:
+    """Of every model on one kind of text, the teacher's under None."""
+    providers = {model.label: bench.provider(model) for model in others}
+    found = evaluate(bench.provider(teacher), providers, windows)
+    return [(name, asdict(score)) for name, score in found.items()]
 
 
-def _table(teacher: Model, others: Sequence[Model], scores: Mapping[str, Mapping[str | None, Score]]) -> str:
-    kinds = list(scores)
-    lines = [
-        "| model | " + " | ".join(kinds) + " | same best token: " + " / ".join(kinds) + " |",
-        "|---|" + "---|" * (len(kinds) + 1),
-        f"| {teacher.label}, bf16 | " + " | ".join(f"{scores[kind][None].perplexity:.2f}" for kind in kinds) + " | |",
-    ]
-    for model in others:
-        found = [scores[kind][model.label] for kind in kinds]
-        figures = " | ".join(f"{one.perplexity:.2f} ({one.change:+.0%})" for one in found)
-        lines.append(f"| {model.label} | {figures} | " + " / ".join(f"{one.same_top:.0%}" for one in found) + " |")
-    return "\n".join(lines)
-
-
-def _formats(scores: Mapping[str, Mapping[str | None, Score]], own: Model, others: Sequence[Model]) -> str:
-    """What rounding costs, beside the same weights in bf16."""
-
-    def cost(model: Model) -> str:
-        found = (scores[kind][model.label].perplexity / scores[kind][own.label].perplexity - 1 for kind in scores)
-        return f"{model.label} " + " / ".join(f"{one:+.1%}" for one in found)
-
-    return f"Perplexity over its own bf16, {' / '.join(scores)}: " + "; ".join(cost(model) for model in others) + "."
-
-
-def _experts(bench: Bench, model: Model, provider: CpuProvider) -> str:
-    _, plan = open_packed(bench.path(model))
+def _experts(bench: Bench, model: Model, windows: Mapping[str, Sequence[IntArray]]) -> str:
+    path = bench.path(model)
+    _, plan = open_packed(path)
+    provider = native_provider(path, cached_tokens=_WINDOW)
+    for window in (window for found in windows.values() for window in found):
+        Run(provider).feed(window)
     counts = provider.expert_load()
     assert counts is not None
     loads = layer_loads(counts, plan)
@@ -233,35 +246,25 @@ def _share(active: Sequence[tuple[int, int]]) -> float:
     return sum(one for one, _ in active) / sum(whole for _, whole in active)
 
 
-def _accepted(bench: Bench, draft: Model, target: Model, answered: Mapping[str, Lessons]) -> list[Accepted]:
+def _accepted(
+    bench: Bench, draft: Model, target: Model, answered: Mapping[str, Sequence[Answer]]
+) -> list[dict[str, Any]]:
     """Over the target's own greedy answers, where a draft token is accepted exactly when it is the next one."""
     proposer, found = bench.provider(draft), []
     everything: list[Hits] = []
     for kind, answers in answered.items():
         hits: list[Hits] = []
-        for ids, length, prompt in zip(answers.token_ids, answers.lengths, answers.prompts, strict=True):
-            best = Run(proposer).feed(ids[:length]).argmax(axis=1)
-            hits.append(best[prompt - 1 : length - 1] == ids[prompt:length])
+        for answer in answers:
+            best = Run(proposer).feed(answer.ids).argmax(axis=1)
+            hits.append(best[answer.prompt - 1 : -1] == answer.ids[answer.prompt :])
         everything += hits
         found.append(_accepted_of(target, kind, hits))
-    return [_accepted_of(target, "all", everything), *found]
+    return [asdict(one) for one in (_accepted_of(target, "all", everything), *found)]
 
 
 def _accepted_of(target: Model, kind: str, hits: Sequence[Hits]) -> Accepted:
-    steps = tuple(_tokens_per_step(hits, lookahead) for lookahead in _LOOKAHEADS)
+    steps = tuple(_tokens_per_step(hits, lookahead) for lookahead in LOOKAHEADS)
     return Accepted(target.label, kind, float(np.concatenate(hits).mean()), steps)
-
-
-def _acceptance(accepted: Sequence[Accepted]) -> str:
-    lookaheads = " / ".join(map(str, _LOOKAHEADS))
-    lines = [
-        f"| the draft on greedy answers of | to | greedy match | tokens for each step, by lookahead {lookaheads} |",
-        "|---|---|---|---|",
-    ]
-    for one in accepted:
-        lengths = " / ".join(f"{length:.2f}" for length in one.tokens_per_step)
-        lines.append(f"| {one.target} | {one.kind} | {one.match:.2f} | {lengths} |")
-    return "\n".join(lines)
 
 
 def _tokens_per_step(hits: Sequence[Hits], lookahead: int) -> float:
@@ -283,59 +286,13 @@ def _samples(bench: Bench, models: Sequence[Model]) -> str:
     for model in models:
         answers = bench.answers(model, _SAMPLES, 48 + _SAMPLE_TOKENS)
         found = {}
-        for ids, length, prompt in zip(answers.token_ids, answers.lengths, answers.prompts, strict=True):
-            asked = bench.tokenizer.decode(ids[:prompt].tolist())
-            found[asked] = bench.tokenizer.decode(ids[prompt : min(length, prompt + _SAMPLE_TOKENS)].tolist())
+        for answer in answers:
+            asked, said = answer.ids[: answer.prompt], answer.ids[answer.prompt :][:_SAMPLE_TOKENS]
+            found[bench.tokenizer.decode(asked.tolist())] = bench.tokenizer.decode(said.tolist())
         for question in _SAMPLES:
-            answer = next(text for asked, text in found.items() if question in asked)
-            lines.append(f"- {model.label}: *{question}* " + " ".join(answer.split()))
+            text = next(text for asked, text in found.items() if question in asked)
+            lines.append(f"- {model.label}: *{question}* " + " ".join(text.split()))
     return "\n".join(lines)
-
-
-def _plot(
-    models: Sequence[Model], scores: Mapping[str, Mapping[str | None, Score]], accepted: Sequence[Accepted]
-) -> bool:
-    """Two panels in one SVG; False where matplotlib is missing."""
-    if importlib.util.find_spec("matplotlib") is None:
-        _tell("plot", "left out: matplotlib is not installed")
-        return False
-    import matplotlib
-    from matplotlib.figure import Figure
-
-    matplotlib.rcParams["svg.hashsalt"] = "models"
-    figure = Figure(figsize=(10, 4.2), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    kinds = list(scores)
-    width = 0.8 / (len(models) + 1)
-    for place, label in enumerate([None, *(model.label for model in models)]):
-        heights = [scores[kind][label].perplexity for kind in kinds]
-        at = [index + (place - len(models) / 2) * width for index in range(len(kinds))]
-        left.bar(at, heights, width, label="the teacher, bf16" if label is None else label.replace("`", ""))
-    left.set_xticks(range(len(kinds)), kinds)
-    left.set_yscale("log")
-    left.set_ylabel("perplexity")
-    left.legend(fontsize=7)
-    for one in accepted:
-        if one.target == accepted[0].target:
-            label = f"{one.kind} (match {one.match:.2f})"
-            right.plot(
-                _LOOKAHEADS, one.tokens_per_step, marker="o", linewidth=2 if one.kind == "all" else 1, label=label
-            )
-    right.set_xlabel("lookahead")
-    right.set_ylabel("tokens for each step of flash-tiny")
-    right.set_ylim(bottom=1)
-    right.grid(visible=True, alpha=0.3)
-    right.legend(fontsize=7)
-    figure.savefig(PLOT, metadata={"Date": None})
-    return True
-
-
-def _write(measured: str) -> None:
-    page = PAGE.read_text()
-    before, rest = page.split(_MARKS[0])
-    _, after = rest.split(_MARKS[1])
-    PAGE.write_text(f"{before}{_MARKS[0]}\n{measured}\n{_MARKS[1]}{after}")
-    print(measured)
 
 
 if __name__ == "__main__":

@@ -180,16 +180,12 @@ def _tune(
 ) -> None:
     import json
 
-    import torch
-
     from flash_runtime.training.adapter_file import write_adapter
     from flash_runtime.training.curves import draw_losses
     from flash_runtime.training.tuning import tune
 
-    if threads is not None:
-        torch.set_num_threads(threads)
     run = output / "run"
-    tuned = tune(checkpoint, encoded.examples, tuning, run, provenance=provenance, tell=_Told())
+    tuned = tune(checkpoint, encoded.examples, tuning, run, provenance=provenance, tell=_Told(), threads=threads)
     write_adapter(output / "adapter", tuned.adapter, base=base)
     (output / "report.json").write_text(json.dumps(_report(tuned, tuning), indent=2) + "\n", encoding="utf-8")
     if (run / "log.jsonl").is_file() and draw_losses(run / "log.jsonl", output / "loss.png"):

@@ -5,14 +5,16 @@ A second run finds what is done and goes on with the rest. Torch is imported onl
 
 from __future__ import annotations
 
+import contextlib
 import json
 import platform
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
+from zipfile import BadZipFile, is_zipfile
 
 import numpy as np
 
@@ -20,6 +22,7 @@ from flash_runtime.engine.batch import IntArray
 from flash_runtime.model.cache import Cache, file_sha256, place
 from flash_runtime.model.checkpoint import Checkpoint, open_checkpoint
 from flash_runtime.model.derived import Carving, Derivation
+from flash_runtime.model.errors import CheckpointError
 from flash_runtime.model.progress import ProgressReporter
 from flash_runtime.model.pull import PullRequest, pull_into_cache
 from flash_runtime.model.shipped import BASE, DIFFERENCE
@@ -236,7 +239,7 @@ class Family:
             temporary = path.with_suffix(".partial.npz")
             np.savez(temporary, **vars(make()))
             temporary.replace(path)
-        with np.load(path) as arrays:
+        with _arrays(path) as arrays:
             return Lessons(**arrays)
 
     def _prompts(self, path: Path) -> list[IntArray]:
@@ -324,10 +327,24 @@ def save_layers(path: Path, layers: Mapping[int, CarvedLayer]) -> None:
 
 
 def load_layers(path: Path) -> dict[int, CarvedLayer]:
-    """What `save_layers` wrote."""
-    with np.load(path) as arrays:
+    """What `save_layers` wrote; raises CheckpointError for a damaged file."""
+    with _arrays(path) as arrays:
         indices = sorted({int(name.split(".")[0]) for name in arrays})
         return {i: CarvedLayer(*(arrays[f"{i}.{name}"] for name in ("order", "router", "down"))) for i in indices}
+
+
+@contextlib.contextmanager
+def _arrays(path: Path) -> Iterator[Mapping[str, Any]]:
+    """A file of arrays that an earlier run left."""
+    try:
+        if not is_zipfile(path):  # asked first: a reader that fails half-way complains again when it is collected
+            raise BadZipFile("cut off, or no archive")
+        with np.load(path) as arrays:
+            yield arrays
+    except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile) as error:
+        raise CheckpointError(
+            f"{path}: not a readable file of arrays ({error!r:.120}); delete it to have its stage done again"
+        ) from error
 
 
 def _lines(path: Path) -> Sequence[str]:

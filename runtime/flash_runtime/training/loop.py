@@ -18,7 +18,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
-from flash_runtime.model.errors import CheckpointError
+from flash_runtime.model.errors import CheckpointError, RequestError
 from flash_runtime.training.schedule import rate
 
 _CHECKPOINT: Final = "checkpoint.pt"
@@ -56,7 +56,8 @@ def train(
 ) -> int:
     """Take the steps that are left; returns how many tokens all steps saw. `stop_at` ends early, as if interrupted.
 
-    Raises CheckpointError for a checkpoint in the folder that is damaged or belongs to another run.
+    Raises CheckpointError for a checkpoint in the folder that is damaged or belongs to another run, RequestError for a
+    loss that is no number any more.
     """
     made_for = dict(made_for or {})
     folder.mkdir(parents=True, exist_ok=True)
@@ -75,7 +76,7 @@ def train(
             group["lr"] = pace.learning_rate * factor
         loss, figures, seen = loss_of(step)
         if not torch.isfinite(loss):
-            raise FloatingPointError(f"step {step}: the loss is {loss.item()}; lower the learning rate")
+            raise RequestError(f"step {step}: the loss is {loss.item()}; lower the learning rate")
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(parameters, _CLIP)

@@ -89,12 +89,15 @@ def tune(
     *,
     provenance: dict[str, str],
     tell: Tell,
+    threads: int | None = None,
     stop_at: int | None = None,
 ) -> Tuned:
     """Train adapters; the run's checkpoints and log lie in the folder, and a second call goes on from there.
 
     Raises UnsupportedModel for a model that cannot be tuned here, CheckpointError for another run's checkpoint.
     """
+    if threads is not None:
+        torch.set_num_threads(threads)
     generator = torch.Generator().manual_seed(tuning.seed)
     decoder = model_of(checkpoint)
     model = Adapters(decoder, targets=tuning.targets, rank=tuning.rank, alpha=tuning.alpha, generator=generator)

@@ -53,6 +53,19 @@ def test_a_recipe_carves_a_teacher_into_a_model_that_packs(flash: Flash, tmp_pat
     assert "not trained" in told["training"]
 
 
+def test_what_an_earlier_run_left_damaged_is_refused(flash: Flash, tmp_path: Path) -> None:
+    path = recipe(tmp_path)
+    assert flash("distill", path).exit_code == 0
+    left = tmp_path / "made" / "carved.npz"
+    left.write_bytes(left.read_bytes()[:-300])
+
+    result = flash("distill", path)
+
+    assert result.exit_code == 3
+    assert "carved.npz: not a readable file of arrays" in result.stderr
+    assert "delete it to have its stage done again" in result.stderr
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
