@@ -33,13 +33,38 @@ def deploy(kubectl: Kubectl, name: str, *regions: str, **spec: Any) -> None:
 
 
 def pods(kubectl: Kubectl, deployment: str) -> list[dict[str, Any]]:
+    """Those that live. A kubelet that has not heard of its node's label yet refuses a pod, which stays as failed."""
     found = kubectl.items("pods", "-l", f"{names.LABEL_DEPLOYMENT}={deployment}")
-    return [pod for pod in found if "deletionTimestamp" not in pod["metadata"]]
+    return [pod for pod in found if "deletionTimestamp" not in pod["metadata"] and pod["status"]["phase"] != "Failed"]
 
 
 def nodes_of(kubectl: Kubectl, deployment: str) -> list[str]:
     """Where its pods run; nothing for one that waits."""
-    return sorted(pod["spec"].get("nodeName", "") for pod in pods(kubectl, deployment))
+    return where(pods(kubectl, deployment))
+
+
+def where(found: list[dict[str, Any]]) -> list[str]:
+    return sorted(pod["spec"].get("nodeName", "") for pod in found)
+
+
+def eventually_on(kubectl: Kubectl, **wanted: list[str]) -> None:
+    """Each deployment's pods are on these nodes. Fails with what was seen last."""
+    seen: dict[str, list[dict[str, Any]]] = {}
+
+    def there() -> bool:
+        seen.update({name: pods(kubectl, name) for name in wanted})
+        return {name: where(found) for name, found in seen.items()} == wanted
+
+    try:
+        eventually(f"all are where they belong: {wanted}", there)
+    except AssertionError as late:
+        raise AssertionError(f"{late}; {json.dumps([told(pod) for found in seen.values() for pod in found])}") from None
+
+
+def told(pod: dict[str, Any]) -> dict[str, Any]:
+    """What says why a pod is where it is."""
+    status = pod["status"]
+    return {"name": pod["metadata"]["name"], "node": pod["spec"].get("nodeName"), **status}
 
 
 def compliance(kubectl: Kubectl, deployment: str) -> dict[str, str]:
@@ -80,7 +105,7 @@ def kubectl(installed: Cluster, operator: OperatorProcess) -> Iterator[Kubectl]:
 
 def test_pods_land_where_the_deployment_is_promised_to_be(kubectl: Kubectl) -> None:
     wanted = {"pinned": ["eu-1"] * 3, "in-us": ["us-1"] * 2, "in-jp": ["jp-1"] * 3}
-    eventually("all are there", lambda: {name: nodes_of(kubectl, name) for name in wanted} == wanted)
+    eventually_on(kubectl, **wanted)
     for name in wanted:
         assert "All pods that have a node are in" in eventually_says(kubectl, name, "True", "AllInRegion")
 
@@ -92,7 +117,7 @@ def test_pods_leave_a_node_that_moved_away_and_wait_for_one_that_comes_back(
         message = eventually_says(kubectl, "pinned", "False", "RegionUnavailable")
         assert message == "No node is in eu; regions of the 3 nodes: jp, us."
         eventually("all wait", lambda: set(nodes_of(kubectl, "pinned")) == {""})
-    eventually("all are back", lambda: nodes_of(kubectl, "pinned") == ["eu-1"] * 3)
+    eventually_on(kubectl, pinned=["eu-1"] * 3)
     eventually_says(kubectl, "pinned", "True", "AllInRegion")
 
 
@@ -107,7 +132,7 @@ def test_pods_wait_where_the_node_is_gone_and_no_other_region_gets_them(installe
         assert set(nodes_of(kubectl, "pinned")) <= {"", "eu-1"}
     finally:
         installed.nodes["eu-1"].restart_kubelet()
-    eventually("all are back", lambda: nodes_of(kubectl, "pinned") == ["eu-1"] * 4)
+    eventually_on(kubectl, pinned=["eu-1"] * 4)
     eventually_says(kubectl, "pinned", "True", "AllInRegion")
 
 
