@@ -44,6 +44,7 @@ def write_gguf(
     quantisation: str = "F32",
     shape: Mapping[str, Any] | None = None,
     metadata: Mapping[str, Any] | None = None,
+    chat_template: str = "{{ messages }}",
     add_more: AddMore = lambda writer: None,
 ) -> Path:
     """Write one of the tiny checkpoints; `metadata` replaces keys of the tokenizer (None = leave out)."""
@@ -54,6 +55,7 @@ def write_gguf(
     writer.add_organization("Nobody")
     _add_facts(writer, config, architecture)
     _add_tokenizer(writer, metadata or {})
+    writer.add_chat_template(chat_template)
     kind_of_block = gguf.GGMLQuantizationType[quantisation]
     for name, tensor in _llama_cpp_tensors(config, architecture):
         if tensor.ndim > 1 and quantisation != "F32" and "ffn_gate_inp" not in name:
@@ -115,7 +117,6 @@ def _add_tokenizer(writer: gguf.GGUFWriter, changes: Mapping[str, Any]) -> None:
             writer.add_string(name, value)
         elif value is not None:
             writer.add_array(name, value)
-    writer.add_chat_template("{{ messages }}")
 
 
 def _llama_cpp_tensors(config: Mapping[str, Any], architecture: str) -> list[tuple[str, np.ndarray]]:

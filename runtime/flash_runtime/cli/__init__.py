@@ -1,4 +1,4 @@
-"""The commands of `flash` about models: `pack`, `eval`, `info`, `distill`. Says and asks; the work is elsewhere.
+"""The commands of `flash` about models. Says and asks; the work is elsewhere.
 
 `flash` finds them through the entry point group `flashplane.commands`, so that neither plane imports the other.
 Nothing heavy is imported until a command runs.
@@ -11,6 +11,7 @@ import typer
 from flash_runtime.cli.distill import distill
 from flash_runtime.cli.evaluate import evaluate
 from flash_runtime.cli.info import info
+from flash_runtime.cli.lora import lora
 from flash_runtime.cli.pack import pack
 
 
@@ -21,3 +22,4 @@ def register(app: typer.Typer) -> None:
     app.command("eval", rich_help_panel=panel)(evaluate)
     app.command("info", rich_help_panel=panel)(info)
     app.command("distill", rich_help_panel=panel)(distill)
+    app.command("lora", rich_help_panel=panel)(lora)

@@ -21,10 +21,11 @@ def distill(
         bool, typer.Option("--fields", help="Print what each field of a recipe means, and do nothing.")
     ] = False,
 ) -> None:
-    """Make a sparse student and a draft from a dense teacher: carve, distil, train the draft.
+    """Make a sparse student and a draft from a dense teacher: carve, distil, finish, train the draft.
 
-    Each stage is done once and can be interrupted: the same command goes on from the last checkpoint. Distilling and
-    the draft need torch (`pip install 'flashplane[local,train]'`), carving does not.
+    Each stage is done once and can be interrupted: the same command goes on from the last checkpoint. Carving needs
+    nothing more; the other stages, among them the finish in the engine's number formats, need torch
+    (`pip install 'flashplane[local,train]'`).
 
     Example: flash distill recipes/flash-tiny/recipe.yaml
     """
@@ -45,7 +46,7 @@ def distill(
         with BarReporter() as progress:
             family = Family(wanted, source, cache=user_cache(), progress=progress, tell=told)
         made = family.make()
-        for stage in ("distil", "draft"):
+        for stage in ("distil", "finish", "draft"):
             log = wanted.output / ("draft-run" if stage == "draft" else stage) / "log.jsonl"
             if log.is_file() and draw_losses(log, wanted.output / f"{stage}.png"):
                 out.print(f"{wanted.output / f'{stage}.png'}: the losses of {stage}", style="dim", soft_wrap=True)

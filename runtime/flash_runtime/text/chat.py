@@ -70,7 +70,6 @@ class ChatTemplate:
             "eos_token": header.eos_token or "",
             "tools": None,
             "documents": None,
-            "add_generation_prompt": True,
         }
         try:
             self._template = environment.from_string(header.chat_template)
@@ -85,8 +84,8 @@ class ChatTemplate:
         """Whether the model has a chat form at all."""
         return bool(self._source)
 
-    def encode(self, messages: Sequence[Message]) -> list[int]:
-        """Token ids of the chat, up to where the model's answer starts.
+    def encode(self, messages: Sequence[Message], *, answer_follows: bool = True) -> list[int]:
+        """Token ids of the chat, up to where the model's answer starts; of the messages alone where none follows.
 
         Raises ChatRefused for messages that the template rejects, ChatTemplateBroken when it fails otherwise.
         """
@@ -95,11 +94,11 @@ class ChatTemplate:
             {"role": message.role, "content": self._tokenizer.protect(message.content, mark=mark)}
             for message in messages
         ]
-        return self._tokenizer.encode(self._render(turns), mark=mark)
+        return self._tokenizer.encode(self._render(turns, answer_follows), mark=mark)
 
-    def _render(self, turns: list[dict[str, str]]) -> str:
+    def _render(self, turns: list[dict[str, str]], answer_follows: bool) -> str:
         try:
-            return self._template.render(self._variables, messages=turns)
+            return self._template.render(self._variables, messages=turns, add_generation_prompt=answer_follows)
         except TemplateError as error:
             raise ChatTemplateBroken(f"chat template: {type(error).__name__}: {error.message}") from error
         except (TypeError, ValueError, ArithmeticError, LookupError) as error:

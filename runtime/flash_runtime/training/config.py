@@ -6,7 +6,7 @@ Errors: `RecipeError`, which names the field, its value and the rule.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -71,6 +71,23 @@ class Distil(_Part):
     balance: Annotated[float, Field(ge=0)] = Field(0.01, description="Weight of even use of the experts.")
 
 
+class Finish(_Part):
+    """How the student gets used to the number formats it is served in. Trains what distilling trains."""
+
+    steps: Count = Field(description="Steps of training; a finished run goes on when there are more.")
+    formats: tuple[Literal["int8", "int4"], ...] = Field(
+        ("int8", "int4"),
+        min_length=1,
+        description="Weights that it practises, in turn: int8 (W8A8, the variant lite) and int4 (W4A8, nano).",
+    )
+    batch: Count = Field(8, description="Windows of each step.")
+    learning_rate: Rate = Field(3e-5, description="AdamW's, after a short rise and before the fall at the end.")
+    answers_share: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.5, description="Share of the teacher's answers in each step; the rest is text."
+    )
+    balance: Annotated[float, Field(ge=0)] = Field(0.01, description="Weight of even use of the experts.")
+
+
 class Draft(_Part):
     """A model of a few of the teacher's layers that foresees its tokens."""
 
@@ -102,6 +119,7 @@ class FamilyRecipe(_Part):
     text: Text = Field(description="What the models read.")
     carve: Carve | None = Field(None, description="Unset = no student is made.")
     distil: Distil | None = Field(None, description="Unset = the student stays as it was carved.")
+    finish: Finish | None = Field(None, description="Unset = the student is not trained for its number formats.")
     draft: Draft | None = Field(None, description="Unset = no draft is made.")
 
 
@@ -120,6 +138,8 @@ def read_recipe(path: Path) -> FamilyRecipe:
         raise RecipeError(f"{path}: {where}: {first['msg']}, found {first['input']!r:.80}") from error
     if found.distil is not None and found.carve is None:
         raise RecipeError(f"{path}: distil needs carve: a student is carved before it is taught")
+    if found.finish is not None and found.distil is None:
+        raise RecipeError(f"{path}: finish needs distil: it trains on what distilling reached")
     here = path.parent
     text = found.text.model_copy(
         update={

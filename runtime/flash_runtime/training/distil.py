@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -16,9 +17,9 @@ from torch import Tensor
 
 from flash_runtime.training.batches import Shares, batch_of, counted, most_frequent
 from flash_runtime.training.carve import CarvedLayer
-from flash_runtime.training.loop import Pace, Tell, train
+from flash_runtime.training.loop import MadeFor, Pace, Tell, train
 from flash_runtime.training.losses import balance_loss, kept_tokens_loss, relative_loss
-from flash_runtime.training.network import Decoder
+from flash_runtime.training.network import Decoder, Trace
 from flash_runtime.training.teacher import Lessons
 
 _TRAINED = ("mlp.down_proj", "mlp.router")
@@ -46,8 +47,8 @@ def place(student: Decoder, carved: Mapping[int, CarvedLayer], *, whole: bool = 
         for index, layer in carved.items():
             mlp = student.layers[index].mlp
             order = torch.from_numpy(layer.order.astype(np.int64))
-            mlp.gate_proj.weight.copy_(mlp.gate_proj.weight[order].clone())
-            mlp.up_proj.weight.copy_(mlp.up_proj.weight[order].clone())
+            for part, own in ((mlp.gate_proj, layer.gate), (mlp.up_proj, layer.up)):
+                part.weight.copy_(part.weight[order].clone() if own is None else torch.from_numpy(own))
             mlp.down_proj.weight.copy_(torch.from_numpy(layer.down))
             mlp.router.weight.copy_(torch.from_numpy(layer.router))
             mlp.shared_gate.weight.zero_()
@@ -66,6 +67,7 @@ def distil(
     seed: int,
     tell: Tell,
     weights: Weights | None = None,
+    made_for: MadeFor | None = None,
     stop_at: int | None = None,
 ) -> int:
     """Teach the student by lessons; returns how many tokens it saw.
@@ -84,11 +86,19 @@ def distil(
             loss, figures = losses(student, teacher, chosen, always, weights)
         return loss, figures, int(chosen.lengths.sum())
 
-    return train(student, loss_of, pace, folder, tell=tell, stop_at=stop_at)
+    return train(student, loss_of, pace, folder, tell=tell, made_for=made_for, stop_at=stop_at)
+
+
+class Student(Protocol):
+    """A decoder, or one that is seen through the engine's number formats."""
+
+    embedding: Tensor
+
+    def __call__(self, token_ids: Tensor) -> Trace: ...
 
 
 def losses(
-    student: Decoder, teacher: Decoder | None, lessons: Lessons, always: Tensor, weights: Weights
+    student: Student, teacher: Decoder | None, lessons: Lessons, always: Tensor, weights: Weights
 ) -> tuple[Tensor, dict[str, float]]:
     """The weighted sum of the three losses and the balance of experts, and each of them by name."""
     token_ids = torch.from_numpy(lessons.token_ids).long()

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from flash_runtime.training.batches import Shares, batch_of, counted, most_frequent
-from flash_runtime.training.loop import Pace, Tell, train
+from flash_runtime.training.loop import MadeFor, Pace, Tell, train
 from flash_runtime.training.losses import kept_tokens_loss
 from flash_runtime.training.network import Decoder
 from flash_runtime.training.teacher import Lessons
@@ -27,6 +27,7 @@ def train_draft(
     batch: int,
     seed: int,
     tell: Tell,
+    made_for: MadeFor | None = None,
     stop_at: int | None = None,
 ) -> int:
     """Teach the draft by lessons and their shares of each batch; returns how many tokens it saw."""
@@ -38,7 +39,7 @@ def train_draft(
             loss, match, seen = _loss(draft, chosen, always)
         return loss, {"match": match}, seen
 
-    return train(draft, loss_of, pace, folder, tell=tell, stop_at=stop_at)
+    return train(draft, loss_of, pace, folder, tell=tell, made_for=made_for, stop_at=stop_at)
 
 
 def greedy_match(draft: Decoder, lessons: Lessons) -> float:

@@ -1,18 +1,20 @@
-"""Follows a recipe: lessons, carving, distilling, draft; each stage once, and what it made lies in the output folder.
+"""Follows a recipe: lessons, carving, distilling, finish, draft; each once, and what it made lies in the output folder.
 
 A second run finds what is done and goes on with the rest. Torch is imported only for the stages that need it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import platform
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
+from zipfile import BadZipFile, is_zipfile
 
 import numpy as np
 
@@ -20,6 +22,7 @@ from flash_runtime.engine.batch import IntArray
 from flash_runtime.model.cache import Cache, file_sha256, place
 from flash_runtime.model.checkpoint import Checkpoint, open_checkpoint
 from flash_runtime.model.derived import Carving, Derivation
+from flash_runtime.model.errors import CheckpointError
 from flash_runtime.model.progress import ProgressReporter
 from flash_runtime.model.pull import PullRequest, pull_into_cache
 from flash_runtime.model.shipped import BASE, DIFFERENCE
@@ -29,7 +32,7 @@ from flash_runtime.text.chat import ChatTemplate, Message
 from flash_runtime.text.tokenizer import Tokenizer
 from flash_runtime.training.carve import CarvedLayer
 from flash_runtime.training.carving import carve_layers
-from flash_runtime.training.config import FamilyRecipe, RecipeError
+from flash_runtime.training.config import Distil, FamilyRecipe, Finish, RecipeError
 from flash_runtime.training.layout import ExpertLayout
 from flash_runtime.training.ship import write_carved, write_draft
 from flash_runtime.training.teacher import Lessons, read_lessons, write_lessons
@@ -92,33 +95,73 @@ class Family:
     def _student(self) -> Path:
         recipe, layers, tokens = self._recipe, self._carved(), 0
         if recipe.distil is not None:
-            from flash_runtime.training.distil import Weights, distil, place
-            from flash_runtime.training.loop import Pace
-            from flash_runtime.training.weights import carved_of, decoder_of, shape_of
-
-            wanted, shape = recipe.distil, shape_of(self._teacher)
-            every = range(shape.layers)
-            student = decoder_of(
-                self._teacher, replace(shape, sparse=self._layout(), dense_layers=self._dense_layers()), every
-            )
-            place(student, layers, whole=wanted.whole)
-            asked = wanted.hidden > 0 or wanted.attention > 0
-            tokens = distil(
-                student,
-                decoder_of(self._teacher, shape, every) if asked else None,
-                self._lessons(wanted.answers_share),
-                Pace(wanted.steps, wanted.learning_rate),
-                recipe.output / "distil",
-                batch=wanted.batch,
-                seed=recipe.seed,
-                tell=lambda entry: self._tell("distil", entry),
-                weights=Weights(wanted.logits, wanted.hidden, wanted.attention, wanted.balance),
-            )
-            layers = carved_of(student, layers)
+            layers, tokens = self._distilled(layers, recipe.distil)
+            if recipe.finish is not None:
+                layers, more = self._finished(layers, recipe.finish, whole=recipe.distil.whole, distilled=tokens)
+                tokens += more
         facts = self._facts("carved", recipe.name, tokens, carving=self._carving())
         folder = self._folder("student")
         write_carved(folder / DIFFERENCE, facts, self._teacher, layers)
         return folder
+
+    def _distilled(self, layers: Mapping[int, CarvedLayer], wanted: Distil) -> tuple[dict[int, CarvedLayer], int]:
+        """The layers as training leaves them, and the tokens it took."""
+        from flash_runtime.training.distil import Weights, distil
+        from flash_runtime.training.loop import Pace
+        from flash_runtime.training.weights import carved_of, decoder_of, shape_of
+
+        recipe, student, shape = self._recipe, self._learner(layers, whole=wanted.whole), shape_of(self._teacher)
+        asked = wanted.hidden > 0 or wanted.attention > 0
+        tokens = distil(
+            student,
+            decoder_of(self._teacher, shape, range(shape.layers)) if asked else None,
+            self._lessons(wanted.answers_share),
+            Pace(wanted.steps, wanted.learning_rate),
+            recipe.output / "distil",
+            batch=wanted.batch,
+            seed=recipe.seed,
+            tell=lambda entry: self._tell("distil", entry),
+            weights=Weights(wanted.logits, wanted.hidden, wanted.attention, wanted.balance),
+            made_for=self._made_for(carve=str(self._carving()), whole=str(wanted.whole)),
+        )
+        return carved_of(student, layers), tokens
+
+    def _finished(
+        self, layers: Mapping[int, CarvedLayer], wanted: Finish, *, whole: bool, distilled: int
+    ) -> tuple[dict[int, CarvedLayer], int]:
+        """Distilled layers, used to the engine's number formats, and the tokens that took."""
+        from flash_runtime.kernels.layout import LinearFormat
+        from flash_runtime.training.distil import Weights
+        from flash_runtime.training.finish import finish
+        from flash_runtime.training.loop import Pace
+        from flash_runtime.training.weights import carved_of
+
+        recipe, student = self._recipe, self._learner(layers, whole=whole)
+        tokens = finish(
+            student,
+            self._lessons(wanted.answers_share),
+            Pace(wanted.steps, wanted.learning_rate),
+            recipe.output / "finish",
+            formats=[LinearFormat(format) for format in wanted.formats],
+            batch=wanted.batch,
+            seed=recipe.seed,
+            tell=lambda entry: self._tell("finish", entry),
+            weights=Weights(hidden=0, attention=0, balance=wanted.balance),
+            made_for=self._made_for(
+                carve=str(self._carving()), whole=str(whole), formats=" ".join(wanted.formats), distilled=str(distilled)
+            ),
+        )
+        return carved_of(student, layers), tokens
+
+    def _learner(self, layers: Mapping[int, CarvedLayer], *, whole: bool) -> Decoder:
+        """The teacher with these layers in place of its own."""
+        from flash_runtime.training.distil import place
+        from flash_runtime.training.weights import decoder_of, shape_of
+
+        shape = replace(shape_of(self._teacher), sparse=self._layout(), dense_layers=self._dense_layers())
+        student = decoder_of(self._teacher, shape, range(shape.layers))
+        place(student, layers, whole=whole)
+        return student
 
     def _draft(self) -> Path:
         from flash_runtime.training.draft import train_draft
@@ -136,6 +179,7 @@ class Family:
             batch=wanted.batch,
             seed=recipe.seed,
             tell=lambda entry: self._tell("draft", entry),
+            made_for=self._made_for(layers=str(wanted.layers)),
         )
         facts = self._facts("draft", f"{recipe.name}-draft", tokens, layers=len(wanted.layers))
         folder = self._folder("draft")
@@ -195,7 +239,7 @@ class Family:
             temporary = path.with_suffix(".partial.npz")
             np.savez(temporary, **vars(make()))
             temporary.replace(path)
-        with np.load(path) as arrays:
+        with _arrays(path) as arrays:
             return Lessons(**arrays)
 
     def _prompts(self, path: Path) -> list[IntArray]:
@@ -253,6 +297,11 @@ class Family:
             }
         )
 
+    def _made_for(self, **facts: str) -> dict[str, str]:
+        """What a stage's checkpoints belong to: all that must not change before it goes on."""
+        texts = {name: digest for name, digest in self._provenance().items() if name.startswith("text ")}
+        return {"teacher": file_sha256(self._teacher_path), "seed": str(self._recipe.seed), **texts, **facts}
+
     def _provenance(self) -> dict[str, str]:
         text = self._recipe.text
         files = [*text.files, *([] if text.prompts is None else [text.prompts])]
@@ -278,10 +327,24 @@ def save_layers(path: Path, layers: Mapping[int, CarvedLayer]) -> None:
 
 
 def load_layers(path: Path) -> dict[int, CarvedLayer]:
-    """What `save_layers` wrote."""
-    with np.load(path) as arrays:
+    """What `save_layers` wrote; raises CheckpointError for a damaged file."""
+    with _arrays(path) as arrays:
         indices = sorted({int(name.split(".")[0]) for name in arrays})
         return {i: CarvedLayer(*(arrays[f"{i}.{name}"] for name in ("order", "router", "down"))) for i in indices}
+
+
+@contextlib.contextmanager
+def _arrays(path: Path) -> Iterator[Mapping[str, Any]]:
+    """A file of arrays that an earlier run left."""
+    try:
+        if not is_zipfile(path):  # asked first: a reader that fails half-way complains again when it is collected
+            raise BadZipFile("cut off, or no archive")
+        with np.load(path) as arrays:
+            yield arrays
+    except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile) as error:
+        raise CheckpointError(
+            f"{path}: not a readable file of arrays ({error!r:.120}); delete it to have its stage done again"
+        ) from error
 
 
 def _lines(path: Path) -> Sequence[str]:

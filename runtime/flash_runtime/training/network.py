@@ -98,9 +98,10 @@ class Mlp(nn.Module):  # type: ignore[misc] # torch is not installed where types
 
     def __init__(self, shape: Shape, sparse: ExpertLayout | None) -> None:
         super().__init__()
-        self.gate_proj = nn.Linear(shape.hidden, shape.width, bias=False)
-        self.up_proj = nn.Linear(shape.hidden, shape.width, bias=False)
-        self.down_proj = nn.Linear(shape.width, shape.hidden, bias=False)
+        width = shape.width if sparse is None else sparse.width
+        self.gate_proj = nn.Linear(shape.hidden, width, bias=False)
+        self.up_proj = nn.Linear(shape.hidden, width, bias=False)
+        self.down_proj = nn.Linear(width, shape.hidden, bias=False)
         self.sparse = sparse
         if sparse is not None:
             self.router = nn.Linear(shape.hidden, sparse.experts, bias=False)

@@ -53,6 +53,19 @@ def test_a_recipe_carves_a_teacher_into_a_model_that_packs(flash: Flash, tmp_pat
     assert "not trained" in told["training"]
 
 
+def test_what_an_earlier_run_left_damaged_is_refused(flash: Flash, tmp_path: Path) -> None:
+    path = recipe(tmp_path)
+    assert flash("distill", path).exit_code == 0
+    left = tmp_path / "made" / "carved.npz"
+    left.write_bytes(left.read_bytes()[:-300])
+
+    result = flash("distill", path)
+
+    assert result.exit_code == 3
+    assert "carved.npz: not a readable file of arrays" in result.stderr
+    assert "delete it to have its stage done again" in result.stderr
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
@@ -61,6 +74,8 @@ def test_a_recipe_carves_a_teacher_into_a_model_that_packs(flash: Flash, tmp_pat
         ({"carve": {**CARVE, "experts": 1}}, "carve.experts: Input should be greater than or equal to 2, found 1"),
         ({"colour": "red"}, "colour: Extra inputs are not permitted"),
         ({"carve": None, "distil": {"steps": 1}}, "distil needs carve"),
+        ({"finish": {"steps": 1}}, "finish needs distil: it trains on what distilling reached"),
+        ({"distil": {"steps": 1}, "finish": {"steps": 1, "formats": ["int3"]}}, "finish.formats.0: Input should be"),
         ({"text": {"files": ["nothing.jsonl"]}}, "nothing.jsonl: not a file of JSON lines"),
     ],
 )

@@ -201,6 +201,7 @@ def test_a_recipe_makes_a_student_and_a_draft_that_the_engine_runs(tmp_path: Pat
         "text": {"files": ["text.jsonl"], "prompts": "prompts.jsonl", "window_tokens": 16, "read_tokens": 400},
         "carve": {**vars(LAYOUT), "dense_layers": [0], "tokens": 600},
         "distil": {"steps": 3, "batch": 4, "whole": True},
+        "finish": {"steps": 2, "batch": 4},
         "draft": {"layers": [0, 2], "steps": 3, "batch": 4},
     }
     fields["text"] |= {"answer_tokens": 96, "max_prompts": 4}
@@ -218,7 +219,7 @@ def test_a_recipe_makes_a_student_and_a_draft_that_the_engine_runs(tmp_path: Pat
     )
     made = family.make()
 
-    assert {"carve", "answers", "text", "distil", "draft"} <= set(told)
+    assert {"carve", "answers", "text", "distil", "finish", "draft"} <= set(told)
     for folder, layers in ((made.student, 3), (made.draft, 2)):
         assert folder is not None
         checkpoint = open_checkpoint(folder)
