@@ -8,6 +8,7 @@ from typing import Any
 from cluster import Cluster
 from helm_plugin import NAMESPACE, RELEASE
 from operator_process import Kubectl, eventually
+from shown import told
 
 from flash_api import names
 
@@ -42,8 +43,7 @@ class Served:
         try:
             eventually(f"{self.name} is Ready", ready, seconds=READY_SECONDS)
         except AssertionError as error:
-            told = ("describe", f"fd/{self.name}"), ("get", "pods", "-o", "wide"), ("get", "events")
-            raise AssertionError("\n".join([str(error), *(self._kubectl(*each) for each in told)])) from error
+            raise AssertionError(f"{error}\n{told(self._kubectl, self.name)}") from error
 
     def patch(self, **spec: Any) -> None:
         """Change fields of the spec, and wait until what serves is what it says."""

@@ -15,7 +15,7 @@ from cluster import Cluster
 from installation import IS_FULL, ROOT
 from operator_process import Kubectl, eventually
 from phases import Phases
-from serving import check_nothing_is_left, columns, condition, ready
+from shown import check_nothing_is_left, columns, condition, ready
 
 DRAFT_SECONDS = 240
 """Figures of drafts come from two looks of a gateway, at least 10 s apart, and from tokens in between."""

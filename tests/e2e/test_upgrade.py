@@ -19,7 +19,7 @@ from helm_plugin import CHART, NAMESPACE
 from installation import IS_FULL, OPERATOR_IMAGE, ROOT, VERSION, Release
 from operator_process import Kubectl, eventually
 from phases import Phases
-from serving import check_nothing_is_left, condition, ready
+from shown import check_nothing_is_left, condition, ready
 
 NAME = "kept"
 REGION = "eu"

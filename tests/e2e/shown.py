@@ -3,6 +3,7 @@
 import re
 from typing import Any
 
+from hermetic_errors import KubectlFailed
 from operator_process import Kubectl, eventually
 
 MADE = (
@@ -15,11 +16,16 @@ def ready(kubectl: Kubectl, name: str) -> dict[str, Any]:
     """The FlashDeployment once it is Ready; fails with what it says of itself."""
     try:
         kubectl("wait", "--for=condition=Ready", f"fd/{name}", f"--timeout={READY_SECONDS}s")
-    except Exception as error:
-        seen = [kubectl("describe", f"fd/{name}"), kubectl("get", "pods", "-o", "wide"), kubectl("get", "events")]
-        raise AssertionError("\n".join([str(error), *seen])) from error
+    except KubectlFailed as error:
+        raise AssertionError(f"{error}\n{told(kubectl, name)}") from error
     found: dict[str, Any] = kubectl.get("fd", name)
     return found
+
+
+def told(kubectl: Kubectl, name: str) -> str:
+    """What the FlashDeployment and its namespace say of themselves, for whoever reads why a test failed."""
+    asked = ("describe", f"fd/{name}"), ("get", "pods", "-o", "wide"), ("get", "events")
+    return "\n".join(kubectl(*each) for each in asked)
 
 
 def condition(kubectl: Kubectl, name: str, kind: str) -> dict[str, Any]:
