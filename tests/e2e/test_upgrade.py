@@ -21,6 +21,8 @@ from operator_process import Kubectl, eventually
 from phases import Phases
 from shown import check_nothing_is_left, condition, ready
 
+from flash_api import names
+
 NAME = "kept"
 REGION = "eu"
 NODE = "eu-1"
@@ -199,14 +201,24 @@ def test_clients_get_a_typed_error_where_the_region_has_no_engine_and_none_of_el
     installed: Cluster, kept: Kept, phases: Phases
 ) -> None:
     kept.talk.leave()
-    engines = ("-l", f"flashplane.dev/deployment={NAME},flashplane.dev/component=engine")
+    labels = names.pod_selector(NAME, names.COMPONENT_ENGINE)
+    engines = ("-l", ",".join(f"{key}={value}" for key, value in labels.items()))
+    (engine,) = kept.kubectl.items("pods", *engines)
     installed.control_plane.kubectl("cordon", NODE)
     try:
         with phases("kept: from the loss of the region's engine to the typed error"):
-            kept.kubectl("delete", "pod", *engines, "--timeout=60s")
-            eventually(
-                "the gateway says what is missing", lambda: refusal(kept) == "503 no_engine_in_region", seconds=120
-            )
+            kept.kubectl("delete", "pod", engine["metadata"]["name"], "--timeout=120s")
+            said: list[str | None] = []
+
+            def says_what_is_missing() -> bool:
+                said.append(refusal(kept))
+                return said[-1] == "503 no_engine_in_region"
+
+            try:
+                eventually("the gateway says what is missing", says_what_is_missing, seconds=120)
+            except AssertionError as error:
+                raise AssertionError(f"{error}; clients were told {said}") from None
+        assert None not in said, "somebody answered"
         # Other regions have room, where there are any, and none of them is used.
         waiting = kept.kubectl.items("pods", *engines)
         assert [pod["spec"].get("nodeName") for pod in waiting] == [None]
