@@ -4,15 +4,18 @@ Each connection of a client is one of the pod's to the Service, and ends as that
 whatever goes wrong between a client in the cluster and the gateway is seen by the client on the host.
 """
 
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from installation import GATEWAY_IMAGE
-from operator_process import Kubectl
+from operator_process import Kubectl, eventually
 from pods import a_pod, run
 
 POD = "traffic"
 PORT = 8080
+IN_A_ROW = 20
+"""So many connections must come through, each to a gateway of the Service's choice, before any is counted."""
 
 PASSES_ON = """
 import asyncio, contextlib, sys
@@ -53,7 +56,18 @@ def relayed(kubectl: Kubectl, service: str, port: int, *, node: str) -> Iterator
         "readinessProbe": {"tcpSocket": {"port": PORT}, "periodSeconds": 1},
     }
     addresses = run(kubectl, pod)
+    base_url = f"http://{addresses[POD]}:{PORT}/v1"
     try:
-        yield f"http://{addresses[POD]}:{PORT}/v1"
+        # Nodes hear of a new pod one by one, and until then their policies refuse it.
+        eventually("all gateways let the new pod in", lambda: all(is_answered(base_url) for _ in range(IN_A_ROW)))
+        yield base_url
     finally:
         kubectl("delete", "pod", POD, "--timeout=60s")
+
+
+def is_answered(base_url: str) -> bool:
+    try:
+        with urllib.request.urlopen(f"{base_url}/models", timeout=10) as answer:
+            return bool(answer.status == 200)
+    except OSError:
+        return False
