@@ -3,7 +3,6 @@
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from ipaddress import ip_address
 from typing import Any
 
 from cluster import Cluster
@@ -19,8 +18,6 @@ OPERATOR = f"deployment/{RELEASE}-operator"
 ENGINE, GATEWAY, DRAFT = names.COMPONENT_ENGINE, names.COMPONENT_GATEWAY, names.COMPONENT_DRAFT
 
 Pod = dict[str, Any]
-
-_ESTABLISHED = "01"
 
 
 class Served:
@@ -89,15 +86,6 @@ class Served:
         allowed = {each["metadata"]["labels"][names.LABEL_COMPONENT]: each.get("status", {}) for each in found}
         return {component: status.get("disruptionsAllowed", 0) for component, status in allowed.items()}
 
-    def until_gateways_use_all_engines(self) -> None:
-        """Each gateway has a connection to each engine: it hears of a new one from DNS, seconds after it is ready."""
-
-        def do() -> bool:
-            engines = {str(pod["status"].get("podIP")) for pod in self.pods(ENGINE)}
-            return all(engines <= self._connected(pod["metadata"]["name"]) for pod in self.pods(GATEWAY))
-
-        eventually("all gateways use all engines", do, seconds=READY_SECONDS)
-
     def restart_operator(self) -> None:
         self._system("rollout", "restart", OPERATOR)
         self._system("rollout", "status", OPERATOR, SECONDS)
@@ -130,14 +118,6 @@ class Served:
     def delete(self) -> None:
         self._kubectl("delete", "fd", self.name, SECONDS)
         eventually("no pod of it is left", lambda: not self._kubectl.items("pods", "-l", self._labels(None)))
-
-    def _connected(self, pod: str) -> set[str]:
-        """The IPv4 addresses that the pod has connections with."""
-        table = self._kubectl("exec", pod, "--", "cat", "/proc/net/tcp", "/proc/net/tcp6")
-        rows = (line.split() for line in table.splitlines() if "local_address" not in line)
-        # The kernel writes an address as a number of this machine; one of IPv4 in IPv6 has it at the end.
-        last = (row[2].partition(":")[0][-8:] for row in rows if row[3] == _ESTABLISHED)
-        return {str(ip_address(bytes.fromhex(number)[::-1])) for number in last}
 
     def _operators(self) -> list[Pod]:
         return self._system.items("pods", "-l", f"app.kubernetes.io/instance={RELEASE}")

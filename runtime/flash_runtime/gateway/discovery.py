@@ -61,7 +61,7 @@ class Dns:
         target: str,
         *,
         clock: Callable[[], float],
-        refresh_seconds: float = 3.0,
+        refresh_seconds: float = 1.0,
         resolve: Resolve | None = None,
         may_be_empty: bool = False,
     ) -> None:

@@ -30,6 +30,7 @@ from flash_runtime.gateway.discovery import Discovery, Dns, HostsFile
 from flash_runtime.gateway.draft_watch import DraftWatch
 from flash_runtime.gateway.drain import Drain
 from flash_runtime.gateway.gateway import Gateway, Surroundings
+from flash_runtime.gateway.hold import Holding
 from flash_runtime.gateway.listen import Server, StartError, bind, passed_socket
 from flash_runtime.gateway.logs import set_up_logging
 from flash_runtime.gateway.replicas import Connection, ReplicaPool
@@ -202,7 +203,8 @@ def draft_watch(config: GatewayConfig, environment: Mapping[str, str]) -> DraftW
 
 def tracks(config: GatewayConfig, stable: ReplicaPool, canary: ReplicaPool | None) -> Tracks:
     """Who answers which share of the requests."""
-    return Tracks(stable, canary, percent=config.canary.percent if config.canary is not None else 0)
+    percent = config.canary.percent if config.canary is not None else 0
+    return Tracks(stable, canary, percent=percent, holding=Holding(stable, clock=time.monotonic))
 
 
 def _discovery(field: str, target: str, environment: Mapping[str, str], *, may_be_empty: bool) -> Discovery:

@@ -56,17 +56,23 @@ class Pool(Engine, Protocol):
 class Tracks:
     """The engines of the stable revision and, while there are any, those of the canary."""
 
-    def __init__(self, stable: Engine, canary: Pool | None = None, *, percent: int = 0) -> None:
+    def __init__(
+        self, stable: Engine, canary: Pool | None = None, *, percent: int = 0, holding: Engine | None = None
+    ) -> None:
+        """`holding`: the stable engines for requests that may wait until there are some."""
         self._stable = stable
+        self._holding = holding or stable
         self._canary = canary
         self._percent = percent
 
     async def choose(self, session: str | None, count: Count) -> Trial:
         """The engine for one request; None = a request that proves nothing about a revision."""
-        canary = self._canary
-        if canary is None or session is None or not is_chosen(session, self._percent) or await canary.is_empty():
+        if session is None:
             return Trial(self._stable, None, Track.STABLE, count)
-        return Trial(canary, self._stable, Track.CANARY, count)
+        canary = self._canary
+        if canary is None or not is_chosen(session, self._percent) or await canary.is_empty():
+            return Trial(self._holding, None, Track.STABLE, count)
+        return Trial(canary, self._holding, Track.CANARY, count)
 
 
 class Trial:
