@@ -11,6 +11,7 @@ import dataclasses
 import json
 import os
 import platform
+import re
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ _OPTIONAL: Final = ("read_bandwidth", "target", "verdict")
 _LOG_WIDTH: Final = 180
 """Columns of a table that no terminal bounds."""
 _LEFT: Final = ("case", "unit", "target")
+_CORES: Final = re.compile(r", \d+ cores")
 
 
 @dataclass(frozen=True)
@@ -49,19 +51,32 @@ class Row:
     verdict: str | None = None
 
     @property
-    def key(self) -> tuple[str, int, str | None]:
+    def host(self) -> str:
+        """The machine, however many of its cores this row was given."""
+        return _CORES.sub("", self.machine)
+
+    @property
+    def key(self) -> tuple[str, int, str | None, str]:
         """Rows with the same key are measurements of the same thing."""
-        return self.case, self.threads, self.peer_name
+        return self.case, self.threads, self.peer_name, self.host
 
 
 def machine() -> str:
-    """CPU model, cores usable by this process, kernel."""
-    model = platform.machine()
+    """CPU model with its family, which clouds hide in the name; cores usable by this process; kernel."""
+    told: dict[str, str] = {}
     for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            model = line.partition(":")[2].strip()
-            break
+        name, _, value = line.partition(":")
+        told.setdefault(name.strip(), value.strip())
+    model = told.get("model name", platform.machine())
+    if family := told.get("cpu family"):
+        model += f" (family {family}, model {told.get('model')})"
     return f"{model}, {len(os.sched_getaffinity(0))} cores, {platform.system()} {platform.release()}"
+
+
+def of_this_machine(rows: Sequence[Row]) -> list[Row]:
+    """What was measured here."""
+    here = _CORES.sub("", machine())
+    return [row for row in rows if row.host == here]
 
 
 def row(
@@ -93,10 +108,12 @@ def row(
 
 
 def merged(old: Sequence[Row], new: Sequence[Row], order: Sequence[str] = ()) -> list[Row]:
-    """New rows in place of old ones with the same key; cases in the given order, unknown ones last."""
+    """New rows in place of old ones with the same key; cases in the given order, unknown ones last. Rows of other
+    machines come first and stay."""
     rows = {row.key: row for row in [*old, *new]}
     rank = {case: index for index, case in enumerate(order)}
-    return sorted(rows.values(), key=lambda row: (-row.threads, rank.get(row.case, len(rank))))
+    hosts = {row.host for row in new}
+    return sorted(rows.values(), key=lambda row: (row.host in hosts, -row.threads, rank.get(row.case, len(rank))))
 
 
 def load(name: str) -> list[Row]:
@@ -114,8 +131,9 @@ def save(name: str, rows: Sequence[Row]) -> Path:
 
 
 def publish(name: str, rows: Sequence[Row]) -> None:
-    """Save the rows and print them as a table."""
+    """Save the rows and print those of this machine as a table."""
     path = save(name, rows)
+    rows = of_this_machine(rows)
     console = Console()
     if not console.is_terminal:
         console = Console(width=_LOG_WIDTH)
@@ -129,7 +147,12 @@ def publish(name: str, rows: Sequence[Row]) -> None:
 
 
 def markdown(rows: Sequence[Row]) -> str:
-    """The table as Markdown, with the machine under it."""
+    """A table in Markdown for each machine, with the machine under it: the one measured last comes first."""
+    hosts = list(dict.fromkeys(row.host for row in reversed(rows)))
+    return "\n".join(_table([row for row in rows if row.host == host]) for host in hosts)
+
+
+def _table(rows: Sequence[Row]) -> str:
     headings = _headings(rows)
     lines = [
         f"| {' | '.join(headings)} |",

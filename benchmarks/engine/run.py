@@ -113,7 +113,7 @@ def main() -> int:
             rows = report.merged(rows, fresh, titles)
             report.save(name, rows)  # an interrupted run keeps what it has
     report.publish(name, rows)
-    chart(rows, console)
+    chart(report.of_this_machine(rows), console)
     console.print(f"measured in {time.monotonic() - begin:.0f} s")
     return 0
 

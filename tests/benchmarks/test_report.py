@@ -49,3 +49,16 @@ def test_stored_rows_are_read_back_as_they_were(monkeypatch: pytest.MonkeyPatch,
     report.save("engine", rows)
     assert report.load("engine") == rows
     assert report.load("nothing") == []
+
+
+def test_rows_of_another_machine_stay_in_a_table_of_their_own() -> None:
+    there = dataclasses.replace(a_row(ours=7.0), machine="another CPU, 8 cores, Linux 6.1")
+    fewer_cores = dataclasses.replace(there, machine="another CPU, 1 cores, Linux 6.1")
+    assert there.host == fewer_cores.host == "another CPU, Linux 6.1"
+    rows = report.merged([there], [a_row(ours=5.0)])
+    assert [row.ours for row in rows] == [7.0, 5.0]
+    assert [row.ours for row in report.of_this_machine(rows)] == [5.0]
+    here, _, elsewhere = report.markdown(rows).partition("\n| case")
+    assert "5.00" in here
+    assert "7.00" not in here
+    assert elsewhere.endswith("\nMeasured on another CPU, 8 cores, Linux 6.1.\n")
